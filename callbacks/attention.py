@@ -1,0 +1,186 @@
+"""What the model looks at: heat maps of noun phrases for a fixed sample of queries, and the pointing game."""
+
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
+from callbacks.figures import PhraseFigure, displayable, draw_query
+from callbacks.results import add_results
+from contextcir.batch import GalleryBatch, ImageFeatures, QueryBatch, QueryFeatures
+from contextcir.concept import phrase_maps
+from contextcir.grounding import PointingGame
+
+
+class AttentionFigures(Callback):
+    """Draw the attention of noun phrases over the reference image, and score how well it points at their objects.
+
+    A phrase's map is the mean of the in-context attention over layers, heads and the phrase's tokens, on the patches.
+    Figures go to ``attention/epoch_NNN/query_ID.png`` (``attention/validate``, ``attention/test`` outside of training)
+    in the run's folder, and to W&B where that is a logger. The score over all queries whose phrases have boxes is
+    logged as ``val_pointing_game``, with what a random patch would score as ``val_pointing_game_chance``, both in
+    percent; they are added to ``metrics.json`` at the end.
+
+    Args:
+        every_n_epochs: epochs between two sets of figures during training.
+        samples: how many queries to draw, evenly spaced over the first protocol; always the same ones.
+    """
+
+    def __init__(self, every_n_epochs: int = 1, samples: int = 6) -> None:
+        if every_n_epochs < 1 or samples < 0:
+            raise ValueError(
+                f"AttentionFigures: expected every_n_epochs >= 1 and samples >= 0, got {every_n_epochs} and {samples}"
+            )
+        self.every_n_epochs = every_n_epochs
+        self.samples = samples
+        self._games: list[PointingGame] = []
+        self._latest: dict[str, dict[str, float]] = {}
+        self._has_maps = True
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forget an earlier run."""
+        self._games, self._latest, self._has_maps = [], {}, True
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin a new game."""
+        self._begin(trainer, pl_module, "val")
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin a new game."""
+        self._begin(trainer, pl_module, "test")
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: QueryFeatures | ImageFeatures,
+        batch: QueryBatch | GalleryBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Score the phrases of a batch."""
+        self._add(pl_module, outputs, batch, dataloader_idx)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: QueryFeatures | ImageFeatures,
+        batch: QueryBatch | GalleryBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Score the phrases of a batch."""
+        self._add(pl_module, outputs, batch, dataloader_idx)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the score."""
+        self._score(trainer, pl_module, "val")
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the score."""
+        self._score(trainer, pl_module, "test")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw, if it is time to."""
+        if trainer.sanity_checking:
+            return
+        if trainer.state.fn != "fit":
+            self._save("validate", trainer)
+            self._draw(trainer, pl_module, "val", "validate")
+        elif (trainer.current_epoch + 1) % self.every_n_epochs == 0:
+            self._draw(trainer, pl_module, "val", f"epoch_{trainer.current_epoch:03d}")
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw."""
+        self._save("test", trainer)
+        self._draw(trainer, pl_module, "test", "test")
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the score of the last validation."""
+        self._save("fit_end", trainer)
+
+    def _begin(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._games = []
+        if not trainer.sanity_checking:
+            for protocol in trainer.datamodule.protocols(stage):
+                game = PointingGame(len(protocol.query_ids), pl_module.backbone.grid)
+                self._games.append(game.to(pl_module.device))
+
+    def _add(
+        self,
+        pl_module: LightningModule,
+        outputs: QueryFeatures | ImageFeatures,
+        batch: QueryBatch | GalleryBatch,
+        dataloader_idx: int,
+    ) -> None:
+        if self._games and isinstance(batch, QueryBatch) and self._maps_in(outputs):
+            maps = maps_of_phrases(pl_module, outputs, batch)  # (P, N)
+            game = self._games[dataloader_idx // 2]  # loaders come in pairs: gallery, queries
+            game.update(batch.index, batch.phrases.owner, maps, batch.phrases.boxes)
+
+    def _score(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Compute and log the score of every protocol; all ranks take part."""
+        if trainer.sanity_checking:
+            return
+        for protocol, game in zip(trainer.datamodule.protocols(stage), self._games, strict=True):
+            figures = game.compute() if self._has_maps else {}
+            # Equal on all ranks already; saying so keeps Lightning from warning about it.
+            pl_module.log_dict({f"{protocol.split}_{name}": value for name, value in figures.items()}, sync_dist=True)
+            if figures:
+                self._latest[protocol.split] = {name: round(value.item(), 4) for name, value in figures.items()}
+        self._games = []
+
+    def _save(self, phase: str, trainer: Trainer) -> None:
+        if trainer.is_global_zero:
+            for split, figures in self._latest.items():
+                add_results(Path(trainer.default_root_dir), phase, split, figures)
+
+    @torch.no_grad()
+    def _draw(self, trainer: Trainer, pl_module: LightningModule, stage: str, name: str) -> None:
+        """Write the figures of the sample. Only rank 0 draws; Lightning has put the module into eval mode."""
+        if not (trainer.is_global_zero and self.samples and self._has_maps):
+            return
+        data, protocol = trainer.datamodule, trainer.datamodule.protocols(stage)[0]
+        count = min(self.samples, len(protocol.query_ids))
+        indices = torch.linspace(0, len(protocol.query_ids) - 1, count).round().long().tolist()
+        batch = trainer.precision_plugin.convert_input(data.query_batch(stage, 0, indices))
+        batch = trainer.strategy.batch_to_device(batch, pl_module.device)
+        with trainer.precision_plugin.forward_context():
+            outputs = pl_module.encode_query(batch)
+        if not self._maps_in(outputs):
+            return
+        maps = maps_of_phrases(pl_module, outputs, batch).unflatten(1, pl_module.backbone.grid).cpu()  # (P, rows, cols)
+        pictures = displayable(batch.reference, getattr(data, "preprocess", None) or pl_module.preprocess)
+        folder = Path(trainer.default_root_dir) / "attention" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        files, captions = [], []
+        for row, index in enumerate(indices):
+            mine = (batch.phrases.owner == row).nonzero().flatten().tolist()
+            spans, boxes = batch.phrases.spans.tolist(), batch.phrases.boxes.cpu()
+            phrases = [PhraseFigure(*spans[phrase], maps[phrase], boxes[phrase]) for phrase in mine]
+            caption = pl_module.backbone.tokenizer.clean(batch.captions[row])
+            query = protocol.query_ids[index]
+            title = f"{protocol.benchmark} {protocol.split}, query {query}, {name.replace('_', ' ')}"
+            figure = draw_query(pictures[row], data.target_image(stage, 0, index), caption, phrases, title)
+            files.append(folder / f"query_{query}.png")
+            captions.append(caption)
+            figure.savefig(files[-1])
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_image(f"{protocol.split}_attention", [str(file) for file in files], caption=captions)
+
+    def _maps_in(self, outputs: QueryFeatures) -> bool:
+        if not outputs.fused.attention and self._has_maps:
+            self._has_maps = False
+            rank_zero_info("no attention figures: the fusion has no attention maps")
+        return self._has_maps
+
+
+def maps_of_phrases(pl_module: LightningModule, outputs: QueryFeatures, batch: QueryBatch) -> torch.Tensor:
+    """Return the map (P, N) over the patches of every phrase in a batch; NaN where a phrase has no token."""
+    owner, spans, _ = batch.phrases
+    tokens = pl_module.backbone.tokenizer.span_tokens(batch.captions, owner, spans).to(owner.device)  # (P, T)
+    return phrase_maps(tuple(layer.float() for layer in outputs.fused.attention), owner, tokens)

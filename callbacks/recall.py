@@ -1,0 +1,183 @@
+"""The recall table: the composed query beside its parts, at the start and the end of a run."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from torch import Tensor, nn
+
+from callbacks.results import Sheet, add_results, make_sheets
+from contextcir.baselines import ImageOnly, Sum, TextOnly
+from contextcir.batch import GalleryBatch, ImageFeatures, QueryBatch, QueryFeatures
+from contextcir.metrics import CompositionMetric
+
+BASELINES = {"image_only": ImageOnly, "text_only": TextOnly, "sum": Sum}
+# Of the baselines only these go to the loggers: the rest is in metrics.json.
+LOGGED = ("recall_at_1", "subset_recall_at_1", "map_at_5")
+
+
+class RecallTable(Callback):
+    """Score the composed query beside image only, text only and their sum; print the table, and save it.
+
+    All rows rank the same gallery, and no image or text is encoded for the baselines. The table is printed before
+    training (from a sanity check over everything, ``--trainer.num_sanity_val_steps=-1``), after training (from the last
+    validation), and after ``validate`` and ``test``. It goes to ``metrics.json`` and ``recall_table.md`` in the run's
+    folder, figures in percent; the baselines' headline figures also go to the loggers, as ``val_sum_recall_at_1``.
+    """
+
+    def __init__(self) -> None:
+        self._baselines: dict[str, nn.Module] = {}
+        self._metrics: list[dict[str, CompositionMetric]] = []
+        self._latest: dict[str, dict[str, Any]] = {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Build the baselines for the model's widths."""
+        self._baselines = {row: baseline(pl_module.backbone.widths) for row, baseline in BASELINES.items()}
+        self._metrics, self._latest = [], {}
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say why there will be no table before training, if so."""
+        if trainer.num_sanity_val_steps != float("inf"):
+            rank_zero_info("no recall table before training: it needs --trainer.num_sanity_val_steps=-1")
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin with empty metrics."""
+        self._begin(trainer, pl_module, "val")
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin with empty metrics."""
+        self._begin(trainer, pl_module, "test")
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: QueryFeatures | ImageFeatures,
+        batch: QueryBatch | GalleryBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Add a batch to all rows of its protocol."""
+        self._add(outputs, batch, dataloader_idx)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: QueryFeatures | ImageFeatures,
+        batch: QueryBatch | GalleryBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Add a batch to all rows of its protocol."""
+        self._add(outputs, batch, dataloader_idx)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compute the rows, and publish them unless training goes on."""
+        results = self._compute(trainer)
+        if trainer.sanity_checking:
+            self._publish(trainer, "fit_start", results)
+            return
+        self._log(pl_module, results)
+        if trainer.state.fn == "fit":
+            self._latest = results
+        else:
+            self._publish(trainer, "validate", results)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compute and publish the rows."""
+        results = self._compute(trainer)
+        self._log(pl_module, results)
+        self._publish(trainer, "test", results)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Publish the last validation."""
+        self._publish(trainer, "fit_end", self._latest)
+
+    def _begin(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._metrics = []
+        if trainer.sanity_checking and trainer.num_sanity_val_steps != float("inf"):
+            return  # a few batches of the gallery: figures would be meaningless
+        for protocol in trainer.datamodule.protocols(stage):
+            rows = ("composed", *self._baselines)
+            self._metrics.append({row: CompositionMetric(protocol).to(pl_module.device) for row in rows})
+
+    @torch.no_grad()
+    def _add(
+        self, outputs: QueryFeatures | ImageFeatures, batch: QueryBatch | GalleryBatch, dataloader_idx: int
+    ) -> None:
+        if not self._metrics:
+            return
+        metrics = self._metrics[dataloader_idx // 2]  # loaders come in pairs: gallery, queries
+        if isinstance(batch, GalleryBatch):
+            for metric in metrics.values():
+                metric.update_gallery(batch.index, outputs.embedding)
+            return
+        metrics["composed"].update_queries(batch.index, outputs.fused.embedding)
+        for row, baseline in self._baselines.items():
+            metrics[row].update_queries(batch.index, baseline(outputs.image, outputs.text).embedding)
+
+    def _compute(self, trainer: Trainer) -> dict[str, dict[str, Any]]:
+        """Return the results by split; all ranks take part. Protocols whose labels are hidden have none."""
+        results = {}
+        for metrics in self._metrics:
+            rows = {row: metric.compute() for row, metric in metrics.items()}
+            protocol, coverage = metrics["composed"].protocol, metrics["composed"].coverage()
+            if not rows["composed"]:
+                continue
+            queries, gallery = len(protocol.query_ids), len(protocol.gallery)
+            if coverage != (queries, gallery):
+                rank_zero_warn(
+                    f"{protocol.benchmark} {protocol.split}: saw {coverage.queries} of {queries} queries and "
+                    f"{coverage.gallery} of {gallery} gallery images: the figures are not comparable"
+                )
+            results[protocol.split] = {
+                "protocol": protocol.describe(),
+                "seen": coverage._asdict(),
+                "epoch": trainer.current_epoch,
+                "step": trainer.global_step,
+                "rows": {row: _plain(figures) for row, figures in rows.items()},
+            }
+        self._metrics = []
+        return results
+
+    def _log(self, pl_module: LightningModule, results: Mapping[str, dict[str, Any]]) -> None:
+        for split, entry in results.items():
+            for row in self._baselines:
+                figures = entry["rows"][row]
+                values = {f"{split}_{row}_{name}": figures[name] for name in LOGGED if name in figures}
+                # Equal on all ranks already; saying so keeps Lightning from warning about it.
+                pl_module.log_dict(values, sync_dist=True)
+
+    def _publish(self, trainer: Trainer, phase: str, results: Mapping[str, dict[str, Any]]) -> None:
+        if not trainer.is_global_zero:
+            return
+        for split, entry in results.items():
+            add_results(Path(trainer.default_root_dir), phase, split, entry)
+            for sheet in make_sheets(phase, split, entry):
+                show(sheet)
+
+
+def show(sheet: Sheet) -> None:
+    """Print a table to the terminal."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for position, name in enumerate(sheet.header):
+        table.add_column(name, justify="right" if position else "left", no_wrap=True)
+    for cells in sheet.rows:
+        table.add_row(*cells, style="bold" if cells[0] == "composed" else None)
+    # In a log file there is no terminal to ask for its width, and rich would squeeze the columns.
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(sheet.title, style="bold", highlight=False)
+    console.print(table)
+
+
+def _plain(figures: Mapping[str, Tensor]) -> dict[str, float]:
+    return {name: round(value.item(), 4) for name, value in figures.items()}

@@ -1,0 +1,69 @@
+"""The small CLIP of the embedded default: packed beside this file, unpacked once into the user's cache.
+
+Packed, the token table holds only the rows of words that the scenes benchmark uses, and all weights are half precision. Unpacked,
+it is an ordinary open_clip folder for ``local-dir:``, with the full vocabulary of CLIP's tokenizer: rows that were
+not packed are zero, so an unknown word is heard, but says nothing.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+EMBEDDED = "scenes-vit"
+TOKEN_TABLE = "token_embedding.weight"
+TOKEN_ROWS = "token_rows"
+_FOLDER = Path(__file__).parent
+_WEIGHTS = "scenes_vit.safetensors"
+_CONFIG = "scenes_vit.json"
+
+
+def pack(state: dict[str, torch.Tensor], rows: list[int], folder: Path = _FOLDER) -> Path:
+    """Write weights in half precision and return the file; the token table of ``state`` holds just the given ``rows``."""
+    packed = {name: value.detach().half().contiguous() for name, value in state.items()}
+    packed[TOKEN_ROWS] = torch.tensor(rows, dtype=torch.int32)
+    save_file(packed, folder / _WEIGHTS)
+    return folder / _WEIGHTS
+
+
+def config(folder: Path = _FOLDER) -> dict:
+    """Read the open_clip configuration (``model_cfg`` and ``preprocess_cfg``) of the small CLIP."""
+    return json.loads((folder / _CONFIG).read_text())
+
+
+def unpack(folder: Path = _FOLDER, cache: Path | None = None) -> Path:
+    """Return a folder for open_clip's ``local-dir:``, made on first use under ``$XDG_CACHE_HOME/contextcir``.
+
+    Raises FileNotFoundError where the packed weights are missing from the installation.
+    """
+    weights = folder / _WEIGHTS
+    if not weights.is_file():
+        raise FileNotFoundError(f"{weights} is missing: reinstall the package, or make it with experiments.train_clip")
+    if cache is None:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "contextcir"
+    content = weights.read_bytes() + (folder / _CONFIG).read_bytes()
+    target = cache / f"{EMBEDDED}-{hashlib.sha256(content).hexdigest()[:12]}"
+    if target.is_dir():
+        return target
+    state = {name: value.float() for name, value in load_file(weights).items()}
+    rows = state.pop(TOKEN_ROWS).long()
+    settings = config(folder)
+    table = torch.zeros(settings["model_cfg"]["text_cfg"]["vocab_size"], state[TOKEN_TABLE].shape[1])
+    table[rows] = state[TOKEN_TABLE]
+    state[TOKEN_TABLE] = table  # (vocabulary, D)
+    cache.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(dir=cache))  # several processes may unpack at once: each writes its own, one wins
+    save_file(state, staging / "open_clip_model.safetensors")
+    (staging / "open_clip_config.json").write_text(json.dumps(settings, indent=2))
+    try:
+        staging.rename(target)
+    except OSError:
+        shutil.rmtree(staging)
+        if not target.is_dir():
+            raise
+    return target

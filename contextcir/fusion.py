@@ -1,0 +1,130 @@
+"""Composing a query: vision tokens read the caption by cross-attention (paper section 1.1, column cc07007)."""
+
+import torch
+from torch import Tensor, nn
+
+from contextcir.backbone import Widths
+from contextcir.batch import Fused, ImageFeatures, TextFeatures
+
+
+class Fusion(nn.Module):
+    """What every fusion offers: a composed embedding, and the attention of vision tokens over text tokens."""
+
+    reads_text_embedding: bool = False  # where false, the text projection gets no gradient and has to be frozen
+
+    def forward(self, image: ImageFeatures, text: TextFeatures) -> Fused:
+        """The composed query: ``embedding`` (B, E), and the maps of `attention`."""
+        raise NotImplementedError
+
+    def attention(self, image: Tensor, text: Tensor, valid: Tensor) -> tuple[Tensor, ...]:
+        """Maps, L times (B, H, V, T), each summing to 1 over the valid text tokens.
+
+        ``image`` (B, V, D) vision tokens, ``text`` (B, T, Dt) text tokens, ``valid`` (B, T). It goes no further than
+        the last map, for callers that need nothing else.
+        """
+        raise NotImplementedError
+
+
+class Attention(nn.Module):
+    """Multi-head attention whose maps can be had without its output."""
+
+    def __init__(self, width: int, source_width: int, heads: int) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"a width of {width} can't be divided into {heads} attention heads (--model.fusion.heads)")
+        self.heads = heads
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(source_width, width)
+        self.value = nn.Linear(source_width, width)
+        self.output = nn.Linear(width, width)
+
+    def maps(self, target: Tensor, source: Tensor, valid: Tensor | None) -> Tensor:
+        """Softmax over the S source tokens for every target token: (B, H, N, S)."""
+        query, key = self._split(self.query(target)), self._split(self.key(source))  # (B, H, N, D/H), (B, H, S, D/H)
+        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)  # (B, H, N, S)
+        if valid is not None:
+            scores = scores.masked_fill(~valid[:, None, None, :], float("-inf"))
+        return scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
+
+    def forward(self, target: Tensor, source: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Target tokens (B, N, D) read source tokens (B, S, Ds): the result (B, N, D) and the maps (B, H, N, S)."""
+        maps = self.maps(target, source, valid)
+        value = self._split(self.value(source))  # (B, H, S, D/H)
+        read = maps.to(value.dtype) @ value  # (B, H, N, D/H)
+        return self.output(read.transpose(1, 2).flatten(2)), maps  # (B, N, D)
+
+    def _split(self, tokens: Tensor) -> Tensor:
+        return tokens.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, N, D) -> (B, H, N, D/H)
+
+
+class FusionBlock(nn.Module):
+    """Pre-norm cross-attention and feed-forward, both residual; the identity at initialisation."""
+
+    def __init__(self, width: int, text_width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(width)
+        self.attention = Attention(width, text_width, heads)
+        self.feed_forward_norm = nn.LayerNorm(width)
+        self.feed_forward = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(4 * width, width)
+        )
+        for last in (self.attention.output, self.feed_forward[-1]):
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+
+    def maps(self, tokens: Tensor, text: Tensor, valid: Tensor) -> Tensor:
+        """What `forward` attends to, (B, H, V, T), without the rest of it."""
+        return self.attention.maps(self.attention_norm(tokens), text, valid)
+
+    def forward(self, tokens: Tensor, text: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens (B, V, D) after reading text (B, T, Dt), and the maps (B, H, V, T)."""
+        read, maps = self.attention(self.attention_norm(tokens), text, valid)
+        tokens = tokens + read
+        return tokens + self.feed_forward(self.feed_forward_norm(tokens)), maps
+
+
+class AttentionPool(nn.Module):
+    """One learned query reads all tokens: (B, V, D) -> (B, D), normalised by a LayerNorm."""
+
+    def __init__(self, width: int, heads: int = 8) -> None:
+        super().__init__()
+        self.query = nn.Parameter(torch.randn(1, 1, width) * width**-0.5)
+        self.attention = Attention(width, width, heads)
+        self.norm = nn.LayerNorm(width)
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that should not shrink."""
+        return {"query"}
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, V, D) -> pooled (B, D)."""
+        pooled, _ = self.attention(self.query.expand(len(tokens), -1, -1), tokens)  # (B, 1, D)
+        return self.norm(pooled.squeeze(1))
+
+
+class CrossAttentionFusion(Fusion):
+    """Residual cross-attention blocks, attention pooling, and a projection into CLIP's image-embedding space."""
+
+    def __init__(self, widths: Widths, layers: int = 4, heads: int = 8, dropout: float = 0.0) -> None:
+        super().__init__()
+        if layers < 1:
+            raise ValueError(f"a cross-attention fusion needs at least 1 layer, got {layers} (--model.fusion.layers)")
+        self.blocks = nn.ModuleList(FusionBlock(widths.vision, widths.text, heads, dropout) for _ in range(layers))
+        self.pool = AttentionPool(widths.vision, heads)
+        self.projection = nn.Linear(widths.vision, widths.embed)
+
+    def forward(self, image: ImageFeatures, text: TextFeatures) -> Fused:
+        """The composed query: ``embedding`` (B, E), and L maps (B, H, V, T)."""
+        tokens, attention = image.tokens, []
+        for block in self.blocks:
+            tokens, maps = block(tokens, text.tokens, text.valid)
+            attention.append(maps)
+        return Fused(self.projection(self.pool(tokens)), tuple(attention))
+
+    def attention(self, image: Tensor, text: Tensor, valid: Tensor) -> tuple[Tensor, ...]:
+        """L maps (B, H, V, T) of vision tokens (B, V, D) over text tokens (B, T, Dt)."""
+        tokens, attention = image, []
+        for block in self.blocks[:-1]:
+            tokens, maps = block(tokens, text, valid)
+            attention.append(maps)
+        return (*attention, self.blocks[-1].maps(tokens, text, valid))

@@ -1,0 +1,207 @@
+"""ConText-CIR as a LightningModule: steps and logging; everything else is a part that it is given."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.core.mixins import hparams_mixin
+from torch import Tensor, nn
+from torch.nn import functional
+
+from contextcir.backbone import OpenCLIPBackbone, Widths
+from contextcir.batch import GalleryBatch, ImageFeatures, QueryBatch, QueryFeatures, TripletBatch
+from contextcir.concept import ConceptMaps, TextConceptConsistency
+from contextcir.contrastive import InfoNCE
+from contextcir.fusion import CrossAttentionFusion, Fusion
+from contextcir.metrics import CompositionMetric
+from contextcir.optim import AdamWWarmupCosine
+
+
+class ContextCIR(LightningModule):
+    """Composed image retrieval: a reference image and a modification text retrieve the target image.
+
+    Args:
+        backbone: The two encoders.
+        fusion: Class that composes a query from both encoders' tokens; called with the backbone's widths.
+        contrastive: Loss between composed queries, targets and references.
+        concept: Text Concept-Consistency loss, added with its own weight; null trains without it.
+        optimizer: Optimizer and schedule.
+    """
+
+    def __init__(
+        self,
+        backbone: OpenCLIPBackbone,
+        fusion: Callable[[Widths], Fusion] = CrossAttentionFusion,
+        contrastive: InfoNCE | None = None,
+        concept: TextConceptConsistency | None = None,
+        optimizer: AdamWWarmupCosine | None = None,
+    ) -> None:
+        super().__init__()
+        # Under the command line this stores the configuration, from which `load_from_checkpoint` rebuilds all parts.
+        # Anywhere else it would copy the parts themselves, weights and all, into every checkpoint.
+        if hparams_mixin._given_hyperparameters.get() is not None:
+            self.save_hyperparameters(logger=False)
+        self.backbone = backbone
+        self.fusion = fusion(backbone.widths)
+        self.contrastive = contrastive or InfoNCE()
+        self.concept = concept
+        self.optimizer = optimizer or AdamWWarmupCosine()
+        self.metrics = nn.ModuleList()
+        if not self.fusion.reads_text_embedding:
+            backbone.freeze_text_projection()
+
+    @property
+    def preprocess(self) -> Callable[..., Tensor]:
+        """PIL image -> tensor (3, S, S), as the image tower expects it."""
+        return self.backbone.preprocess
+
+    def encode_query(self, batch: QueryBatch) -> QueryFeatures:
+        """Encode references and captions, and compose them."""
+        return self._compose(self.backbone.encode_image(batch.reference), batch.captions)
+
+    def _compose(self, image: ImageFeatures, captions: Sequence[str]) -> QueryFeatures:
+        text = self.backbone.encode_text(self.backbone.tokenizer(captions))
+        return QueryFeatures(image, text, self.fusion(image, text))
+
+    @torch.no_grad()
+    def embed_query(self, images: Tensor, captions: Sequence[str]) -> Tensor:
+        """Preprocessed references (B, 3, S, S) and B captions -> composed queries (B, E), L2-normalised."""
+        with evaluating(self):
+            features = self._compose(self.backbone.encode_image(images), captions)
+            return functional.normalize(features.fused.embedding, dim=-1)
+
+    @torch.no_grad()
+    def embed_image(self, images: Tensor) -> Tensor:
+        """Preprocessed candidates (B, 3, S, S) -> (B, E), L2-normalised."""
+        with evaluating(self):
+            return functional.normalize(self.backbone.encode_image(images).embedding, dim=-1)
+
+    @torch.no_grad()
+    def attention_maps(self, images: Tensor, captions: Sequence[str]) -> Tensor:
+        """Attention of vision tokens to text tokens, (L, B, H, V, T); V begins with CLS, T with the start token."""
+        with evaluating(self):
+            attention = self._compose(self.backbone.encode_image(images), captions).fused.attention
+        if not attention:
+            raise ValueError(f"{type(self.fusion).__name__} has no attention: choose another --model.fusion")
+        return torch.stack(attention)  # (L, B, H, V, T)
+
+    def concept_maps(self, batch: QueryBatch, features: QueryFeatures) -> ConceptMaps:
+        """Return the attention of every noun phrase in its caption, and alone over the same reference.
+
+        The isolated pass takes the vision tokens that are there, and encodes nothing but the phrases' own short texts.
+        """
+        owner, spans = batch.phrases.owner, batch.phrases.spans
+        tokenizer = self.backbone.tokenizer
+        tokens = tokenizer(tokenizer.isolated(batch.captions, owner, spans))
+        isolated: tuple[Tensor, ...] = ()
+        if len(owner):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.concept.detaches_isolated):
+                text = self.backbone.encode_text(tokens)
+                isolated = self.fusion.attention(features.image.tokens[owner], text.tokens, text.valid)
+        return ConceptMaps(
+            context=features.fused.attention,
+            isolated=isolated,
+            owner=owner,
+            context_tokens=tokenizer.span_tokens(batch.captions, owner, spans).to(owner.device),
+            isolated_tokens=tokenizer.content(tokens).to(owner.device),
+        )
+
+    def losses(self, batch: TripletBatch) -> dict[str, Tensor]:
+        """Return ``loss`` and its parts, ``contrastive`` and (where there is one) ``concept``, unweighted."""
+        reference, target = self._encode_distinct(batch)
+        features = self._compose(reference, batch.query.captions)
+        parts = {
+            "contrastive": self.contrastive(
+                features.fused.embedding, target, reference.embedding, batch.target_id, batch.reference_id
+            )
+        }
+        loss = parts["contrastive"]
+        if self.concept is not None:
+            parts["concept"] = self.concept(self.concept_maps(batch.query, features))
+            loss = loss + self.concept.weight * parts["concept"]
+        return {"loss": loss, **parts}
+
+    def _encode_distinct(self, batch: TripletBatch) -> tuple[ImageFeatures, Tensor]:
+        """Encode every distinct image of the batch once: references as features, targets as embeddings (B, E).
+
+        Batches that keep image sets together hold most references several times.
+        """
+        images = torch.cat([batch.query.reference, batch.target])  # (2B, 3, S, S)
+        ids = torch.cat([batch.reference_id, batch.target_id])  # (2B,)
+        unique, inverse = ids.unique(return_inverse=True)
+        row = torch.arange(len(ids), device=ids.device)
+        first = torch.full_like(unique, len(ids)).scatter_reduce(0, inverse, row, "amin")  # a row that holds the image
+        tokens, embedding = self.backbone.encode_image(images[first])
+        of_reference, of_target = inverse.chunk(2)
+        return ImageFeatures(tokens[of_reference], embedding[of_reference]), embedding[of_target]
+
+    def training_step(self, batch: TripletBatch, batch_idx: int) -> Tensor:
+        losses = self.losses(batch)
+        size = len(batch.query.captions)
+        self.log_dict(
+            {f"train_{name}": value.detach() for name, value in losses.items()}, prog_bar=True, batch_size=size
+        )
+        return losses["loss"]
+
+    def evaluate(self, batch: QueryBatch | GalleryBatch, dataloader_idx: int) -> QueryFeatures | ImageFeatures:
+        """Encode a batch of either kind, and add it to the metric of its protocol; loaders are gallery, queries in turn."""
+        if isinstance(batch, GalleryBatch):
+            features = self.backbone.encode_image(batch.image)
+            if self.metrics:
+                self.metrics[dataloader_idx // 2].update_gallery(batch.index, features.embedding)
+        else:
+            features = self.encode_query(batch)
+            if self.metrics:
+                self.metrics[dataloader_idx // 2].update_queries(batch.index, features.fused.embedding)
+        return features
+
+    def validation_step(
+        self, batch: QueryBatch | GalleryBatch, batch_idx: int, dataloader_idx: int = 0
+    ) -> QueryFeatures | ImageFeatures:
+        return self.evaluate(batch, dataloader_idx)
+
+    test_step = validation_step
+    predict_step = validation_step
+
+    def on_validation_epoch_start(self) -> None:
+        self._begin_metrics("val")
+
+    def on_test_epoch_start(self) -> None:
+        self._begin_metrics("test")
+
+    def on_predict_epoch_start(self) -> None:
+        self.metrics = nn.ModuleList()  # what is predicted has no labels
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_metrics()
+
+    def on_test_epoch_end(self) -> None:
+        self._log_metrics()
+
+    def _begin_metrics(self, stage: str) -> None:
+        protocols = self.trainer.datamodule.protocols(stage)
+        self.metrics = nn.ModuleList(CompositionMetric(protocol).to(self.device) for protocol in protocols)
+
+    def _log_metrics(self) -> None:
+        for metric in self.metrics:
+            figures = {f"{metric.protocol.split}_{name}": value for name, value in metric.compute().items()}
+            # Equal on all ranks already; saying so keeps Lightning from warning about it.
+            self.log_dict(figures, sync_dist=True)
+        self.metrics = nn.ModuleList()
+
+    def configure_optimizers(self) -> dict:
+        steps = self.trainer.estimated_stepping_batches
+        optimizer, schedule = self.optimizer(self.backbone, [self.fusion, self.contrastive], steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put a module into eval mode for a while."""
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)

@@ -1,0 +1,95 @@
+"""Optimizer and schedule: AdamW in groups, linear warm-up, cosine decay."""
+
+import math
+from collections.abc import Iterable
+
+from torch import nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+
+class AdamWWarmupCosine:
+    """AdamW with one learning rate for the backbone and one for everything else.
+
+    The rates rise linearly over ``warmup_steps`` and fall along a cosine to ``final_lr_scale`` times their height at
+    the last step. Norms, biases, embeddings, learned queries and temperatures are not decayed.
+    """
+
+    def __init__(
+        self,
+        lr: float = 1e-4,
+        backbone_lr: float = 1e-5,
+        weight_decay: float = 0.01,
+        warmup_steps: int = 100,
+        betas: tuple[float, float] = (0.9, 0.98),
+        eps: float = 1e-8,
+        final_lr_scale: float = 0.0,
+    ) -> None:
+        if warmup_steps < 0:
+            raise ValueError(f"warmup_steps must not be negative, got {warmup_steps} (--model.optimizer.warmup_steps)")
+        self.lr = lr
+        self.backbone_lr = backbone_lr
+        self.weight_decay = weight_decay
+        self.warmup_steps = warmup_steps
+        self.betas = (betas[0], betas[1])
+        self.eps = eps
+        self.final_lr_scale = final_lr_scale
+
+    def __call__(
+        self, backbone: nn.Module, head: nn.Module | Iterable[nn.Module], total_steps: int
+    ) -> tuple[AdamW, LambdaLR]:
+        """Optimizer of the trainable parameters of `backbone` and of the `head` (or heads), and its schedule by step.
+
+        Raises ValueError where nothing trains, or the number of steps is not known.
+        """
+        if not 0 < total_steps < math.inf:
+            raise ValueError(
+                f"the schedule needs to know its end, got {total_steps} steps: set --trainer.max_steps or "
+                "--trainer.max_epochs"
+            )
+        heads = [head] if isinstance(head, nn.Module) else list(head)
+        groups, seen = [], set()
+        for name, modules, rate in (("backbone", [backbone], self.backbone_lr), ("head", heads, self.lr)):
+            decayed, plain = split_by_decay(modules, seen)
+            groups.append({"name": name, "params": decayed, "lr": rate, "weight_decay": self.weight_decay})
+            groups.append({"name": f"{name}_no_decay", "params": plain, "lr": rate, "weight_decay": 0.0})
+        groups = [group for group in groups if group["params"]]
+        if not groups:
+            raise ValueError(
+                "nothing to train: all parameters are frozen (--model.backbone.trainable_image_blocks, "
+                "--model.backbone.trainable_text_blocks)"
+            )
+        optimizer = AdamW(groups, lr=self.lr, betas=self.betas, eps=self.eps)
+        return optimizer, LambdaLR(optimizer, lambda step: self.scale(step, total_steps))
+
+    def scale(self, step: int, total_steps: int) -> float:
+        """Factor of the learning rates at a step, counted from 0."""
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        progress = min(1.0, (step - self.warmup_steps) / max(1, total_steps - self.warmup_steps))
+        return self.final_lr_scale + (1 - self.final_lr_scale) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def split_by_decay(modules: Iterable[nn.Module], seen: set[int]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Trainable parameters that are decayed, and those that are not, without those in `seen`; the rest is noted there.
+
+    Not decayed: parameters with at most one dimension (norms, biases, temperatures), embeddings, and what a module
+    lists in its method ``no_weight_decay`` (timm's convention, which open_clip follows for its embeddings).
+    """
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
+    for root in modules:
+        exempt = {id(p) for module in root.modules() for p in exempted(module)}
+        for parameter in root.parameters():
+            if parameter.requires_grad and id(parameter) not in seen:
+                seen.add(id(parameter))
+                (plain if parameter.ndim <= 1 or id(parameter) in exempt else decayed).append(parameter)
+    return decayed, plain
+
+
+def exempted(module: nn.Module) -> list[nn.Parameter]:
+    """Parameters of this module that are not to be decayed whatever their shape."""
+    if isinstance(module, nn.Embedding):
+        return [module.weight]
+    listed = module.no_weight_decay() if hasattr(module, "no_weight_decay") else ()
+    return [module.get_parameter(name) for name in listed]

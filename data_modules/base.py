@@ -1,0 +1,215 @@
+"""What all data modules share: loaders, protocols, and single queries and images for callbacks."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from lightning.pytorch import LightningDataModule
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from contextcir.batch import QueryBatch
+from contextcir.protocol import Protocol
+from data_modules.images import ImageStore, find_images
+from data_modules.sampling import Shuffled, TrainingOrder
+from data_modules.triplets import (
+    GalleryDataset,
+    Preprocess,
+    QueryDataset,
+    QueryRecord,
+    Source,
+    TripletDataset,
+    collate_gallery,
+    collate_queries,
+    collate_triplets,
+)
+
+
+class TrainingSet(NamedTuple):
+    """Triplets to train on. ``image_paths``: listed path of every image by name."""
+
+    records: tuple[QueryRecord, ...]
+    image_paths: Mapping[str, str]
+    source: Source
+
+
+class Evaluation(NamedTuple):
+    """A protocol and the queries that it scores, in its order. ``image_paths``: listed path of every image by name."""
+
+    protocol: Protocol
+    records: tuple[QueryRecord, ...]
+    image_paths: Mapping[str, str]
+    source: Source
+
+
+class CompositionDataModule(LightningDataModule):
+    """Base of the benchmarks: a subclass reads annotation files, everything else is here.
+
+    Subclasses implement `read_training`, `read_evaluation` and `image_folders`. Annotations are read when a stage first
+    needs them; images only when they are loaded, so that protocols can be had without any.
+
+    Args:
+        root: folder with annotations and images.
+        val_splits: splits scored by ``validate``, and during ``fit``; one protocol each.
+        test_splits: splits scored by ``test``, and ranked by ``predict``; one protocol each.
+        batch_size: training triplets per batch and rank.
+        eval_batch_size: queries or gallery images per batch and rank.
+        num_workers: processes that load images, per rank; 0 loads them in the main process.
+        order: in which order an epoch goes through the triplets: Shuffled, GroupedByImageSet or GroupedByReference.
+        preprocess: PIL image to tensor (3, S, S); None for the ``preprocess`` of the model.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        val_splits: Sequence[str] = ("val",),
+        test_splits: Sequence[str] = ("test",),
+        batch_size: int = 128,
+        eval_batch_size: int = 256,
+        num_workers: int = 4,
+        order: TrainingOrder = Shuffled(),  # noqa: B008  (immutable; spelled out so that the saved config names it)
+        preprocess: Preprocess | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value, least in (
+            ("batch_size", batch_size, 1),
+            ("eval_batch_size", eval_batch_size, 1),
+            ("num_workers", num_workers, 0),
+        ):
+            if value < least:
+                raise ValueError(f"--data.{name} must be at least {least}, got {value}")
+        self.root = Path(root).expanduser()
+        self.splits = {"val": tuple(val_splits), "test": tuple(test_splits), "predict": tuple(test_splits)}
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.num_workers = num_workers
+        self.order = order
+        self.preprocess = preprocess
+        self._follow_model = preprocess is None
+        self._training: TrainingSet | None = None
+        self._evaluations: dict[str, Evaluation] = {}
+        self._stores: dict[str, ImageStore] = {}
+
+    def read_training(self) -> TrainingSet:
+        """Return the training triplets."""
+        raise ValueError(f"{type(self).__name__} has no training split: use validate, test or predict")
+
+    def read_evaluation(self, split: str) -> Evaluation:
+        """Return the protocol and queries of a split."""
+        raise NotImplementedError
+
+    def image_folders(self) -> list[Path]:
+        """Return the folders that the listed image paths may be relative to, the official one first."""
+        raise NotImplementedError
+
+    def setup(self, stage: str) -> None:
+        """Read the annotations of a stage (fit, validate, test or predict).
+
+        Raises:
+            FileNotFoundError, ValueError: if a file is missing or wrong, or labels that ``test`` needs are hidden.
+        """
+        if not self.root.is_dir():
+            raise FileNotFoundError(f"no folder {self.root}: set --data.root to the folder of the benchmark")
+        if self._follow_model and self.trainer is not None:
+            self.preprocess = self.trainer.lightning_module.preprocess
+        if stage == "fit" and self._training is None:
+            self._training = self.read_training()
+        protocols = self.protocols({"fit": "val", "validate": "val"}.get(stage, stage))
+        for protocol in protocols:
+            if stage == "test" and not protocol.labelled:
+                raise ValueError(
+                    f"the labels of {protocol.benchmark} {protocol.split} are hidden, so test has nothing to score: "
+                    "use predict, or set --data.test_splits to a split with labels"
+                )
+
+    def protocols(self, stage: str) -> list[Protocol]:
+        """Return the protocols of ``val``, ``test`` or ``predict``, in the order of the loaders."""
+        return [evaluation.protocol for evaluation in self._evaluations_of(stage)]
+
+    def query_batch(self, stage: str, protocol_index: int, indices: Sequence[int]) -> QueryBatch:
+        """Return some queries of a protocol, as its loader would."""
+        queries = self._queries(self._evaluations_of(stage)[protocol_index])
+        return collate_queries([queries[index] for index in indices])
+
+    def reference_image(self, stage: str, protocol_index: int, index: int) -> Image.Image:
+        """Return the reference image of a query as it is on disk."""
+        return self._queries(self._evaluations_of(stage)[protocol_index]).image(index, "reference")
+
+    def target_image(self, stage: str, protocol_index: int, index: int) -> Image.Image | None:
+        """Return the (first) target image of a query as it is on disk, None where labels are hidden."""
+        return self._queries(self._evaluations_of(stage)[protocol_index]).image(index, "target")
+
+    def train_dataloader(self) -> DataLoader:
+        """Return the loader of `TripletBatch`es of this rank.
+
+        Raises:
+            FileNotFoundError: if the images are not found.
+            ValueError: if there are fewer triplets than one batch on every rank needs.
+        """
+        if self._training is None:
+            self.setup("fit")
+        records, paths, source = self._training
+        sharding = (self.trainer.distributed_sampler_kwargs if self.trainer else None) or {}
+        replicas, rank = sharding.get("num_replicas", 1), sharding.get("rank", 0)
+        if len(records) < self.batch_size * replicas:
+            raise ValueError(
+                f"{source.file} holds {len(records)} triplets, fewer than a batch of {self.batch_size} on each of "
+                f"{replicas} ranks: lower --data.batch_size"
+            )
+        return self._loader(
+            dataset=TripletDataset(records, self._images("(training)", paths), self._checked_preprocess(), source),
+            batch_size=self.batch_size,
+            sampler=self.order.sampler([self.order.group(record) for record in records], replicas, rank),
+            collate_fn=collate_triplets,
+            drop_last=True,
+            persistent_workers=self.num_workers > 0,
+        )
+
+    def val_dataloader(self) -> list[DataLoader]:
+        """Return the loaders of the gallery and the queries of each protocol, in turn."""
+        return self._evaluation_loaders("val")
+
+    def test_dataloader(self) -> list[DataLoader]:
+        """Return the loaders of the gallery and the queries of each protocol, in turn."""
+        return self._evaluation_loaders("test")
+
+    def predict_dataloader(self) -> list[DataLoader]:
+        """Return the loaders of the gallery and the queries of each protocol, in turn."""
+        return self._evaluation_loaders("predict")
+
+    def _evaluations_of(self, stage: str) -> list[Evaluation]:
+        if stage not in self.splits:
+            raise ValueError(f"expected stage {', '.join(self.splits)}, got {stage!r}")
+        for split in self.splits[stage]:
+            if split not in self._evaluations:
+                self._evaluations[split] = self.read_evaluation(split)
+        return [self._evaluations[split] for split in self.splits[stage]]
+
+    def _evaluation_loaders(self, stage: str) -> list[DataLoader]:
+        loader = partial(self._loader, batch_size=self.eval_batch_size)
+        loaders = []
+        for evaluation in self._evaluations_of(stage):
+            queries = self._queries(evaluation)
+            gallery = GalleryDataset(evaluation.protocol.gallery, queries.images, queries.preprocess)
+            loaders.append(loader(dataset=gallery, collate_fn=collate_gallery))
+            loaders.append(loader(dataset=queries, collate_fn=collate_queries))
+        return loaders
+
+    def _queries(self, evaluation: Evaluation) -> QueryDataset:
+        images = self._images(evaluation.protocol.split, evaluation.image_paths)
+        return QueryDataset(evaluation.records, images, self._checked_preprocess(), evaluation.source)
+
+    def _images(self, split: str, paths: Mapping[str, str]) -> ImageStore:
+        if split not in self._stores:
+            self._stores[split] = find_images(self.image_folders(), paths)
+        return self._stores[split]
+
+    def _checked_preprocess(self) -> Preprocess:
+        if self.preprocess is None:
+            raise ValueError(f"{type(self).__name__} has no preprocess: give it one, or set it up by a Trainer")
+        return self.preprocess
+
+    def _loader(self, **options: object) -> DataLoader:
+        return DataLoader(num_workers=self.num_workers, pin_memory=torch.cuda.is_available(), **options)

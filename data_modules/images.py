@@ -1,0 +1,112 @@
+"""Images by name: where they are, and how they are read."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image
+
+Rewrite = Callable[[PurePosixPath], PurePosixPath]
+
+
+class ImageStore:
+    """Named image files below one folder. No file is touched before it is loaded.
+
+    Args:
+        root: the folder.
+        paths: path below ``root`` of every image, by name; their order is that of ``names``.
+    """
+
+    def __init__(self, root: str | Path, paths: Mapping[str, str]) -> None:
+        self.root = Path(root)
+        self.paths = dict(paths)
+        self.names = tuple(self.paths)
+        self._index = {name: index for index, name in enumerate(self.names)}
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def index(self, name: str) -> int:
+        """Return the position of ``name`` in ``names``."""
+        return self._index[name]
+
+    def load(self, name: str, purpose: str = "") -> Image.Image:
+        """Return the image, fully decoded, as RGB: no alpha, no EXIF rotation, as all published code reads it.
+
+        Args:
+            name: which image.
+            purpose: what it is needed for, put in brackets behind an error message.
+
+        Raises:
+            FileNotFoundError: if the file does not exist.
+            ValueError: if it can't be read to its end as an image.
+        """
+        path = self.root / self.paths[name]
+        behind = f" ({purpose})" if purpose else ""
+        try:
+            with Image.open(path) as image:
+                return to_rgb(image)
+        except FileNotFoundError:
+            raise FileNotFoundError(f"image {name}: no file {path}{behind}") from None
+        except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others
+            size = f"{path.stat().st_size} bytes" if path.is_file() else "no file"
+            reason = " ".join(str(error).replace(repr(str(path)), "it").split())
+            raise ValueError(f"image {name}: {path} is damaged or no image ({size}; {reason}){behind}") from None
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return ``image`` decoded to its end, as 8-bit RGB."""
+    if image.mode.startswith("I;16"):  # Pillow would clip 16-bit greys to white
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:  # Pillow warns about the direct way
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def find_images(folders: Sequence[Path], paths: Mapping[str, str]) -> ImageStore:
+    """Return the store of the images that ``paths`` lists, wherever and however a user has unpacked them.
+
+    Tries the folders in turn, each with the listed path, with all sub-folders below the first left out, and with the
+    file name alone; and each of these with the listed extension, ``.png`` and ``.jpg``. Looks for three files only.
+
+    Raises:
+        FileNotFoundError: if none of them is found in any folder; the message lists what was tried.
+    """
+    listed = [PurePosixPath(path) for path in paths.values()]
+    probes = [listed[0], listed[len(listed) // 2], listed[-1]]
+    places = [(folder, rewrite) for folder in folders for rewrite in REWRITES]
+
+    def found(place: tuple[Path, Rewrite]) -> int:
+        folder, rewrite = place
+        return sum((folder / rewrite(probe)).is_file() for probe in probes)
+
+    best, most = places[0], 0
+    for place in places:
+        count = found(place)
+        if count > most:
+            best, most = place, count
+        if count == len(probes):
+            break
+    if not most:
+        tried = ", ".join(str(folder) for folder in folders)
+        raise FileNotFoundError(
+            f"no images: looked for {probes[0]} (also without sub-folders, and as .png and .jpg) in {tried}; "
+            "set --data.root to the folder that holds annotations and images"
+        )
+    folder, rewrite = best
+    return ImageStore(folder, {name: str(rewrite(path)) for name, path in zip(paths, listed, strict=True)})
+
+
+def _in_first_folder(path: PurePosixPath) -> PurePosixPath:
+    return PurePosixPath(path.parts[0], path.name) if len(path.parts) > 1 else path
+
+
+def _with_suffix(suffix: str, rewrite: Rewrite) -> Rewrite:
+    return lambda path: rewrite(path).with_suffix(suffix)
+
+
+FOLDERS: tuple[Rewrite, ...] = (lambda path: path, _in_first_folder, lambda path: PurePosixPath(path.name))
+REWRITES: tuple[Rewrite, ...] = (
+    *FOLDERS,
+    *(_with_suffix(suffix, rewrite) for suffix in (".png", ".jpg") for rewrite in FOLDERS),
+)

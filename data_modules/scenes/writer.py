@@ -1,0 +1,189 @@
+"""Write the scenes benchmark to disk: ordinary image files and annotation files in the layouts of CIRR and CIRCO."""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+from PIL import Image
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from data_modules.scenes.records import Base, draw_base, draw_shared_base
+from data_modules.scenes.render import render
+
+VERSION = 1  # of generator and renderer: raise it whenever the same seed gives other images or texts
+STATE = "scenes.json"
+COCO = Path("circo") / "COCO2017_unlabeled"
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much to draw.
+
+    Args:
+        train_references: References of the training split: about 8.7 triplets and 11 images each.
+        references: References of val, of test and of test_unseen: 4 queries and 21 images each.
+        shared_references: References of the two CIRCO-style splits: 1 query and 6 to 9 images each.
+    """
+
+    train_references: int = 2500
+    references: int = 150
+    shared_references: int = 100
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if value < 1:
+                raise ValueError(f"--size.{name} must be at least 1, got {value}")
+
+
+def _save_new(base: Base, folder: Callable[[str], Path]) -> int:
+    """Draw the pictures of a base that are not on disk yet; each file appears complete or not at all."""
+    drawn = 0
+    for picture in base.pictures:
+        path = folder(picture.name)
+        if path.exists():
+            continue
+        placed, rng = picture.place()
+        staging = path.with_suffix(f".{os.getpid()}.part")
+        image = Image.fromarray(render(picture.scene, placed, rng))
+        image.save(staging, "JPEG", quality=92, subsampling=0)
+        staging.replace(path)
+        drawn += 1
+    return drawn
+
+
+def _write_base(task: tuple[str, int, str, int]) -> Base:
+    """Draw one base and save its images."""
+    root, seed, split, number = task
+    base = draw_base(seed, split, number)
+    _save_new(base, lambda name: Path(root) / image_path(name))
+    return base
+
+
+def _write_shared_base(task: tuple[str, int, str, int]) -> Base:
+    root, seed, split, number = task
+    base = draw_shared_base(seed, split, number)
+    _save_new(base, lambda name: Path(root) / COCO / "unlabeled2017" / coco_name(split, number, int(name)))
+    return base
+
+
+def image_path(name: str) -> str:
+    """Return the path of an image below the root: ``img_raw/val/val-3-0.jpg``; train is split over folders as in CIRR."""
+    split, number, _ = name.split("-")
+    folder = f"{split}/{int(number) % 100}" if split == "train" else split
+    return f"img_raw/{folder}/{name}.jpg"
+
+
+def coco_id(split: str, number: int, index: int) -> int:
+    """Return the integer id of an image of the CIRCO-style splits."""
+    return {"val": 1, "test": 2}[split] * 1_000_000 + number * 100 + index
+
+
+def coco_name(split: str, number: int, index: int) -> str:
+    """Return the file name of an image of the CIRCO-style splits, as COCO names its files."""
+    return f"{coco_id(split, number, index):012d}.jpg"
+
+
+def _write_json(path: Path, content: object, **options: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staging = path.with_suffix(f".{os.getpid()}.part")
+    staging.write_text(json.dumps(content, **options), encoding="utf-8")
+    staging.replace(path)
+
+
+def _bases(
+    write: Callable[[tuple[str, int, str, int]], Base],
+    tasks: list[tuple[str, int, str, int]],
+    workers: int,
+    progress: Progress,
+    title: str,
+) -> Iterator[Base]:
+    """Yield the bases in order, drawn by worker processes."""
+    bar = progress.add_task(title, total=len(tasks))
+    with get_context("fork").Pool(workers) as pool:  # fork: the workers need nothing but numpy and Pillow
+        for base in pool.imap(write, tasks, chunksize=8):
+            progress.advance(bar)
+            yield base
+
+
+def _write_split(root: Path, split: str, bases: Iterable[Base]) -> None:
+    names, records = {}, []
+    for base in bases:
+        names |= {picture.name: "./" + image_path(picture.name).removeprefix("img_raw/") for picture in base.pictures}
+        records += [{"pairid": len(records) + i, **record} for i, record in enumerate(base.records)]
+    _write_json(root / "captions" / f"cap.scenes.{split}.json", records)
+    _write_json(root / "image_splits" / f"split.scenes.{split}.json", names)
+
+
+def _write_shared_split(root: Path, split: str, bases: Iterable[Base]) -> list[dict]:
+    """Write the queries of a CIRCO-style split, and return the entries of its images."""
+    images, records = [], []
+    for number, base in enumerate(bases):
+        names = [coco_name(split, number, index) for index in range(len(base.pictures))]
+        images += [
+            {"id": coco_id(split, number, i), "file_name": name, "width": 96, "height": 96}
+            for i, name in enumerate(names)
+        ]
+        record = base.records[0]
+        for key in ("reference_img_id", "target_img_id"):
+            record[key] = coco_id(split, number, record[key])
+        record["gt_img_ids"] = [coco_id(split, number, index) for index in record["gt_img_ids"]]
+        records.append({**record, "id": number})
+    _write_json(root / "circo" / "annotations" / f"{split}.json", records)
+    return images
+
+
+def is_complete(root: Path, seed: int, size: Size) -> bool:
+    """Tell whether this very benchmark lies in ``root``.
+
+    Raises:
+        ValueError: if there is another one.
+    """
+    wanted = {"version": VERSION, "seed": seed, **asdict(size)}
+    path = root / STATE
+    if not path.is_file():
+        if root.is_dir() and any(root.iterdir()):
+            raise ValueError(f"{root} holds something else than scenes: give an empty or new folder with --root")
+        return False
+    state = json.loads(path.read_text(encoding="utf-8"))
+    other = [f"{key} {state.get(key)} instead of {value}" for key, value in wanted.items() if state.get(key) != value]
+    if other:
+        raise ValueError(f"{root} holds scenes with {', '.join(other)}: give another folder with --root, or delete it")
+    return bool(state["complete"])
+
+
+def write_scenes(root: Path, seed: int = 0, size: Size = Size(), workers: int = 2) -> None:
+    """Draw whatever is not on disk yet; interrupted at any moment, the same call goes on where it stopped.
+
+    Raises ValueError if ``root`` holds another benchmark, or other files.
+    """
+    if is_complete(root, seed, size):
+        return
+    root.mkdir(parents=True, exist_ok=True)
+    state = {"version": VERSION, "seed": seed, **asdict(size)}
+    _write_json(root / STATE, {**state, "complete": False}, indent=2)
+    for number in range(100):
+        (root / "img_raw" / "train" / str(number)).mkdir(parents=True, exist_ok=True)
+    (root / COCO / "unlabeled2017").mkdir(parents=True, exist_ok=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns) as progress:
+        for split in ("train", "val", "test", "test_unseen"):
+            (root / "img_raw" / split).mkdir(exist_ok=True)
+            count = size.train_references if split == "train" else size.references
+            tasks = [(str(root), seed, split, number) for number in range(count)]
+            _write_split(root, split, _bases(_write_base, tasks, workers, progress, f"scenes {split}"))
+        images = []
+        for split in ("val", "test"):
+            tasks = [(str(root), seed, split, number) for number in range(size.shared_references)]
+            bases = _bases(_write_shared_base, tasks, workers, progress, f"scenes circo {split}")
+            images += _write_shared_split(root, split, bases)
+        _write_json(root / COCO / "annotations" / "image_info_unlabeled2017.json", {"images": images})
+    _write_json(root / STATE, {**state, "complete": True}, indent=2)

@@ -1,0 +1,215 @@
+"""Queries, triplets and galleries of any benchmark: records, datasets, and how their items become batches."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from contextcir.batch import GalleryBatch, Phrases, QueryBatch, TripletBatch
+from data_modules.images import ImageStore
+
+Box = tuple[float, float, float, float]
+Preprocess = Callable[[Image.Image], Tensor]
+
+NOWHERE: Box = (float("nan"),) * 4
+
+
+class Source(NamedTuple):
+    """Where records were read: the file, and the field that identifies them there."""
+
+    file: str
+    key: str
+
+    def name(self, position: int, identity: int | None) -> str:
+        """Return the words by which a user finds a record again."""
+        known = "" if identity is None else f" ({self.key} {identity})"
+        return f"record {position}{known} of {self.file}"
+
+
+class PhraseRecord(NamedTuple):
+    """A noun phrase: characters ``[start, end)`` of the caption as the tokenizer sees it (`Tokenizer.clean`).
+
+    ``box``: where its object is in the reference image, ``x0, y0, x1, y1`` in pixels of the original, if known.
+    """
+
+    start: int
+    end: int
+    box: Box | None = None
+
+
+class QueryRecord(NamedTuple):
+    """A query of a benchmark, and its target where there is one to train on.
+
+    ``id``: the benchmark's own key. ``image_set``: images of one set look alike. ``image_size``: width and height of
+    the image that the boxes refer to; None for that of the file.
+    """
+
+    reference: str
+    caption: str
+    phrases: tuple[PhraseRecord, ...] = ()
+    target: str | None = None
+    id: int = 0
+    image_set: int | None = None
+    image_size: tuple[int, int] | None = None
+
+
+class QueryItem(NamedTuple):
+    """One query; ``boxes`` are fractions of the preprocessed image."""
+
+    index: int
+    reference: Tensor
+    caption: str
+    spans: tuple[tuple[int, int], ...]
+    boxes: tuple[Box, ...]
+
+
+class TripletItem(NamedTuple):
+    """One query and its target; the ids name images."""
+
+    query: QueryItem
+    target: Tensor
+    reference_id: int
+    target_id: int
+
+
+class GalleryItem(NamedTuple):
+    """One gallery image."""
+
+    index: int
+    image: Tensor
+
+
+def box_in_crop(box: Box | None, image_size: tuple[int, int]) -> Box:
+    """Return where a box is after the shortest side is resized to the crop and the centre square is cut out.
+
+    That is CLIP's preprocessing. The square image that it keeps whole needs no crop, so there the result also holds for
+    preprocessing that squashes or pads.
+
+    Args:
+        box: pixels of the original image, or None.
+        image_size: its width and height in pixels.
+
+    Returns:
+        Fractions of the crop, cut off at its borders; NaN for no box, or one that lies outside.
+    """
+    if box is None:
+        return NOWHERE
+    width, height = image_size
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    x0, x1 = (min(max((x - left) / side, 0.0), 1.0) for x in (box[0], box[2]))
+    y0, y1 = (min(max((y - top) / side, 0.0), 1.0) for y in (box[1], box[3]))
+    return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else NOWHERE
+
+
+class QueryDataset(Dataset[QueryItem]):
+    """The queries of a benchmark.
+
+    Args:
+        records: the queries, in the order of their `Protocol`.
+        images: holds their images.
+        preprocess: PIL image to tensor (3, S, S).
+        source: where the records come from, for error messages.
+    """
+
+    def __init__(
+        self, records: Sequence[QueryRecord], images: ImageStore, preprocess: Preprocess, source: Source
+    ) -> None:
+        self.records = records
+        self.images = images
+        self.preprocess = preprocess
+        self.source = source
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def image(self, index: int, field: str) -> Image.Image | None:
+        """Return the ``reference`` or ``target`` image of a record as it is on disk, None if it has no such image."""
+        record = self.records[index]
+        name = getattr(record, field)
+        return None if name is None else self.images.load(name, f"{field} of {self.source.name(index, record.id)}")
+
+    def __getitem__(self, index: int) -> QueryItem:
+        record = self.records[index]
+        image = self.image(index, "reference")
+        size = record.image_size or image.size
+        spans = tuple((phrase.start, phrase.end) for phrase in record.phrases)
+        boxes = tuple(box_in_crop(phrase.box, size) for phrase in record.phrases)
+        return QueryItem(index, self.preprocess(image), record.caption, spans, boxes)
+
+
+class TripletDataset(Dataset[TripletItem]):
+    """Training triplets: `QueryDataset` with the target of every query. All records must have one."""
+
+    def __init__(
+        self, records: Sequence[QueryRecord], images: ImageStore, preprocess: Preprocess, source: Source
+    ) -> None:
+        self.queries = QueryDataset(records, images, preprocess, source)
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+    def __getitem__(self, index: int) -> TripletItem:
+        record, images = self.queries.records[index], self.queries.images
+        target = self.queries.preprocess(self.queries.image(index, "target"))
+        return TripletItem(self.queries[index], target, images.index(record.reference), images.index(record.target))
+
+
+class GalleryDataset(Dataset[GalleryItem]):
+    """The gallery of a benchmark.
+
+    Args:
+        names: image names, in the order of their `Protocol`.
+        images: holds them.
+        preprocess: PIL image to tensor (3, S, S).
+    """
+
+    def __init__(self, names: Sequence[str], images: ImageStore, preprocess: Preprocess) -> None:
+        self.names = names
+        self.images = images
+        self.preprocess = preprocess
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> GalleryItem:
+        return GalleryItem(index, self.preprocess(self.images.load(self.names[index], f"image {index} of the gallery")))
+
+
+def collate_queries(items: Sequence[QueryItem]) -> QueryBatch:
+    """Put queries into a batch; the phrases of all captions are flattened."""
+    phrases = [
+        (row, span, box) for row, item in enumerate(items) for span, box in zip(item.spans, item.boxes, strict=True)
+    ]
+    return QueryBatch(
+        index=torch.tensor([item.index for item in items]),  # (B,)
+        reference=torch.stack([item.reference for item in items]),  # (B, 3, S, S)
+        captions=[item.caption for item in items],
+        phrases=Phrases(
+            owner=torch.tensor([row for row, _, _ in phrases], dtype=torch.int64),  # (P,)
+            # without any phrase torch can't know the second dimension
+            spans=torch.tensor([span for _, span, _ in phrases], dtype=torch.int64).reshape(-1, 2),  # (P, 2)
+            boxes=torch.tensor([box for _, _, box in phrases], dtype=torch.float32).reshape(-1, 4),  # (P, 4)
+        ),
+    )
+
+
+def collate_triplets(items: Sequence[TripletItem]) -> TripletBatch:
+    """Put triplets into a batch."""
+    return TripletBatch(
+        query=collate_queries([item.query for item in items]),
+        target=torch.stack([item.target for item in items]),  # (B, 3, S, S)
+        reference_id=torch.tensor([item.reference_id for item in items]),  # (B,)
+        target_id=torch.tensor([item.target_id for item in items]),  # (B,)
+    )
+
+
+def collate_gallery(items: Sequence[GalleryItem]) -> GalleryBatch:
+    """Put gallery images into a batch."""
+    return GalleryBatch(
+        index=torch.tensor([item.index for item in items]),  # (B,)
+        image=torch.stack([item.image for item in items]),  # (B, 3, S, S)
+    )

@@ -1,0 +1,90 @@
+"""Train and evaluate.
+
+python -m experiments.run {fit,validate,test,predict} --config a.yaml [--config b.yaml] [--key=value]
+"""
+
+import os
+import secrets
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import yaml
+from jsonargparse import set_parsing_settings
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+# Imported so that configs can name their classes without the module.
+import callbacks  # noqa: F401
+import data_modules  # noqa: F401
+from contextcir.module import ContextCIR
+
+# Interpolations are resolved once, after all files and flags are merged.
+set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+
+
+def claim_run_id() -> str:
+    """Return the id that all ranks, a requeued job and the W&B run share, choosing one unless the launcher did."""
+    job = os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ.get("SLURM_JOB_ID")
+    if job and "SLURM_ARRAY_TASK_ID" in os.environ:
+        job = f"{job}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    return os.environ.setdefault("WANDB_RUN_ID", job or secrets.token_hex(4))
+
+
+class SaveAndLogConfig(SaveConfigCallback):
+    """Write the resolved config beside the checkpoints, and send it to the loggers."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        settings = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        for logger in trainer.loggers:
+            logger.log_hyperparams(settings)
+
+
+class ExperimentCLI(LightningCLI):
+    """`LightningCLI` with a name for every experiment."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--name", type=str, default="debug", help="Name of the experiment: its folder and W&B group."
+        )
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the settings of a checkpoint alone: Lightning would let them silently override config and flags."""
+
+
+def main(args: ArgsType = None) -> ExperimentCLI:
+    """Parse ``args`` (default: ``sys.argv``) and run the chosen subcommand."""
+    claim_run_id()
+    torch.set_float32_matmul_precision("high")
+    return ExperimentCLI(
+        ContextCIR,
+        LightningDataModule,
+        subclass_mode_data=True,
+        parser_kwargs={"parser_mode": "omegaconf+"},
+        save_config_callback=SaveAndLogConfig,
+        save_config_kwargs={"overwrite": True},
+        auto_configure_optimizers=False,
+        seed_everything_default=0,
+        args=args,
+    )
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Print what a user did wrong in one line; with CIR_TRACEBACK=1 the traceback comes as well."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        if os.environ.get("CIR_TRACEBACK") == "1":
+            raise
+        # An error from a loader process carries that process's traceback in its text; what matters is the last line.
+        message = str(error).strip().splitlines()[-1] if str(error).strip() else repr(error)
+        prefix = f"{type(error).__name__}: "
+        print(f"error: {message.removeprefix(prefix)}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()

@@ -1,0 +1,167 @@
+import math
+
+import pytest
+import torch
+
+from contextcir.backbone import Widths
+from contextcir.baselines import ImageOnly, Sum, TextOnly
+from contextcir.batch import ImageFeatures, TextFeatures
+from contextcir.fusion import Attention, AttentionPool, CrossAttentionFusion, FusionBlock
+
+WIDTHS = Widths(vision=16, text=12, embed=10)
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def randomised(module: torch.nn.Module) -> torch.nn.Module:
+    """Nothing at its initial zero: as built, the blocks are identities, and much holds trivially."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    return module.double()
+
+
+def features(batch: int = 3, vision: int = 5, text: int = 6, lengths: tuple[int, ...] = (6, 2, 4)):
+    image = ImageFeatures(torch.randn(batch, vision, 16).double(), torch.randn(batch, 10).double())
+    valid = torch.arange(text) < torch.tensor(lengths)[:, None]
+    return image, TextFeatures(torch.randn(batch, text, 12).double(), valid, torch.randn(batch, 10).double())
+
+
+def naive_maps(attention: Attention, target: torch.Tensor, source: torch.Tensor, valid: list[bool]):
+    """Maps of one row, by loops: heads x target tokens x source tokens."""
+    size = attention.query.out_features // attention.heads
+    rows = []
+    for head in range(attention.heads):
+        part = slice(head * size, (head + 1) * size)
+        queries, keys = attention.query(target)[:, part].tolist(), attention.key(source)[:, part].tolist()
+        rows.append([])
+        for query in queries:
+            scores = [sum(a * b for a, b in zip(query, key, strict=True)) / math.sqrt(size) for key in keys]
+            powers = [math.exp(s) if ok else 0.0 for s, ok in zip(scores, valid, strict=True)]
+            rows[-1].append([power / sum(powers) for power in powers])
+    return torch.tensor(rows, dtype=torch.double)
+
+
+def test_attention_equals_loops_over_heads_and_tokens():
+    attention = randomised(Attention(16, 12, heads=4))
+    image, text = features()
+    result, maps = attention(image.tokens, text.tokens, text.valid)
+    for row in range(3):
+        expected = naive_maps(attention, image.tokens[row], text.tokens[row], text.valid[row].tolist())
+        torch.testing.assert_close(maps[row], expected)
+        value = attention.value(text.tokens[row])
+        read = torch.cat([expected[head] @ value[:, 4 * head : 4 * head + 4] for head in range(4)], dim=1)
+        torch.testing.assert_close(result[row], attention.output(read))
+
+
+def test_maps_are_distributions_over_the_valid_tokens():
+    fusion = randomised(CrossAttentionFusion(WIDTHS, layers=3, heads=4))
+    image, text = features()
+    maps = fusion(image, text).attention
+    assert len(maps) == 3 and all(layer.shape == (3, 4, 5, 6) for layer in maps)
+    for layer in maps:
+        torch.testing.assert_close(layer.sum(-1), torch.ones(3, 4, 5).double())
+        assert (layer.transpose(1, 3)[~text.valid] == 0).all()
+
+
+def test_blocks_are_identities_at_first():
+    block = FusionBlock(16, 12, heads=4, dropout=0.0).double()
+    image, text = features()
+    tokens, _ = block(image.tokens, text.tokens, text.valid)
+    assert torch.equal(tokens, image.tokens)
+
+
+def test_a_block_is_pre_norm_and_residual():
+    block = randomised(FusionBlock(16, 12, heads=4, dropout=0.0))
+    image, text = features()
+    tokens, _ = block(image.tokens, text.tokens, text.valid)
+    middle = image.tokens + block.attention(block.attention_norm(image.tokens), text.tokens, text.valid)[0]
+    first, _, _, second = block.feed_forward
+    hidden = first(block.feed_forward_norm(middle))
+    gelu = hidden * (1 + torch.erf(hidden / math.sqrt(2))) / 2
+    torch.testing.assert_close(tokens, middle + second(gelu))
+
+
+def test_attention_alone_gives_the_maps_of_the_whole():
+    fusion = randomised(CrossAttentionFusion(WIDTHS))
+    image, text = features()
+    torch.testing.assert_close(fusion.attention(image.tokens, text.tokens, text.valid), fusion(image, text).attention)
+
+
+def test_what_stands_in_padding_has_no_influence():
+    fusion = randomised(CrossAttentionFusion(WIDTHS))
+    image, text = features()
+    noise = torch.where(text.valid[..., None], text.tokens, 100 * torch.randn_like(text.tokens))
+    longer = TextFeatures(
+        torch.cat([noise, torch.randn(3, 4, 12).double()], dim=1),
+        torch.cat([text.valid, torch.zeros(3, 4).bool()], dim=1),
+        text.embedding,
+    )
+    expected, found = fusion(image, text), fusion(image, longer)
+    torch.testing.assert_close(found.embedding, expected.embedding)
+    for a, b in zip(found.attention, expected.attention, strict=True):
+        torch.testing.assert_close(a[..., :6], b)
+
+
+def test_what_is_said_has_influence():
+    fusion = randomised(CrossAttentionFusion(WIDTHS))
+    image, text = features()
+    other = text._replace(tokens=text.tokens + torch.randn(3, 1, 12))
+    assert (fusion(image, text).embedding - fusion(image, other).embedding).abs().amax(dim=1).min() > 1e-3
+
+
+def test_every_parameter_gets_a_gradient():
+    fusion = randomised(CrossAttentionFusion(WIDTHS, layers=2))
+    fusion(*features()).embedding.pow(2).sum().backward()
+    assert [name for name, p in fusion.named_parameters() if p.grad is None] == []
+
+
+def test_no_rows_give_no_maps():
+    image, text = features()
+    maps = CrossAttentionFusion(WIDTHS).double().attention(image.tokens[:0], text.tokens[:0], text.valid[:0])
+    assert [tuple(layer.shape) for layer in maps] == [(0, 8, 5, 6)] * 4
+
+
+def test_autocast_leaves_maps_in_full_precision():
+    fusion = CrossAttentionFusion(WIDTHS)
+    image, text = features()
+    with torch.autocast("cpu", torch.bfloat16):
+        maps = fusion.attention(image.tokens.float(), text.tokens.float(), text.valid)
+    assert all(layer.dtype == torch.float32 for layer in maps)
+    torch.testing.assert_close(maps[0].sum(-1), torch.ones(3, 8, 5))
+
+
+def test_the_pool_ignores_the_order_of_tokens_and_normalises():
+    pool = AttentionPool(16, heads=4).double()
+    tokens = torch.randn(3, 5, 16).double()
+    torch.testing.assert_close(pool(tokens), pool(tokens.flip(1)))
+    torch.testing.assert_close(pool(tokens).mean(dim=1), torch.zeros(3).double())
+
+
+def test_wrong_sizes_are_refused():
+    with pytest.raises(ValueError, match="16 .* 3 attention heads"):
+        CrossAttentionFusion(WIDTHS, heads=3)
+    with pytest.raises(ValueError, match="at least 1 layer"):
+        CrossAttentionFusion(WIDTHS, layers=0)
+
+
+def test_baselines_use_what_their_names_say():
+    image, text = features()
+    assert torch.equal(ImageOnly(WIDTHS)(image, text).embedding, image.embedding)
+    assert torch.equal(TextOnly(WIDTHS)(image, text).embedding, text.embedding)
+    for i, t, found in zip(image.embedding, text.embedding, Sum(WIDTHS)(image, text).embedding, strict=True):
+        torch.testing.assert_close(found, i / i.pow(2).sum().sqrt() + t / t.pow(2).sum().sqrt())
+    for baseline in (ImageOnly(WIDTHS), TextOnly(WIDTHS), Sum(WIDTHS)):
+        assert list(baseline.parameters()) == []
+        assert baseline(image, text).attention == baseline.attention(image.tokens, text.tokens, text.valid) == ()
+
+
+def test_fusions_say_truly_whether_they_read_the_text_embedding():
+    image, text = features()
+    for fusion in (CrossAttentionFusion(WIDTHS).double(), ImageOnly(WIDTHS), TextOnly(WIDTHS), Sum(WIDTHS)):
+        other = text._replace(embedding=text.embedding.flip(1))
+        changed = not torch.equal(fusion(image, text).embedding, fusion(image, other).embedding)
+        assert changed == fusion.reads_text_embedding
