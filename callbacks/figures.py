@@ -1,5 +1,6 @@
 """Drawing a query: reference, target, caption with coloured phrases, and one heat map per phrase."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -148,7 +149,7 @@ def wrap(caption: str, phrases: Sequence[PhraseFigure], width: int) -> list[list
             space = caption.rfind(" ", start + 1, start + width + 1)
             end = start + width if space == -1 else space + 1
         cuts = [start, *(i for i in range(start + 1, end) if owner[i] != owner[i - 1]), end]
-        lines.append([(caption[a:b], owner[a]) for a, b in zip(cuts, cuts[1:], strict=False)])
+        lines.append([(caption[a:b], owner[a]) for a, b in itertools.pairwise(cuts)])
         start = end
     return lines or [[("(blank caption)", None)]]
 

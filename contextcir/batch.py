@@ -13,7 +13,7 @@ class Phrases(NamedTuple):
     """Noun phrases of all captions of a batch, flattened.
 
     ``owner`` (P,) int64: the row of the batch whose caption holds the phrase.
-    ``spans`` (P, 2) int64: character span ``[start, end)`` in the caption *as the tokenizer sees it* (`Tokenizer.clean`).
+    ``spans`` (P, 2) int64: characters ``[start, end)`` of the caption *as the tokenizer sees it* (`Tokenizer.clean`).
     ``boxes`` (P, 4) float32: where the named object is in the preprocessed reference image, as ``x0, y0, x1, y1`` in
     fractions of its sides; NaN where the object is not in the image or its place is not known.
     """
@@ -39,8 +39,8 @@ class QueryBatch(NamedTuple):
 class TripletBatch(NamedTuple):
     """Training triplets: queries and their target images.
 
-    ``target`` (B, 3, S, S). ``reference_id`` and ``target_id`` (B,) int64 name images: two rows with the same id hold the
-    same image, whether as reference or as target, so that it is never counted as its own negative.
+    ``target`` (B, 3, S, S). ``reference_id`` and ``target_id`` (B,) int64 name images: two rows with the same id hold
+    the same image, whether as reference or as target, so that it is never counted as its own negative.
     """
 
     query: QueryBatch
@@ -57,21 +57,24 @@ class GalleryBatch(NamedTuple):
 
 
 class TokenBatch(NamedTuple):
-    """Token ids (B, T) int64 with T the longest text of the batch, and ``valid`` (B, T) bool, true up to and with EOT."""
+    """Token ids (B, T) int64, T the longest text of the batch, and ``valid`` (B, T) bool, true up to and with EOT."""
 
     ids: Tensor
     valid: Tensor
 
 
 class ImageFeatures(NamedTuple):
-    """One pass of the image tower: ``tokens`` (B, V, D) before the final norm, and ``embedding`` (B, E), not normalised."""
+    """A pass of the image tower: ``tokens`` (B, V, D) before the final norm; ``embedding`` (B, E), not normalised."""
 
     tokens: Tensor
     embedding: Tensor
 
 
 class TextFeatures(NamedTuple):
-    """One pass of the text tower: ``tokens`` (B, T, D) after the final norm, ``valid`` (B, T) bool, ``embedding`` (B, E), not normalised."""
+    """A pass of the text tower.
+
+    ``tokens`` (B, T, D) after the final norm, ``valid`` (B, T) bool, ``embedding`` (B, E), not normalised.
+    """
 
     tokens: Tensor
     valid: Tensor
@@ -79,7 +82,7 @@ class TextFeatures(NamedTuple):
 
 
 class Fused(NamedTuple):
-    """A composed query: ``embedding`` (B, E), not normalised, and ``attention``: L tensors (B, H, V, T), none for baselines."""
+    """A composed query: ``embedding`` (B, E), not normalised; ``attention``, L times (B, H, V, T), () for baselines."""
 
     embedding: Tensor
     attention: tuple[Tensor, ...]

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.core.mixins import hparams_mixin
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -137,6 +138,11 @@ class ContextCIR(LightningModule):
         return ImageFeatures(tokens[of_reference], embedding[of_reference]), embedding[of_target]
 
     def training_step(self, batch: TripletBatch, batch_idx: int) -> Tensor:
+        if self.concept is not None and not len(batch.query.phrases.owner):
+            rank_zero_warn(  # once, however often it happens
+                "a batch without noun phrases: the Text-CC loss has nothing to act on. Give the training records "
+                "`phrases`, or train without it (--model.concept=null)"
+            )
         losses = self.losses(batch)
         size = len(batch.query.captions)
         self.log_dict(
@@ -145,7 +151,7 @@ class ContextCIR(LightningModule):
         return losses["loss"]
 
     def evaluate(self, batch: QueryBatch | GalleryBatch, dataloader_idx: int) -> QueryFeatures | ImageFeatures:
-        """Encode a batch of either kind, and add it to the metric of its protocol; loaders are gallery, queries in turn."""
+        """Encode a batch of either kind, and add it to the metric of its protocol (loaders: gallery, queries in turn)."""
         if isinstance(batch, GalleryBatch):
             features = self.backbone.encode_image(batch.image)
             if self.metrics:

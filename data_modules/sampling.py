@@ -21,6 +21,10 @@ class TrainingOrder(ABC):
     def __init__(self, seed: int | None = None) -> None:
         self.seed = seed
 
+    def group(self, record: QueryRecord) -> Hashable | None:
+        """Return what keeps a triplet together with others that return the same; None for one that stands alone."""
+        return None
+
     @abstractmethod
     def indices(self, groups: Sequence[Hashable | None], generator: random.Random) -> list[int]:
         """Return every index of ``groups`` (the image set of each triplet, None for no set) once."""
@@ -66,7 +70,7 @@ class GroupedByImageSet(TrainingOrder):
 
 
 class GroupedByReference(GroupedByImageSet):
-    """The triplets of one reference image together: the same image with different captions, each other's hard negatives."""
+    """The triplets of one reference image together: one image, different captions, each other's hard negatives."""
 
     def group(self, record: QueryRecord) -> Hashable | None:
         return record.reference

@@ -24,6 +24,12 @@ from contextcir.module import ContextCIR
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
 
 
+def stay_offline() -> None:
+    """Keep W&B on this machine, and quiet, unless the user chose a mode: no account is needed."""
+    if os.environ.setdefault("WANDB_MODE", "offline") == "offline":
+        os.environ.setdefault("WANDB_SILENT", "true")
+
+
 def claim_run_id() -> str:
     """Return the id that all ranks, a requeued job and the W&B run share, choosing one unless the launcher did."""
     job = os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ.get("SLURM_JOB_ID")
@@ -56,6 +62,7 @@ class ExperimentCLI(LightningCLI):
 def main(args: ArgsType = None) -> ExperimentCLI:
     """Parse ``args`` (default: ``sys.argv``) and run the chosen subcommand."""
     claim_run_id()
+    stay_offline()
     torch.set_float32_matmul_precision("high")
     return ExperimentCLI(
         ContextCIR,

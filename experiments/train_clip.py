@@ -1,9 +1,9 @@
 """Train the small CLIP of the embedded default on scenes and their full descriptions.
 
-    python -m experiments.train_clip --steps 4000
+    python -m experiments.train_clip --out runs/train_clip
 
-Contrastive training as CLIP's, on scenes drawn by the same generator as the scenes benchmark but from another seed. A batch
-holds whole image sets, so that images which differ in one attribute of one object are each other's negatives.
+Contrastive training as CLIP's, on scenes drawn by the same generator as the scenes benchmark but from another seed. A
+batch holds whole image sets, so that images which differ in one attribute of one object are each other's negatives.
 """
 
 import math
@@ -34,7 +34,7 @@ _IMAGES_PER_BASE = 11  # a reference and two sets of five
 
 @dataclass
 class Pool:
-    """Rendered scenes: ``images`` uint8 (N, SIDE, SIDE, 3); rows of one base stand together, `_IMAGES_PER_BASE` each."""
+    """Rendered scenes: ``images`` uint8 (N, SIDE, SIDE, 3), the `_IMAGES_PER_BASE` rows of a base together."""
 
     images: np.ndarray
     scenes: list[Scene]
@@ -82,7 +82,7 @@ def vocabulary(seed: int, tokenizer: Tokenizer) -> list[int]:
 
 
 class SmallCLIP:
-    """The small CLIP while it trains: its token table holds the vocabulary only, so that no step touches 49,408 rows."""
+    """The small CLIP while it trains: its token table holds the vocabulary only, not 49,408 rows."""
 
     def __init__(self, settings: dict, seed: int) -> None:
         tokenizer = Tokenizer("ViT-B-32")
@@ -130,10 +130,10 @@ def _autocast() -> torch.autocast:
 
 
 def train_clip(
-    steps: int = 4000,
+    steps: int = 3000,
     batch_size: int = 256,
     per_base: int = 8,
-    bases: int = 12000,
+    bases: int = 10000,
     lr: float = 1e-3,
     warmup: int = 200,
     weight_decay: float = 0.05,

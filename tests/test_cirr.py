@@ -78,7 +78,7 @@ def test_every_common_layout_is_found(tmp_path: Path, layout: str) -> None:
     annotations, images, place = LAYOUTS[layout]
     data = CIRR(make_cirr(tmp_path, annotations, images, place=place), batch_size=2, num_workers=0)
     data.preprocess = preprocess
-    assert len([batch for batch in data.train_dataloader()]) == 3
+    assert len(list(data.train_dataloader())) == 3
     for stage in ("val", "predict"):
         expected = colour_of(data.protocols(stage)[0].gallery[1])
         found = data.reference_image(stage, 0, 1).getpixel((9, 9))

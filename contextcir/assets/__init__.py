@@ -1,8 +1,8 @@
 """The small CLIP of the embedded default: packed beside this file, unpacked once into the user's cache.
 
-Packed, the token table holds only the rows of words that the scenes benchmark uses, and all weights are half precision. Unpacked,
-it is an ordinary open_clip folder for ``local-dir:``, with the full vocabulary of CLIP's tokenizer: rows that were
-not packed are zero, so an unknown word is heard, but says nothing.
+Packed, the token table holds only the rows of words that the scenes benchmark uses, and all weights are half
+precision. Unpacked, it is an ordinary open_clip folder for ``local-dir:``, with the full vocabulary of CLIP's
+tokenizer: rows that were not packed are zero, so an unknown word is heard, but says nothing.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ _CONFIG = "scenes_vit.json"
 
 
 def pack(state: dict[str, torch.Tensor], rows: list[int], folder: Path = _FOLDER) -> Path:
-    """Write weights in half precision and return the file; the token table of ``state`` holds just the given ``rows``."""
+    """Write weights in half precision, return the file; the token table of ``state`` holds just the ``rows``."""
     packed = {name: value.detach().half().contiguous() for name, value in state.items()}
     packed[TOKEN_ROWS] = torch.tensor(rows, dtype=torch.int32)
     save_file(packed, folder / _WEIGHTS)

@@ -26,7 +26,7 @@ from data_modules.scenes.wording import Caption, article, place_words, refer
 
 @dataclass(frozen=True)
 class Edit(ABC):
-    """One change of one thing. ``key`` is the object it concerns; an added object has a key that is new in the scene."""
+    """One change of one thing. ``key`` is the object it concerns; an added object has a key of its own."""
 
     key: int
     kind: ClassVar[str]
@@ -182,7 +182,7 @@ class Remove(Edit):
 
 @dataclass(frozen=True)
 class Add(Edit):
-    """Put a new object into a free cell. ``stated`` names the attributes that the caption tells, the place among them."""
+    """Put a new object into a free cell. ``stated`` names the attributes that the caption tells, place included."""
 
     item: SceneObject
     stated: tuple[str, ...] = ("size", "fill", "colour", "shape", "cell")
@@ -238,7 +238,7 @@ class ChangeBackground(Edit):
 
 
 def random_edit(rng: np.random.Generator, scene: Scene, busy: set[int], vague: float) -> Edit | None:
-    """Draw an edit of a thing that is not ``busy``; ``vague`` is the chance that an addition leaves attributes unsaid."""
+    """Draw an edit of a thing that is not ``busy``; ``vague``: chance that an addition leaves attributes unsaid."""
     kind = pick(rng, ("recolour", "reshape", "resize", "refill", "add", "remove", "move", "background"))
     if kind == "background":
         return None if -1 in busy else ChangeBackground(-1, pick_other(rng, BACKGROUNDS, scene.background))

@@ -70,7 +70,7 @@ class Scene:
         return sorted(set(range(len(PLACES))) - {o.cell for o in self.objects})
 
     def valid(self, allow_unseen: bool = False) -> bool:
-        """Whether the scene may be drawn: 2 to 5 objects, one to a cell, no two alike, no combination that is held out."""
+        """Whether the scene may be drawn: 2 to 5 objects, one to a cell, no two alike, no held-out combination."""
         looks = {o.look for o in self.objects}
         cells = {o.cell for o in self.objects}
         count = len(self.objects)

@@ -15,7 +15,7 @@ SET_SIZE = 6  # members of an image set, the reference among them, as in CIRR
 
 @dataclass(frozen=True)
 class Member:
-    """An image of a set: the scene, why it is there, and the edits that lead to it from the reference, if words can tell them."""
+    """An image of a set: the scene, why it is there, and the edits that make it, if words can tell them."""
 
     scene: Scene
     role: str
@@ -71,7 +71,7 @@ def _wrong_object(rng: np.random.Generator, scene: Scene, edits: tuple[Edit, ...
 
 
 def _swapped_edits(rng: np.random.Generator, edits: tuple[Edit, ...]) -> tuple[Edit, ...] | None:
-    """Exchange what is asked of two objects: "the circle red and the star large" becomes "the circle large and the star red"."""
+    """Exchange what is asked of two objects: "circle red, star large" becomes "circle large, star red"."""
     pairs = [pair for pair in combinations(edits, 2) if all(isinstance(edit, AttributeEdit) for edit in pair)]
     if not pairs:
         return None
@@ -142,10 +142,10 @@ def image_set(
     unseen: bool = False,
     given: tuple[Edit, ...] = (),
 ) -> list[Member] | None:
-    """Draw a query of ``count`` edits on ``scene``, the ``given`` ones among them, and return its image set: target first.
+    """Draw a query of ``count`` edits on ``scene``, the ``given`` ones included, and return its image set, target first.
 
-    None where a draw fails (no free object for a wrong edit, say): draw again. With ``unseen``, some object that the query
-    makes has a combination that never occurs in training.
+    None where a draw fails (no free object for a wrong edit, say): draw again. With ``unseen``, some object that the
+    query makes has a combination that never occurs in training.
     """
     edits = _draw_edits(rng, scene, count, vague, given)
     if edits is None:

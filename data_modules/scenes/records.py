@@ -53,8 +53,8 @@ def _query(rng: np.random.Generator, reference: Picture, edits: tuple[Edit, ...]
 def draw_base(seed: int, split: str, number: int) -> Base:
     """Draw a reference with its queries, as CIRR records without ``pairid``.
 
-    In training every member that words can tell is somebody's target, as in CIRR; elsewhere only the target of each set is,
-    so that all of a query's hard negatives are of the intended kinds.
+    In training every member that words can tell is somebody's target, as in CIRR; elsewhere only the target of each
+    set is, so that all of a query's hard negatives are of the intended kinds.
     """
     rng = np.random.default_rng([seed, STREAMS[split], number])
     train = split == "train"
@@ -89,8 +89,8 @@ def draw_base(seed: int, split: str, number: int) -> Base:
 def draw_shared_base(seed: int, split: str, number: int) -> Base:
     """Draw a reference with one query that several images answer, as a CIRCO record without ids.
 
-    One addition leaves size, fill and place unsaid; images that differ only there are all right answers. The record names its
-    images by their position in the base.
+    One addition leaves size, fill and place unsaid; images that differ only there are all right answers. The record
+    names its images by their position in the base.
     """
     rng = np.random.default_rng([seed, STREAMS[f"circo_{split}"], number])
     wanted = 1 + number % 4

@@ -1,4 +1,4 @@
-"""Words for scenes: captions built clause by clause with the character span of every noun phrase, and full descriptions."""
+"""Words for scenes: captions, clause by clause with the span of every noun phrase, and full descriptions."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from data_modules.scenes.graph import Scene, SceneObject, pick
 
 @dataclass(frozen=True)
 class Phrase:
-    """A noun phrase of a caption: its characters ``[start, end)`` and the object of the reference that it names, if any."""
+    """A noun phrase of a caption: characters ``[start, end)``, and the object of the reference that it names, if any."""
 
     start: int
     end: int

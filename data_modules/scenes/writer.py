@@ -70,7 +70,7 @@ def _write_shared_base(task: tuple[str, int, str, int]) -> Base:
 
 
 def image_path(name: str) -> str:
-    """Return the path of an image below the root: ``img_raw/val/val-3-0.jpg``; train is split over folders as in CIRR."""
+    """Return the path of an image below the root; train is split over numbered folders, as in CIRR."""
     split, number, _ = name.split("-")
     folder = f"{split}/{int(number) % 100}" if split == "train" else split
     return f"img_raw/{folder}/{name}.jpg"

@@ -1,0 +1,42 @@
+# Everything runs in .venv, which the first target makes from requirements.lock.
+PYTHON ?= $(firstword $(shell command -v python3.11) $(shell command -v python3.12) python3)
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo demo-smoke test test-slow lint format help
+
+help:
+	@echo "make demo       draw scenes, train, test: the whole of it in minutes"
+	@echo "make test       the tests;  make test-slow: also the slow ones"
+	@echo "make lint       ruff and the import rule;  make format: ruff format"
+
+$(READY): requirements.lock
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock
+	touch $@
+
+# OMP_WAIT_POLICY: on few cores, waiting threads would take the time of the loader's process.
+demo: $(READY)
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m experiments.demo $(FLAGS)
+
+# The same, much smaller: that it runs through, not that it learns.
+demo-smoke: $(READY)
+	$(BIN)/python -m experiments.demo --name=smoke --data.root=datasets/scenes-smoke \
+	  --data.size.train_references=40 --data.size.references=6 --data.size.shared_references=6 \
+	  --data.batch_size=32 --trainer.max_epochs=2 $(FLAGS)
+
+test: $(READY)
+	$(BIN)/python -m pytest -q
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -q -m slow
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
