@@ -168,7 +168,11 @@ def freeze_all_but_last(parts: list[list[nn.Parameter]], blocks: int | None, fla
 def load_clip(model: str, pretrained: str | None, image_size: int | None) -> nn.Module:
     """The open_clip model, on torch's default device. Raises as described at `OpenCLIPBackbone`."""
     name = open_clip_name(model)
-    if ":" not in name and pretrained is not None:
+    if pretrained is not None:
+        if ":" in name:
+            raise ValueError(
+                f"model '{model}' brings its own weights, got '{pretrained}' as well: set --model.backbone.pretrained=null"
+            )
         check_pretrained(name, pretrained)
     try:
         return open_clip.create_model(

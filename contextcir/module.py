@@ -151,7 +151,7 @@ class ContextCIR(LightningModule):
         return losses["loss"]
 
     def evaluate(self, batch: QueryBatch | GalleryBatch, dataloader_idx: int) -> QueryFeatures | ImageFeatures:
-        """Encode a batch of either kind, and add it to the metric of its protocol (loaders: gallery, queries in turn)."""
+        """Encode a batch of either kind, and add it to the metric of its protocol (loaders alternate)."""
         if isinstance(batch, GalleryBatch):
             features = self.backbone.encode_image(batch.image)
             if self.metrics:

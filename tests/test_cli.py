@@ -224,7 +224,7 @@ def error_of(capsys: pytest.CaptureFixture[str], *args: str) -> str:
         ("--model.temprature=0.1", "temprature"),
         ("--data.root=/no/such/place", "/no/such/place"),
         ("--model.backbone.model=ViT-B-33", "ViT-B-32"),
-        ("--model.backbone.pretrained=/no/such/file.pt", "/no/such/file.pt"),
+        ("--model.backbone.pretrained=/no/such/file.pt", "brings its own weights"),
         ("--config=/no/such/config.yaml", "/no/such/config.yaml"),
         ("--data.batch_size=100000", "--data.batch_size"),
         ("--model.fusion.init_args.heads=7", "--model.fusion.heads"),

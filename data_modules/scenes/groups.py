@@ -142,7 +142,7 @@ def image_set(
     unseen: bool = False,
     given: tuple[Edit, ...] = (),
 ) -> list[Member] | None:
-    """Draw a query of ``count`` edits on ``scene``, the ``given`` ones included, and return its image set, target first.
+    """Draw a query of ``count`` edits on ``scene``, the ``given`` ones included; return its set, target first.
 
     None where a draw fails (no free object for a wrong edit, say): draw again. With ``unseen``, some object that the
     query makes has a combination that never occurs in training.

@@ -11,7 +11,7 @@ from data_modules.scenes.graph import Scene, SceneObject, pick
 
 @dataclass(frozen=True)
 class Phrase:
-    """A noun phrase of a caption: characters ``[start, end)``, and the object of the reference that it names, if any."""
+    """A noun phrase of a caption: characters ``[start, end)``, and the object that it names in the reference."""
 
     start: int
     end: int
