@@ -3,11 +3,11 @@ PYTHON ?= $(firstword $(shell command -v python3.11) $(shell command -v python3.
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo demo-smoke test test-slow lint format help
+.PHONY: demo demo-smoke test lint format help
 
 help:
 	@echo "make demo       draw scenes, train, test: the whole of it in minutes"
-	@echo "make test       the tests;  make test-slow: also the slow ones"
+	@echo "make test       the tests"
 	@echo "make lint       ruff and the import rule;  make format: ruff format"
 
 $(READY): requirements.lock
@@ -28,9 +28,6 @@ demo-smoke: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -q
-
-test-slow: $(READY)
-	$(BIN)/python -m pytest -q -m slow
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -112,7 +112,7 @@ def test_the_full_size_models_of_the_cirr_experiments_exist() -> None:
     for name in ("cirr_b32", "cirr_h14"):
         settings = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["model"]["backbone"]["init_args"]
         assert settings["pretrained"] in open_clip.list_pretrained_tags_by_model(settings["model"])
-        quick = open_clip.get_pretrained_cfg(settings["model"], settings["pretrained"])["quick_gelu"]
+        quick = open_clip.get_pretrained_cfg(settings["model"], settings["pretrained"]).get("quick_gelu", False)
         assert quick == open_clip.get_model_config(settings["model"]).get("quick_gelu", False)
 
 
