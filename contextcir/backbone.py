@@ -171,7 +171,7 @@ def load_clip(model: str, pretrained: str | None, image_size: int | None) -> nn.
     if pretrained is not None:
         if ":" in name:
             raise ValueError(
-                f"model '{model}' brings its own weights, got '{pretrained}' as well: set --model.backbone.pretrained=null"
+                f"model '{model}' brings its own weights, got '{pretrained}' too: set --model.backbone.pretrained=null"
             )
         check_pretrained(name, pretrained)
     try:

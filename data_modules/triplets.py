@@ -122,9 +122,21 @@ class QueryDataset(Dataset[QueryItem]):
         self.images = images
         self.preprocess = preprocess
         self.source = source
+        self._last: tuple[str, Tensor, tuple[int, int]] | None = None
 
     def __len__(self) -> int:
         return len(self.records)
+
+    def reference(self, index: int) -> tuple[Tensor, tuple[int, int]]:
+        """Return the preprocessed reference image (3, S, S) of a record, and the width and height of the file's image.
+
+        The last one is kept: orders that group triplets by reference ask for it several times in a row.
+        """
+        name = self.records[index].reference
+        if self._last is None or self._last[0] != name:
+            image = self.image(index, "reference")
+            self._last = (name, self.preprocess(image), image.size)
+        return self._last[1:]
 
     def image(self, index: int, field: str) -> Image.Image | None:
         """Return the ``reference`` or ``target`` image of a record as it is on disk, None if it has no such image."""
@@ -134,11 +146,11 @@ class QueryDataset(Dataset[QueryItem]):
 
     def __getitem__(self, index: int) -> QueryItem:
         record = self.records[index]
-        image = self.image(index, "reference")
-        size = record.image_size or image.size
+        reference, file_size = self.reference(index)
+        size = record.image_size or file_size
         spans = tuple((phrase.start, phrase.end) for phrase in record.phrases)
         boxes = tuple(box_in_crop(phrase.box, size) for phrase in record.phrases)
-        return QueryItem(index, self.preprocess(image), record.caption, spans, boxes)
+        return QueryItem(index, reference, record.caption, spans, boxes)
 
 
 class TripletDataset(Dataset[TripletItem]):
