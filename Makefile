@@ -24,7 +24,7 @@ demo: $(READY)
 demo-smoke: $(READY)
 	$(BIN)/python -m experiments.demo --name=smoke --data.root=datasets/scenes-smoke \
 	  --data.size.train_references=40 --data.size.references=6 --data.size.shared_references=6 \
-	  --data.batch_size=32 --trainer.max_epochs=2 $(FLAGS)
+	  --data.batch_size=32 --trainer.max_steps=10 --trainer.val_check_interval=5 $(FLAGS)
 
 test: $(READY)
 	$(BIN)/python -m pytest -q
