@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
+from callbacks.evaluation import EvaluationCallback
 from callbacks.figures import PhraseFigure, displayable, draw_query
 from callbacks.results import add_results
 from contextcir.batch import GalleryBatch, ImageFeatures, QueryBatch, QueryFeatures
@@ -14,7 +15,7 @@ from contextcir.concept import phrase_maps
 from contextcir.grounding import PointingGame
 
 
-class AttentionFigures(Callback):
+class AttentionFigures(EvaluationCallback):
     """Draw the attention of noun phrases over the reference image, and score how well it points at their objects.
 
     A phrase's map is the mean of the in-context attention over layers, heads and the phrase's tokens, on the patches.
@@ -43,38 +44,6 @@ class AttentionFigures(Callback):
         """Forget an earlier run."""
         self._games, self._latest, self._has_maps = [], {}, True
 
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin a new game."""
-        self._begin(trainer, pl_module, "val")
-
-    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin a new game."""
-        self._begin(trainer, pl_module, "test")
-
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: QueryFeatures | ImageFeatures,
-        batch: QueryBatch | GalleryBatch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Score the phrases of a batch."""
-        self._add(pl_module, outputs, batch, dataloader_idx)
-
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: QueryFeatures | ImageFeatures,
-        batch: QueryBatch | GalleryBatch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Score the phrases of a batch."""
-        self._add(pl_module, outputs, batch, dataloader_idx)
-
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the score."""
         self._score(trainer, pl_module, "val")
@@ -102,23 +71,25 @@ class AttentionFigures(Callback):
         """Save the score of the last validation."""
         self._save("fit_end", trainer)
 
-    def _begin(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def begin(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Begin a new game for every protocol."""
         self._games = []
         if not trainer.sanity_checking:
             for protocol in trainer.datamodule.protocols(stage):
                 game = PointingGame(len(protocol.query_ids), pl_module.backbone.grid)
                 self._games.append(game.to(pl_module.device))
 
-    def _add(
+    def add(
         self,
         pl_module: LightningModule,
         outputs: QueryFeatures | ImageFeatures,
         batch: QueryBatch | GalleryBatch,
-        dataloader_idx: int,
+        protocol_index: int,
     ) -> None:
+        """Score the phrases of a batch."""
         if self._games and isinstance(batch, QueryBatch) and self._maps_in(outputs):
             maps = maps_of_phrases(pl_module, outputs, batch)  # (P, N)
-            game = self._games[dataloader_idx // 2]  # loaders come in pairs: gallery, queries
+            game = self._games[protocol_index]
             game.update(batch.index, batch.phrases.owner, maps, batch.phrases.boxes)
 
     def _score(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
+from callbacks.evaluation import EvaluationCallback
 from callbacks.results import Sheet, add_results, make_sheets
 from contextcir.baselines import ImageOnly, Sum, TextOnly
 from contextcir.batch import GalleryBatch, ImageFeatures, QueryBatch, QueryFeatures
@@ -20,7 +21,7 @@ BASELINES = {"image_only": ImageOnly, "text_only": TextOnly, "sum": Sum}
 LOGGED = ("recall_at_1", "subset_recall_at_1", "map_at_5")
 
 
-class RecallTable(Callback):
+class RecallTable(EvaluationCallback):
     """Score the composed query beside image only, text only and their sum; print the table, and save it.
 
     All rows rank the same gallery, and no image or text is encoded for the baselines. The table is printed before
@@ -44,38 +45,6 @@ class RecallTable(Callback):
         if trainer.num_sanity_val_steps != float("inf"):
             rank_zero_info("no recall table before training: it needs --trainer.num_sanity_val_steps=-1")
 
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin with empty metrics."""
-        self._begin(trainer, pl_module, "val")
-
-    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin with empty metrics."""
-        self._begin(trainer, pl_module, "test")
-
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: QueryFeatures | ImageFeatures,
-        batch: QueryBatch | GalleryBatch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Add a batch to all rows of its protocol."""
-        self._add(outputs, batch, dataloader_idx)
-
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: QueryFeatures | ImageFeatures,
-        batch: QueryBatch | GalleryBatch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Add a batch to all rows of its protocol."""
-        self._add(outputs, batch, dataloader_idx)
-
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compute the rows, and publish them unless training goes on."""
         results = self._compute(trainer)
@@ -98,7 +67,8 @@ class RecallTable(Callback):
         """Publish the last validation."""
         self._publish(trainer, "fit_end", self._latest)
 
-    def _begin(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def begin(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Begin with empty metrics."""
         self._metrics = []
         if trainer.sanity_checking and trainer.num_sanity_val_steps != float("inf"):
             return  # a few batches of the gallery: figures would be meaningless
@@ -107,12 +77,17 @@ class RecallTable(Callback):
             self._metrics.append({row: CompositionMetric(protocol).to(pl_module.device) for row in rows})
 
     @torch.no_grad()
-    def _add(
-        self, outputs: QueryFeatures | ImageFeatures, batch: QueryBatch | GalleryBatch, dataloader_idx: int
+    def add(
+        self,
+        pl_module: LightningModule,
+        outputs: QueryFeatures | ImageFeatures,
+        batch: QueryBatch | GalleryBatch,
+        protocol_index: int,
     ) -> None:
+        """Add a batch to all rows of its protocol."""
         if not self._metrics:
             return
-        metrics = self._metrics[dataloader_idx // 2]  # loaders come in pairs: gallery, queries
+        metrics = self._metrics[protocol_index]
         if isinstance(batch, GalleryBatch):
             for metric in metrics.values():
                 metric.update_gallery(batch.index, outputs.embedding)

@@ -10,9 +10,6 @@ from data_modules.scenes.graph import (
     BACKGROUNDS,
     COLOURS,
     FILLS,
-    MAX_OBJECTS,
-    MIN_OBJECTS,
-    PLACES,
     SHAPES,
     SIZES,
     Scene,
@@ -235,29 +232,3 @@ class ChangeBackground(Edit):
         )  # fmt: skip
         value = (article(f"{self.background} background"), None)
         caption.say(pick(rng, templates).replace("<v>", self.background), b=("the background", None), v=value)
-
-
-def random_edit(rng: np.random.Generator, scene: Scene, busy: set[int], vague: float) -> Edit | None:
-    """Draw an edit of a thing that is not ``busy``; ``vague``: chance that an addition leaves attributes unsaid."""
-    kind = pick(rng, ("recolour", "reshape", "resize", "refill", "add", "remove", "move", "background"))
-    if kind == "background":
-        return None if -1 in busy else ChangeBackground(-1, pick_other(rng, BACKGROUNDS, scene.background))
-    if kind == "add":
-        key = 100 + sum(k >= 100 for k in busy)
-        if len(scene.objects) >= MAX_OBJECTS:
-            return None
-        stated = ("colour", "shape") if rng.random() < vague else Add.stated
-        return Add(key, random_object(rng, key, pick(rng, scene.free_cells)), stated)
-    free = [o for o in scene.objects if o.key not in busy]
-    if not free:
-        return None
-    item = pick(rng, free)
-    if kind == "remove":
-        return Remove(item.key) if len(scene.objects) > MIN_OBJECTS else None
-    if kind == "move":
-        return Move(item.key, pick(rng, scene.free_cells))
-    edit = {"recolour": Recolour, "reshape": Reshape, "resize": Resize, "refill": Refill}[kind]
-    return edit(item.key, pick_other(rng, edit.options, getattr(item, edit.name)))
-
-
-assert len(PLACES) > MAX_OBJECTS, "a move or an addition needs a free cell"

@@ -5,8 +5,29 @@ from itertools import combinations
 
 import numpy as np
 
-from data_modules.scenes.edits import Add, AttributeEdit, Edit, random_edit
-from data_modules.scenes.graph import Scene, pick, random_scene
+from data_modules.scenes.edits import (
+    Add,
+    AttributeEdit,
+    ChangeBackground,
+    Edit,
+    Move,
+    Recolour,
+    Refill,
+    Remove,
+    Reshape,
+    Resize,
+)
+from data_modules.scenes.graph import (
+    BACKGROUNDS,
+    MAX_OBJECTS,
+    MIN_OBJECTS,
+    PLACES,
+    Scene,
+    pick,
+    pick_other,
+    random_object,
+    random_scene,
+)
 from data_modules.scenes.wording import Caption, join_clauses
 
 MAX_EDITS = 4
@@ -33,6 +54,29 @@ def caption(rng: np.random.Generator, scene: Scene, edits: tuple[Edit, ...]) -> 
     """Word the edits of the reference ``scene``, in random order."""
     order = rng.permutation(len(edits))
     return join_clauses(rng, [lambda text, edit=edits[i]: edit.say(rng, scene, text) for i in order])
+
+
+def random_edit(rng: np.random.Generator, scene: Scene, busy: set[int], vague: float) -> Edit | None:
+    """Draw an edit of a thing that is not ``busy``; ``vague``: chance that an addition leaves attributes unsaid."""
+    kind = pick(rng, ("recolour", "reshape", "resize", "refill", "add", "remove", "move", "background"))
+    if kind == "background":
+        return None if -1 in busy else ChangeBackground(-1, pick_other(rng, BACKGROUNDS, scene.background))
+    if kind == "add":
+        key = 100 + sum(k >= 100 for k in busy)
+        if len(scene.objects) >= MAX_OBJECTS:
+            return None
+        stated = ("colour", "shape") if rng.random() < vague else Add.stated
+        return Add(key, random_object(rng, key, pick(rng, scene.free_cells)), stated)
+    free = [o for o in scene.objects if o.key not in busy]
+    if not free:
+        return None
+    item = pick(rng, free)
+    if kind == "remove":
+        return Remove(item.key) if len(scene.objects) > MIN_OBJECTS else None
+    if kind == "move":
+        return Move(item.key, pick(rng, scene.free_cells))
+    edit = {"recolour": Recolour, "reshape": Reshape, "resize": Resize, "refill": Refill}[kind]
+    return edit(item.key, pick_other(rng, edit.options, getattr(item, edit.name)))
 
 
 def _draw_edits(
@@ -200,3 +244,6 @@ def answers(rng: np.random.Generator, scene: Scene, edits: tuple[Edit, ...], cou
 def kinds(edits: tuple[Edit, ...]) -> list[str]:
     """Name the kinds of edit, each once."""
     return sorted({edit.kind for edit in edits})
+
+
+assert len(PLACES) > MAX_OBJECTS, "a move or an addition needs a free cell"

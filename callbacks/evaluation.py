@@ -1,0 +1,45 @@
+"""What the callbacks that watch an evaluation share: validation and test go through the same three methods."""
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from contextcir.batch import GalleryBatch, ImageFeatures, QueryBatch, QueryFeatures
+
+
+class EvaluationCallback(Callback):
+    """Sends the hooks of validation (stage ``val``) and test to `begin` and `add`."""
+
+    def begin(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Get ready for an evaluation of the stage's protocols."""
+        raise NotImplementedError
+
+    def add(
+        self,
+        pl_module: LightningModule,
+        outputs: QueryFeatures | ImageFeatures,
+        batch: QueryBatch | GalleryBatch,
+        protocol_index: int,
+    ) -> None:
+        """Take in a batch of queries or gallery images, and what the module made of it."""
+        raise NotImplementedError
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin."""
+        self.begin(trainer, pl_module, "val")
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin."""
+        self.begin(trainer, pl_module, "test")
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: QueryFeatures | ImageFeatures,
+        batch: QueryBatch | GalleryBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Add a batch."""
+        self.add(pl_module, outputs, batch, dataloader_idx // 2)  # loaders come in pairs: gallery, queries
+
+    on_test_batch_end = on_validation_batch_end
