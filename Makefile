@@ -16,9 +16,8 @@ $(READY): requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock
 	touch $@
 
-# OMP_WAIT_POLICY: on few cores, waiting threads would take the time of the loader's process.
 demo: $(READY)
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m experiments.demo $(FLAGS)
+	$(BIN)/python -m experiments.demo $(FLAGS)
 
 # The same, much smaller: that it runs through, not that it learns.
 demo-smoke: $(READY)

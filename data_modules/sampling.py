@@ -27,7 +27,7 @@ class TrainingOrder(ABC):
 
     @abstractmethod
     def indices(self, groups: Sequence[Hashable | None], generator: random.Random) -> list[int]:
-        """Return every index of ``groups`` (the image set of each triplet, None for no set) once."""
+        """Return every index of ``groups`` (the `group` of each triplet) once."""
 
     def sampler(self, groups: Sequence[Hashable | None], replicas: int = 1, rank: int = 0) -> "OrderSampler":
         """Return the sampler of one of ``replicas`` ranks."""
