@@ -76,7 +76,7 @@ class AttentionFigures(EvaluationCallback):
         self._games = []
         if not trainer.sanity_checking:
             for protocol in trainer.datamodule.protocols(stage):
-                game = PointingGame(len(protocol.query_ids), pl_module.backbone.grid)
+                game = PointingGame(protocol.query_views * len(protocol.query_ids), pl_module.backbone.grid)
                 self._games.append(game.to(pl_module.device))
 
     def add(

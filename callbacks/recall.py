@@ -11,13 +11,14 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from callbacks.evaluation import EvaluationCallback
-from callbacks.results import Sheet, add_results, make_sheets
+from callbacks.results import Sheet, add_results, make_sheets, provenance
 from contextcir.baselines import ImageOnly, Sum, TextOnly
 from contextcir.batch import GalleryBatch, ImageFeatures, QueryBatch, QueryFeatures
-from contextcir.metrics import CompositionMetric
+from contextcir.metrics import CompositionMetric, average_figures
+from contextcir.protocol import Protocol, averaging_groups
 
 BASELINES = {"image_only": ImageOnly, "text_only": TextOnly, "sum": Sum}
-# Of the baselines only these go to the loggers: the rest is in metrics.json.
+# Of the baselines only these, the headline and the means go to the loggers: the rest is in metrics.json.
 LOGGED = ("recall_at_1", "subset_recall_at_1", "map_at_5")
 
 
@@ -28,6 +29,9 @@ class RecallTable(EvaluationCallback):
     training (from a sanity check over everything, ``--trainer.num_sanity_val_steps=-1``), after training (from the last
     validation), and after ``validate`` and ``test``. It goes to ``metrics.json`` and ``recall_table.md`` in the run's
     folder, figures in percent; the baselines' headline figures also go to the loggers, as ``val_sum_recall_at_1``.
+    Protocols that are averaged (``Protocol.averaged_as``) have one more entry and table for their mean. Every entry
+    states the protocol with all its options, what made the figures (see `provenance`), and how many images the data
+    module went without (``missing_images``).
     """
 
     def __init__(self) -> None:
@@ -47,7 +51,7 @@ class RecallTable(EvaluationCallback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compute the rows, and publish them unless training goes on."""
-        results = self._compute(trainer)
+        results = self._compute(trainer, pl_module)
         if trainer.sanity_checking:
             self._publish(trainer, "fit_start", results)
             return
@@ -59,7 +63,7 @@ class RecallTable(EvaluationCallback):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compute and publish the rows."""
-        results = self._compute(trainer)
+        results = self._compute(trainer, pl_module)
         self._log(pl_module, results)
         self._publish(trainer, "test", results)
 
@@ -96,35 +100,45 @@ class RecallTable(EvaluationCallback):
         for row, baseline in self._baselines.items():
             metrics[row].update_queries(batch.index, baseline(outputs.image, outputs.text).embedding)
 
-    def _compute(self, trainer: Trainer) -> dict[str, dict[str, Any]]:
-        """Return the results by split; all ranks take part. Protocols whose labels are hidden have none."""
+    def _compute(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, dict[str, Any]]:
+        """Return the results by split, then of the means; all ranks take part. Hidden labels give none."""
+        protocols = [metrics["composed"].protocol for metrics in self._metrics]
+        computed = [{row: metric.compute() for row, metric in metrics.items()} for metrics in self._metrics]
+        if not any(rows["composed"] for rows in computed):
+            self._metrics = []
+            return {}
+        made = provenance(trainer, pl_module) | {"epoch": trainer.current_epoch, "step": trainer.global_step}
+        missing_images = getattr(trainer.datamodule, "missing_images", lambda split: 0)
         results = {}
-        for metrics in self._metrics:
-            rows = {row: metric.compute() for row, metric in metrics.items()}
-            protocol, coverage = metrics["composed"].protocol, metrics["composed"].coverage()
-            if not rows["composed"]:
-                continue
-            queries, gallery = len(protocol.query_ids), len(protocol.gallery)
-            if coverage != (queries, gallery):
-                rank_zero_warn(
-                    f"{protocol.benchmark} {protocol.split}: saw {coverage.queries} of {queries} queries and "
-                    f"{coverage.gallery} of {gallery} gallery images: the figures are not comparable"
-                )
-            results[protocol.split] = {
-                "protocol": protocol.describe(),
-                "seen": coverage._asdict(),
-                "epoch": trainer.current_epoch,
-                "step": trainer.global_step,
-                "rows": {row: _plain(figures) for row, figures in rows.items()},
-            }
+        for protocol, metrics, rows in zip(protocols, self._metrics, computed, strict=True):
+            if rows["composed"]:
+                results[protocol.split] = {
+                    "protocol": protocol.describe(),
+                    "seen": _check_coverage(metrics["composed"]),
+                    "missing_images": missing_images(protocol.split),
+                    **made,
+                    "rows": {row: _plain(figures) for row, figures in rows.items()},
+                }
+        averages = {row: average_figures(protocols, [rows[row] for rows in computed]) for row in self._metrics[0]}
+        for word, members in averaging_groups(protocols).items():
+            if word in averages["composed"]:
+                of = [protocols[member] for member in members]
+                results[word] = {
+                    "protocol": _describe_mean(of),
+                    "mean_of": [protocol.split for protocol in of],
+                    "missing_images": sum(results[protocol.split]["missing_images"] for protocol in of),
+                    **made,
+                    "rows": {row: _plain(averages[row][word]) for row in averages},
+                }
         self._metrics = []
         return results
 
     def _log(self, pl_module: LightningModule, results: Mapping[str, dict[str, Any]]) -> None:
         for split, entry in results.items():
+            chosen = {*LOGGED, entry["protocol"]["headline"], *entry["protocol"]["means"]}
             for row in self._baselines:
                 figures = entry["rows"][row]
-                values = {f"{split}_{row}_{name}": figures[name] for name in LOGGED if name in figures}
+                values = {f"{split}_{row}_{name}": value for name, value in figures.items() if name in chosen}
                 # Equal on all ranks already; saying so keeps Lightning from warning about it.
                 pl_module.log_dict(values, sync_dist=True)
 
@@ -152,6 +166,33 @@ def show(sheet: Sheet) -> None:
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(sheet.title, style="bold", highlight=False)
     console.print(table)
+
+
+def _check_coverage(metric: CompositionMetric) -> dict[str, int]:
+    """Return what was seen, and warn unless it was everything."""
+    protocol, coverage = metric.protocol, metric.coverage()
+    queries, gallery = len(protocol.query_ids), len(protocol.gallery)
+    if coverage != (queries, gallery):
+        rank_zero_warn(
+            f"{protocol.benchmark} {protocol.split}: saw {coverage.queries} of {queries} queries and "
+            f"{coverage.gallery} of {gallery} gallery images: the figures are not comparable"
+        )
+    return coverage._asdict()
+
+
+def _describe_mean(protocols: list[Protocol]) -> dict[str, Any]:
+    """Return what the protocols have in common; sizes differ, and there are no means of groups of queries."""
+    described = [protocol.describe() for protocol in protocols]
+    common = {
+        name: value for name, value in described[0].items() if all(other.get(name) == value for other in described)
+    }
+    benchmarks = dict.fromkeys(protocol.benchmark for protocol in protocols)
+    return common | {
+        "benchmark": "+".join(benchmarks),
+        "headline": protocols[0].headline,
+        "split": protocols[0].averaged_as,
+        "strata": {},
+    }
 
 
 def _plain(figures: Mapping[str, Tensor]) -> dict[str, float]:

@@ -1,11 +1,16 @@
 """The result files of a run: ``metrics.json``, and the same figures as tables."""
 
+import hashlib
 import json
 import os
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
 
 METRICS_FILE = "metrics.json"
 TABLE_FILE = "recall_table.md"
@@ -17,6 +22,7 @@ PHASES = {
     "test": "test",
 }
 SHORT = {"recall_at_": "R@", "subset_recall_at_": "Rsub@", "map_at_": "mAP@"}
+SOFT = "soft_"
 
 
 class Sheet(NamedTuple):
@@ -30,6 +36,34 @@ class Sheet(NamedTuple):
         """Return the table in Markdown."""
         lines = [self.header, ["---", *("---:" for _ in self.header[1:])], *self.rows]
         return f"**{self.title}**\n\n" + "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def provenance(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
+    """Return what made the figures of an evaluation, for a result JSON; all ranks take part.
+
+    ``model`` and ``pretrained`` of the backbone. ``checkpoint``: the file of ``--ckpt_path`` and the SHA-256 of its
+    content. Where there was none, as during training, ``checkpoint`` is null, and ``weights`` the SHA-256 over the
+    state dict as it is now.
+    """
+    made: dict[str, Any] = {"model": module.backbone.model_name, "pretrained": module.backbone.pretrained}
+    file = None if trainer.state.fn == "fit" else trainer.ckpt_path
+    if file is not None and Path(file).is_file():
+        with open(file, "rb") as content:
+            return made | {
+                "checkpoint": {"file": str(file), "sha256": hashlib.file_digest(content, "sha256").hexdigest()},
+                "weights": None,
+            }
+    state = trainer.strategy.lightning_module_state_dict()  # a collective where the weights are sharded
+    return made | {"checkpoint": None, "weights": state_digest(state) if trainer.is_global_zero else None}
+
+
+def state_digest(state: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 over the names, types, shapes and contents of tensors, in the order of the names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def add_results(folder: Path, phase: str, split: str, entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,27 +107,43 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def make_sheets(phase: str, split: str, entry: Mapping[str, Any]) -> list[Sheet]:
-    """Return the table of all rows, and the one of the composed row by stratum where the protocol has strata."""
-    protocol, seen, rows = entry["protocol"], entry["seen"], entry["rows"]
+    """Return the tables of an entry: all rows; their soft scores; the composed row by group of queries."""
+    protocol, rows = entry["protocol"], entry["rows"]
     strata = {name: count for name, count in protocol["strata"].items() if _with_suffix(rows["composed"], name)}
     names = [name for name in rows["composed"] if not any(name.endswith(f"_{stratum}") for stratum in strata)]
+    hard = [name for name in names if not name.startswith(SOFT)]
+    soft = [name for name in names if name.startswith(SOFT)]
+    title = f"{protocol['benchmark']} {split}, {PHASES[phase]}"
+    sheets = [_all_rows(f"{title} ({_scope(entry)}; percent)", hard, rows)]
+    if soft:
+        sheets.append(_all_rows(f"{title}: highest relevance among the first, soft targets", soft, rows))
+    if strata:
+        composed = rows["composed"]
+        body = [
+            [stratum.replace("_", " "), f"{count:,}", *_cells(composed[f"{name}_{stratum}"] for name in hard)]
+            for stratum, count in strata.items()
+        ]
+        header = ["group", "queries", *(_short(name) for name in hard)]
+        sheets.append(Sheet(f"{title}: composed, by group", header, body))
+    return sheets
+
+
+def _all_rows(title: str, names: list[str], rows: Mapping[str, Mapping[str, float]]) -> Sheet:
+    body = [[row.replace("_", " "), *_cells(figures[name] for name in names)] for row, figures in rows.items()]
+    return Sheet(title, ["query", *(_short(name) for name in names)], body)
+
+
+def _scope(entry: Mapping[str, Any]) -> str:
+    """What the figures are over: queries and images, or other splits."""
+    if "mean_of" in entry:
+        return f"mean of {', '.join(entry['mean_of'])}"
+    seen, protocol = entry["seen"], entry["protocol"]
     size = " x ".join(
         f"{total:,} {what}" if seen[what] == total else f"{seen[what]:,} of {total:,} {what}"
         for what, total in (("queries", protocol["queries"]), ("gallery", protocol["gallery"]))
     )
-    title = f"{protocol['benchmark']} {split}, {PHASES[phase]} ({size} images; percent)"
-    header = [_short(name) for name in names]
-    body = [[row.replace("_", " "), *_cells(figures[name] for name in names)] for row, figures in rows.items()]
-    sheets = [Sheet(title, ["query", *header], body)]
-    if strata:
-        composed = rows["composed"]
-        body = [
-            [stratum.replace("_", " "), f"{count:,}", *_cells(composed[f"{name}_{stratum}"] for name in names)]
-            for stratum, count in strata.items()
-        ]
-        title = f"{protocol['benchmark']} {split}, {PHASES[phase]}: composed, by group"
-        sheets.append(Sheet(title, ["group", "queries", *header], body))
-    return sheets
+    missing = f", {entry['missing_images']:,} missing" if entry.get("missing_images") else ""
+    return f"{size} images{missing}"
 
 
 def _with_suffix(figures: Mapping[str, float], stratum: str) -> bool:
@@ -101,7 +151,9 @@ def _with_suffix(figures: Mapping[str, float], stratum: str) -> bool:
 
 
 def _short(name: str) -> str:
-    return next((short + name.removeprefix(long) for long, short in SHORT.items() if name.startswith(long)), name)
+    name = name.removeprefix(SOFT)
+    short = (short + name.removeprefix(long) for long, short in SHORT.items() if name.startswith(long))
+    return next(short, name.replace("_", " "))
 
 
 def _cells(values: Iterable[float]) -> list[str]:

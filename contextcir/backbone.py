@@ -49,6 +49,7 @@ class OpenCLIPBackbone(nn.Module):
         super().__init__()
         tokenizer = Tokenizer(model)
         self._adopt(load_clip(model, pretrained, image_size), tokenizer, model)
+        self.pretrained = pretrained
         freeze_all_but_last(self._image_parts(), trainable_image_blocks, "trainable_image_blocks")
         freeze_all_but_last(self._text_parts(), trainable_text_blocks, "trainable_text_blocks")
         self.clip.set_grad_checkpointing(gradient_checkpointing)
@@ -64,6 +65,7 @@ class OpenCLIPBackbone(nn.Module):
     def _adopt(self, clip: nn.Module, tokenizer: Tokenizer, name: str) -> None:
         check_towers(clip, name)
         self.clip = clip
+        self.model_name, self.pretrained = name, None  # for result files
         self.tokenizer = tokenizer
         text_width = self._text.ln_final.weight.shape[0]
         self.widths = Widths(clip.visual.conv1.out_channels, text_width, clip.visual.output_dim)

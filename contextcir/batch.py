@@ -49,11 +49,26 @@ class TripletBatch(NamedTuple):
     target_id: Tensor
 
 
+class StoredEmbeddings(NamedTuple):
+    """What was computed in an earlier evaluation.
+
+    ``embedding`` (B, E), in the precision of the store and with any numbers where there is none. ``missing`` (M,)
+    int64: the rows without one, rising.
+    """
+
+    embedding: Tensor
+    missing: Tensor
+
+
 class GalleryBatch(NamedTuple):
-    """Gallery images. ``index`` (B,) int64: position in the `Protocol`'s gallery. ``image`` (B, 3, S, S)."""
+    """Gallery images. ``index`` (B,) int64: position in the `Protocol`'s gallery. ``image`` (B, 3, S, S).
+
+    Where a store of embeddings is in use, there is ``stored``, and ``image`` (M, 3, S, S) holds what it lacks only.
+    """
 
     index: Tensor
     image: Tensor
+    stored: StoredEmbeddings | None = None
 
 
 class TokenBatch(NamedTuple):

@@ -17,16 +17,39 @@ ROUNDING = 1e-6
 class ConceptMaps(NamedTuple):
     """Attention of P phrases in the context of their captions, and alone.
 
-    ``context`` L maps (B, H, V, T) of the captions; ``isolated`` L maps (P, H, V, Tp) of the phrases as texts of their
-    own, over the image of their caption. ``owner`` (P,) row of the caption. ``context_tokens`` (P, T) bool and
-    ``isolated_tokens`` (P, Tp) bool: the tokens of the phrase, without start and end of text. V begins with CLS.
+    ``context`` L maps (B, H, V, T) of the captions; ``isolated`` L maps (I, H, V, Tp) of the I different phrases as
+    texts of their own, over the image of their caption: the same words on the same image are there once. ``owner``
+    (P,) row of the caption, ``alone`` (P,) row of the isolated phrase. ``context_tokens`` (P, T) bool and
+    ``isolated_tokens`` (I, Tp) bool: the tokens of the phrase, without start and end of text. V begins with CLS.
     """
 
     context: tuple[Tensor, ...]
     isolated: tuple[Tensor, ...]
     owner: Tensor
+    alone: Tensor
     context_tokens: Tensor
     isolated_tokens: Tensor
+
+
+class DistinctPhrases:
+    """What differs among P phrases, given the number of each one's image and its words.
+
+    ``texts``: every wording once. `rows` tells which phrases share their isolated maps.
+    """
+
+    def __init__(self, images: list[int], texts: list[str]) -> None:
+        self._pairs = list(zip(images, texts, strict=True))
+        self.texts = list(dict.fromkeys(texts))
+
+    def rows(self) -> tuple[list[int], list[int], list[int]]:
+        """Return, for each of the I pairs of image and words, a phrase with it (I,) and the row of its text (I,);
+        and for each phrase the row of its pair (P,)."""
+        first: dict[tuple[int, str], int] = {}
+        for position, pair in enumerate(self._pairs):
+            first.setdefault(pair, position)
+        number = {pair: row for row, pair in enumerate(first)}
+        text_row = {text: row for row, text in enumerate(self.texts)}
+        return list(first.values()), [text_row[text] for _, text in first], [number[pair] for pair in self._pairs]
 
 
 class TextConceptConsistency(nn.Module):
@@ -48,11 +71,12 @@ class TextConceptConsistency(nn.Module):
         Phrases without a token in their (cut) caption are left out. Without any phrase it is 0, with zero gradients;
         every rank has to call it all the same, and ``isolated`` may then be empty.
         """
-        found = maps.context_tokens.any(dim=1) & maps.isolated_tokens.any(dim=1)  # (P,)
+        found = maps.context_tokens.any(dim=1) & maps.isolated_tokens.any(dim=1)[maps.alone]  # (P,)
         context = phrase_maps(maps.context, maps.owner[found], maps.context_tokens[found])  # (F, V - 1)
         isolated = context.detach()  # (F, V - 1)
         if found.any():  # else there may not have been an isolated pass
-            isolated = phrase_maps(maps.isolated, found.nonzero().squeeze(1), maps.isolated_tokens[found]).detach()
+            rows = maps.alone[found]  # (F,)
+            isolated = phrase_maps(maps.isolated, rows, maps.isolated_tokens[rows]).detach()
         excess = (F.threshold((context - isolated).abs(), ROUNDING, 0.0) - self.epsilon).relu()
         count = found.sum()
         if world_size() > 1:

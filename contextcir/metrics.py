@@ -1,26 +1,22 @@
 """One torchmetrics.Metric that turns embeddings and a `Protocol` into the benchmark's figures."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.distributed
 from torch import Tensor
+from torch.nn import functional
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from contextcir.protocol import Protocol
-from contextcir.ranking import (
-    average_precision_at,
-    pad_rows,
-    recall_at,
-    score_chunks,
-    subset_ranks,
-    target_ranks,
-    without,
-)
+from contextcir.protocol import Protocol, averaging_groups
+from contextcir.ranking import score_chunks
+from contextcir.scoring import known_answers, score_queries
 
 Side = Literal["gallery", "queries"]
+ROWS = 8192  # embeddings that are copied at a time
 
 
 class Coverage(NamedTuple):
@@ -34,8 +30,11 @@ class CompositionMetric(Metric):
     """Score composed queries against a gallery by the rules of a `Protocol`.
 
     Every rank feeds the embeddings that it has made, with their positions in the protocol; what arrives twice (padded
-    samplers repeat samples) counts once, in whatever order it arrives. A target that was never fed has rank infinity:
-    `coverage` tells whether the evaluation was a full one.
+    samplers repeat samples) counts once, in whatever order it arrives. A target that was never fed has rank infinity,
+    and a query is seen once all of its views are: `coverage` tells whether the evaluation was a full one.
+
+    Beyond the embeddings that were fed, `compute` takes the memory of one copy of them in their own precision, and of
+    part of the score matrix (128 MB).
     """
 
     full_state_update = False
@@ -55,7 +54,7 @@ class CompositionMetric(Metric):
         self.update("gallery", index, embeddings)
 
     def update_queries(self, index: Tensor, embeddings: Tensor) -> None:
-        """Add queries: positions ``index`` (B,) in the protocol, ``embeddings`` (B, E)."""
+        """Add queries: positions ``index`` (B,) in the protocol (see its ``query_views``), ``embeddings`` (B, E)."""
         self.update("queries", index, embeddings)
 
     def update(self, side: Side, index: Tensor, embeddings: Tensor) -> None:
@@ -74,12 +73,13 @@ class CompositionMetric(Metric):
         The mean of each is over the queries seen; a stratum with none of its queries seen is left out. Returns ``{}``
         where the labels are hidden or where nothing was fed.
         """
-        queries, query_index = self._seen("queries", len(self.protocol.query_ids))
+        queries, query_index = self._mean_of_views()
         gallery, gallery_index = self._seen("gallery", len(self.protocol.gallery))
         self._coverage = Coverage(len(query_index), len(gallery_index))
         if not (self.protocol.labelled and len(query_index) and len(gallery_index)):
             return {}
-        per_query = self._per_query(queries, query_index, gallery, gallery_index)
+        answers = known_answers(self.protocol, query_index, gallery_index)
+        per_query = score_queries(self.protocol, answers, score_chunks(queries, gallery))
         figures = {name: 100 * values.mean() for name, values in per_query.items()}
         for stratum, members in self.protocol.strata.items():
             chosen = torch.isin(query_index, torch.tensor(members, device=query_index.device))
@@ -127,7 +127,7 @@ class CompositionMetric(Metric):
         index, embeddings = getattr(self, f"{side}_index"), getattr(self, f"{side}_embedding")
         if not len(index):
             return torch.empty(0, 0, device=self.device), torch.empty(0, dtype=torch.int64, device=self.device)
-        index, embeddings = dim_zero_cat(index), dim_zero_cat(embeddings)
+        index, pieces = dim_zero_cat(index), [embeddings] if isinstance(embeddings, Tensor) else embeddings
         unique, inverse = index.unique(return_inverse=True)
         if not 0 <= int(unique[0]) <= int(unique[-1]) < size:
             outside = int(unique[0]) if unique[0] < 0 else int(unique[-1])
@@ -135,37 +135,42 @@ class CompositionMetric(Metric):
             raise ValueError(f"{name}: {side} index {outside} is outside the protocol's {size}")
         arrival = torch.arange(len(index), device=index.device)
         first = torch.full_like(unique, len(index)).scatter_reduce_(0, inverse, arrival, "amin")
-        return embeddings[first], unique
+        # Straight from the pieces, some rows at a time: joining them first would be one more copy of a large gallery.
+        dtype = reduce(torch.promote_types, (piece.dtype for piece in pieces))
+        kept = pieces[0].new_empty(len(unique), pieces[0].shape[1], dtype=dtype)
+        start = 0
+        for part in (part for piece in pieces for part in piece.split(ROWS)):
+            rows = ((first >= start) & (first < start + len(part))).nonzero().flatten()
+            kept[rows] = part[first[rows] - start].to(dtype)
+            start += len(part)
+        return kept, unique
 
-    def _per_query(
-        self, queries: Tensor, query_index: Tensor, gallery: Tensor, gallery_index: Tensor
-    ) -> dict[str, Tensor]:
-        """Return every metric as one value in 0..1 per query seen (N,)."""
-        protocol, device = self.protocol, gallery.device
-        # Column of each gallery image among those seen; the extra last entry maps "none" (-1) to itself.
-        column = torch.full((len(protocol.gallery) + 1,), -1, device=device)
-        column[gallery_index] = torch.arange(len(gallery_index), device=device)
-        chosen = query_index.tolist()
+    def _mean_of_views(self) -> tuple[Tensor, Tensor]:
+        """Return one embedding (N, E) of each query whose views have all been fed, and their positions (N,)."""
+        queries, views = len(self.protocol.query_ids), self.protocol.query_views
+        embeddings, index = self._seen("queries", views * queries)
+        if views == 1:
+            return embeddings, index
+        found, times = (index % queries).unique(return_counts=True)
+        complete = found[times == views]
+        mean = torch.zeros(len(complete), embeddings.shape[1], device=embeddings.device)
+        for view in range(views):
+            rows = torch.searchsorted(index, complete + view * queries)
+            mean += functional.normalize(embeddings[rows].float(), dim=-1) / views
+        return mean, complete
 
-        def columns(rows: list[tuple[int, ...]]) -> Tensor:
-            return column[pad_rows(rows).to(device)]
 
-        targets = columns([protocol.targets[query] for query in chosen])  # (N, K)
-        references = columns([(protocol.references[query],) for query in chosen])  # (N, 1)
-        subsets = columns([protocol.subsets[query] if protocol.subsets else () for query in chosen])  # (N, M)
-        subsets = subsets.masked_fill(subsets == references, -1)
-        relevant = torch.tensor([len(protocol.targets[query]) for query in chosen], device=device)
+def average_figures(
+    protocols: Sequence[Protocol], figures: Sequence[Mapping[str, Tensor]]
+) -> dict[str, dict[str, Tensor]]:
+    """Return the plain mean of the figures of protocols that are ``averaged_as`` one word, by this word.
 
-        in_gallery, in_subset = [], []
-        for rows, scores in score_chunks(queries, gallery):
-            if protocol.subset_recall_at:
-                in_subset.append(subset_ranks(scores, targets[rows], subsets[rows]))
-            if protocol.exclude_reference:
-                scores = without(scores, references[rows])
-            in_gallery.append(target_ranks(scores, targets[rows]))
-        ranks = torch.cat(in_gallery)  # (N, K)
-        values = {f"recall_at_{k}": recall_at(ranks, k) for k in protocol.recall_at}
-        if protocol.subset_recall_at:
-            ranks_in_subset = torch.cat(in_subset)  # (N, K)
-            values |= {f"subset_recall_at_{k}": recall_at(ranks_in_subset, k) for k in protocol.subset_recall_at}
-        return values | {f"map_at_{k}": average_precision_at(ranks, k, relevant) for k in protocol.average_precision_at}
+    ``figures``: of each protocol, by name; of groups of queries there are no means. A word is left out if one of its
+    protocols has no figures.
+    """
+    averages = {}
+    for word, members in averaging_groups(protocols).items():
+        if all(figures[member] for member in members):
+            names = protocols[members[0]].metric_names()
+            averages[word] = {name: torch.stack([figures[member][name] for member in members]).mean() for name in names}
+    return averages

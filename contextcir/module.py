@@ -12,11 +12,12 @@ from torch.nn import functional
 
 from contextcir.backbone import OpenCLIPBackbone, Widths
 from contextcir.batch import GalleryBatch, ImageFeatures, QueryBatch, QueryFeatures, TripletBatch
-from contextcir.concept import ConceptMaps, TextConceptConsistency
+from contextcir.concept import ConceptMaps, DistinctPhrases, TextConceptConsistency
 from contextcir.contrastive import InfoNCE
 from contextcir.fusion import CrossAttentionFusion, Fusion
-from contextcir.metrics import CompositionMetric
+from contextcir.metrics import CompositionMetric, average_figures
 from contextcir.optim import AdamWWarmupCosine
+from contextcir.protocol import averaging_groups
 
 
 class ContextCIR(LightningModule):
@@ -61,6 +62,21 @@ class ContextCIR(LightningModule):
         """Encode references and captions, and compose them."""
         return self._compose(self.backbone.encode_image(batch.reference), batch.captions)
 
+    def encode_gallery(self, batch: GalleryBatch) -> ImageFeatures:
+        """Encode the images of a batch, but for those whose embeddings were stored.
+
+        With a store, all embeddings are rounded to its precision, so that figures do not depend on who encoded what;
+        tokens, which nobody has stored, are (B, 0, D).
+        """
+        if batch.stored is None:
+            return self.backbone.encode_image(batch.image)
+        embedding, missing = batch.stored
+        if len(missing):
+            encoded = self.backbone.encode_image(batch.image).embedding
+            with torch.autocast(embedding.device.type, enabled=False):  # which can't have two low precisions at once
+                embedding = embedding.index_copy(0, missing, encoded.to(embedding.dtype))
+        return ImageFeatures(embedding.new_empty(len(embedding), 0, self.backbone.widths.vision), embedding)
+
     def _compose(self, image: ImageFeatures, captions: Sequence[str]) -> QueryFeatures:
         text = self.backbone.encode_text(self.backbone.tokenizer(captions))
         return QueryFeatures(image, text, self.fusion(image, text))
@@ -87,25 +103,33 @@ class ContextCIR(LightningModule):
             raise ValueError(f"{type(self.fusion).__name__} has no attention: choose another --model.fusion")
         return torch.stack(attention)  # (L, B, H, V, T)
 
-    def concept_maps(self, batch: QueryBatch, features: QueryFeatures) -> ConceptMaps:
+    def concept_maps(
+        self, batch: QueryBatch, features: QueryFeatures, reference_id: Tensor | None = None
+    ) -> ConceptMaps:
         """Return the attention of every noun phrase in its caption, and alone over the same reference.
 
-        The isolated pass takes the vision tokens that are there, and encodes nothing but the phrases' own short texts.
+        The isolated pass takes the vision tokens that are there, and encodes nothing but the phrases' own short texts,
+        each once. Rows with the same ``reference_id`` (B,) hold the same image: a phrase is read once over each.
         """
         owner, spans = batch.phrases.owner, batch.phrases.spans
         tokenizer = self.backbone.tokenizer
-        tokens = tokenizer(tokenizer.isolated(batch.captions, owner, spans))
+        image = torch.arange(len(batch.captions)) if reference_id is None else reference_id
+        distinct = DistinctPhrases(image[owner].tolist(), tokenizer.isolated(batch.captions, owner, spans))
+        tokens = tokenizer(distinct.texts)
+        first, text_row, alone = (torch.tensor(x, dtype=torch.long, device=owner.device) for x in distinct.rows())
         isolated: tuple[Tensor, ...] = ()
         if len(owner):
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.concept.detaches_isolated):
                 text = self.backbone.encode_text(tokens)
-                isolated = self.fusion.attention(features.image.tokens[owner], text.tokens, text.valid)
+                vision = features.image.tokens[owner[first]]  # (I, V, D)
+                isolated = self.fusion.attention(vision, text.tokens[text_row], text.valid[text_row])
         return ConceptMaps(
             context=features.fused.attention,
             isolated=isolated,
             owner=owner,
+            alone=alone,
             context_tokens=tokenizer.span_tokens(batch.captions, owner, spans).to(owner.device),
-            isolated_tokens=tokenizer.content(tokens).to(owner.device),
+            isolated_tokens=tokenizer.content(tokens).to(owner.device)[text_row],
         )
 
     def losses(self, batch: TripletBatch) -> dict[str, Tensor]:
@@ -119,7 +143,7 @@ class ContextCIR(LightningModule):
         }
         loss = parts["contrastive"]
         if self.concept is not None:
-            parts["concept"] = self.concept(self.concept_maps(batch.query, features))
+            parts["concept"] = self.concept(self.concept_maps(batch.query, features, batch.reference_id))
             loss = loss + self.concept.weight * parts["concept"]
         return {"loss": loss, **parts}
 
@@ -153,7 +177,7 @@ class ContextCIR(LightningModule):
     def evaluate(self, batch: QueryBatch | GalleryBatch, dataloader_idx: int) -> QueryFeatures | ImageFeatures:
         """Encode a batch of either kind, and add it to the metric of its protocol (loaders alternate)."""
         if isinstance(batch, GalleryBatch):
-            features = self.backbone.encode_image(batch.image)
+            features = self.encode_gallery(batch)
             if self.metrics:
                 self.metrics[dataloader_idx // 2].update_gallery(batch.index, features.embedding)
         else:
@@ -187,13 +211,16 @@ class ContextCIR(LightningModule):
 
     def _begin_metrics(self, stage: str) -> None:
         protocols = self.trainer.datamodule.protocols(stage)
+        averaging_groups(protocols)  # what can't be averaged is to be told now, not after the last image
         self.metrics = nn.ModuleList(CompositionMetric(protocol).to(self.device) for protocol in protocols)
 
     def _log_metrics(self) -> None:
-        for metric in self.metrics:
-            figures = {f"{metric.protocol.split}_{name}": value for name, value in metric.compute().items()}
+        protocols = [metric.protocol for metric in self.metrics]
+        computed = [metric.compute() for metric in self.metrics]
+        by_prefix = [(protocol.split, figures) for protocol, figures in zip(protocols, computed, strict=True)]
+        for prefix, figures in (*by_prefix, *average_figures(protocols, computed).items()):
             # Equal on all ranks already; saying so keeps Lightning from warning about it.
-            self.log_dict(figures, sync_dist=True)
+            self.log_dict({f"{prefix}_{name}": value for name, value in figures.items()}, sync_dist=True)
         self.metrics = nn.ModuleList()
 
     def configure_optimizers(self) -> dict:

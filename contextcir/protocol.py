@@ -1,5 +1,6 @@
 """A benchmark as data: what is ranked, what counts as found, and which figures are reported."""
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,14 +19,25 @@ class Protocol:
         gallery: image names; the position of a name is its gallery index.
         query_ids: keys of the queries in submission files; the position of a key is its query index.
         targets: gallery indices of the right answers, per query; empty for every query where labels are hidden.
+        graded_targets: gallery index -> relevance of images that were judged, per query, beside the `targets` (CIRR's
+            ``target_soft``). Gives ``soft_recall_at_k`` and ``soft_subset_recall_at_k``: the highest relevance among
+            the first k. A negative relevance counts as none, and an image that is not named has none.
         references: gallery index of each query's reference image, -1 where it is not in the gallery.
         exclude_reference: whether the reference is taken out of the gallery before ranking.
         subsets: gallery indices of each query's own small gallery. The reference never competes in it, and the targets
             always do, whether they are listed or not.
-        recall_at: cut-offs k of ``recall_at_k`` on the gallery.
+        query_views: texts per query. The loader yields query q with its text v under index ``v * queries + q``, and the
+            mean of a query's normalised embeddings is what is scored (FashionIQ: both orders of the two captions).
+        recall_at: cut-offs k of ``recall_at_k`` on the gallery; none where answers are looked for in subsets only.
+        recall_of_first: whether only the first of the targets counts for ``recall_at_k`` (CIRCO's official recall);
+            the other metrics take all of them either way.
         subset_recall_at: cut-offs k of ``subset_recall_at_k`` on the query's own subset.
         average_precision_at: cut-offs k of ``map_at_k`` on the gallery.
+        means: names of metrics that are the mean of others, e.g. ``mean_recall`` of recall_at_10 and recall_at_50.
         strata: named groups of query indices; every metric is repeated as ``recall_at_1_<group>``.
+        averaged_as: protocols of a stage that give the same word here are reported once more, as the plain mean of
+            their metrics with this word as prefix: categories ``val_dress``, ``val_shirt``, ``val_toptee`` averaged as
+            ``val`` give ``val_recall_at_10``. They must have the same metrics.
         headline: the metric that chooses checkpoints.
         options: other decisions of the benchmark's reader that change the figures (e.g. how the query text is made).
 
@@ -40,24 +52,32 @@ class Protocol:
     targets: tuple[tuple[int, ...], ...]
     references: tuple[int, ...]
     exclude_reference: bool
+    graded_targets: tuple[Mapping[int, float], ...] | None = None
     subsets: tuple[tuple[int, ...], ...] | None = None
+    query_views: int = 1
     recall_at: tuple[int, ...] = (1, 5, 10, 50)
+    recall_of_first: bool = False
     subset_recall_at: tuple[int, ...] = ()
     average_precision_at: tuple[int, ...] = ()
+    means: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     strata: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    averaged_as: str | None = None
     headline: str = "recall_at_1"
     options: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not WORD.fullmatch(self.split):
-            self._fail("split", f"expected a word like 'val' (letters, digits, _), got {self.split!r}")
+        for name, word in (("split", self.split), ("averaged_as", self.averaged_as)):
+            if word is not None and not WORD.fullmatch(word):
+                self._fail(name, f"expected a word like 'val' (letters, digits, _), got {word!r}")
         if not self.gallery or not self.query_ids:
             empty = "query_ids" if self.gallery else "gallery"
             self._fail(empty, "is empty: there is nothing to rank")
         self._check_distinct("gallery", self.gallery)
         self._check_distinct("query_ids", self.query_ids)
-        for name in ("targets", "references", *(() if self.subsets is None else ("subsets",))):
-            if len(getattr(self, name)) != len(self.query_ids):
+        if self.query_views < 1:
+            self._fail("query_views", f"expected at least 1, got {self.query_views}")
+        for name in ("targets", "references", "subsets", "graded_targets"):
+            if getattr(self, name) is not None and len(getattr(self, name)) != len(self.query_ids):
                 self._fail(name, f"expected one per query ({len(self.query_ids)}), got {len(getattr(self, name))}")
         for name in ("recall_at", "subset_recall_at", "average_precision_at"):
             cutoffs = getattr(self, name)
@@ -67,6 +87,7 @@ class Protocol:
             self._fail("subset_recall_at", "asks for recall in subsets, but `subsets` is None")
         for query in range(len(self.query_ids)):
             self._check_query(query)
+        self._check_means()
         for name, members in self.strata.items():
             if not WORD.fullmatch(name):
                 self._fail("strata", f"expected a word as the name of a group, got {name!r}")
@@ -84,11 +105,7 @@ class Protocol:
 
     def metric_names(self) -> tuple[str, ...]:
         """Return the metrics over all queries, in reporting order, without split prefix or stratum suffix."""
-        return (
-            *(f"recall_at_{k}" for k in self.recall_at),
-            *(f"subset_recall_at_{k}" for k in self.subset_recall_at),
-            *(f"map_at_{k}" for k in self.average_precision_at),
-        )
+        return (*self._measured(), *self.means)
 
     def describe(self) -> dict[str, object]:
         """Return everything that decides the figures, ready for a result JSON."""
@@ -100,15 +117,31 @@ class Protocol:
             "labelled": self.labelled,
             "targets_per_query_max": max(len(targets) for targets in self.targets),
             "exclude_reference": self.exclude_reference,
+            "graded_targets": self.graded_targets is not None,
             "subsets": self.subsets is not None,
+            "query_views": self.query_views,
+            "ties": "against the targets",
             "recall_at": list(self.recall_at),
+            "recall_of_first": self.recall_of_first,
             "subset_recall_at": list(self.subset_recall_at),
             "average_precision_at": list(self.average_precision_at),
             "average_precision_denominator": "min(targets, k)",
+            "means": {name: list(parts) for name, parts in self.means.items()},
             "strata": {name: len(members) for name, members in self.strata.items()},
+            "averaged_as": self.averaged_as,
             "headline": self.headline,
             **self.options,
         }
+
+    def _measured(self) -> tuple[str, ...]:
+        graded = self.graded_targets is not None
+        return (
+            *(f"recall_at_{k}" for k in self.recall_at),
+            *(f"subset_recall_at_{k}" for k in self.subset_recall_at),
+            *(f"map_at_{k}" for k in self.average_precision_at),
+            *(f"soft_recall_at_{k}" for k in self.recall_at if graded),
+            *(f"soft_subset_recall_at_{k}" for k in self.subset_recall_at if graded),
+        )
 
     def _check_query(self, query: int) -> None:
         targets, reference = self.targets[query], self.references[query]
@@ -122,6 +155,22 @@ class Protocol:
             self._check_indices("subsets", self.subsets[query], query)
             if reference in targets:
                 self._fail("targets", "holds the reference, which never competes in a subset", query)
+        if self.graded_targets is not None:
+            graded = self.graded_targets[query]
+            if graded and not self.labelled:
+                self._fail("graded_targets", "names images, although `targets` is empty", query)
+            self._check_indices("graded_targets", tuple(graded), query)
+            for image, relevance in graded.items():
+                if not (math.isfinite(relevance) and relevance <= 1):
+                    self._fail("graded_targets", f"expected a relevance up to 1, got {relevance} for {image}", query)
+
+    def _check_means(self) -> None:
+        known = self._measured()
+        for name, parts in self.means.items():
+            if not WORD.fullmatch(name) or name in known:
+                self._fail("means", f"expected a word that is no metric's name yet, got {name!r}")
+            if not parts or not set(parts) <= set(known):
+                self._fail("means", f"{name!r} expected some of {', '.join(known)}, got {list(parts)}")
 
     def _check_indices(self, name: str, indices: Sequence[int], query: int) -> None:
         for index in indices:
@@ -140,3 +189,27 @@ class Protocol:
     def _fail(self, name: str, problem: str, query: int | None = None) -> None:
         where = "" if query is None else f" of query {self.query_ids[query]} (position {query})"
         raise ValueError(f"protocol {self.benchmark} {self.split}: {name}{where} {problem}")
+
+
+def averaging_groups(protocols: Sequence[Protocol]) -> dict[str, tuple[int, ...]]:
+    """Return the positions of the protocols of a stage that are averaged, by the word that they are ``averaged_as``.
+
+    Raises:
+        ValueError: if two protocols or means would be reported under one name, or protocols that are averaged do not
+            have the same metrics.
+    """
+    splits = [protocol.split for protocol in protocols]
+    groups: dict[str, list[int]] = {}
+    for position, protocol in enumerate(protocols):
+        if protocol.split in splits[:position]:
+            protocol._fail("split", "is that of another protocol of the same stage: name every split once")
+        if protocol.averaged_as is not None:
+            groups.setdefault(protocol.averaged_as, []).append(position)
+    for word, members in groups.items():
+        first = protocols[members[0]]
+        if word in splits:
+            first._fail("averaged_as", f"is {word!r}, which is a split of the same stage")
+        for member in members:
+            if protocols[member].metric_names() != first.metric_names():
+                protocols[member]._fail("averaged_as", f"is {word!r}, but {first.split} has other metrics")
+    return {word: tuple(members) for word, members in groups.items()}

@@ -8,12 +8,15 @@ Letters: Q queries, G gallery, K targets per query (rows padded with -1), M memb
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 OUT = -math.inf
+PIECE = 1024  # gallery images that are converted to float32 at a time
+TILE = 16  # sides of matrix products are multiples of this
 
 
 def pad_rows(rows: Sequence[Sequence[int]]) -> Tensor:
@@ -22,19 +25,56 @@ def pad_rows(rows: Sequence[Sequence[int]]) -> Tensor:
     return torch.tensor([[*row, *(-1,) * (width - len(row))] for row in rows], dtype=torch.int64).view(len(rows), width)
 
 
+def pad_values(rows: Sequence[Sequence[float]]) -> Tensor:
+    """Return ragged rows of numbers as one (len(rows), longest) float32 tensor, padded with 0."""
+    width = max((len(row) for row in rows), default=0)
+    return torch.tensor([[*row, *(0.0,) * (width - len(row))] for row in rows]).view(len(rows), width)
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Multiply float32 matrices as such for a while, also where training was allowed TF32 or bfloat16 products."""
+    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+    before = [backend.fp32_precision for backend in backends]
+    for backend in backends:
+        backend.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        for backend, precision in zip(backends, before, strict=True):
+            backend.fp32_precision = precision
+
+
+@torch.no_grad()
+def cosine_scores(queries: Tensor, gallery: Tensor) -> Tensor:
+    """Return the cosine (Q, G) in float32 of queries (Q, E) and gallery images (G, E), in any dtype and of any length.
+
+    The gallery is converted and normalised `PIECE` images at a time: features in half precision are never held in
+    float32 as a whole, and a piece that is still in the processor's cache costs next to nothing. Equal images get
+    equal scores, to the last bit, wherever they are: all products have sides of multiples of `TILE`, because a
+    matrix product computes what is left over at its border by another kernel.
+    """
+    rows, columns = len(queries), len(gallery)
+    queries = F.pad(F.normalize(queries.float(), dim=-1), (0, 0, 0, -rows % TILE))  # (Q + padding, E)
+    scores = queries.new_empty(len(queries), columns + -columns % TILE)
+    for start in range(0, columns, PIECE):
+        piece = F.normalize(gallery[start : start + PIECE].float(), dim=-1)
+        piece = F.pad(piece, (0, 0, 0, -len(piece) % TILE))  # (G' + padding, E)
+        with full_precision():  # autocast leaves a product alone whose place is given
+            torch.mm(queries, piece.T, out=scores[:, start : start + len(piece)])
+    return scores[:rows, :columns]
+
+
 def score_chunks(queries: Tensor, gallery: Tensor, elements: int = 2**25) -> Iterator[tuple[slice, Tensor]]:
     """Yield rows of the cosine score matrix, at most about ``elements`` scores at a time (2^25 are 128 MB).
 
-    ``queries`` (Q, E) and ``gallery`` (G, E) need not be normalised: it happens here, in float32. Yields a slice of
-    query rows and their scores (rows, G), which the caller may change in place.
+    ``queries`` (Q, E) and ``gallery`` (G, E) as in `cosine_scores`. Yields a slice of query rows and their scores
+    (rows, G), which the caller may change in place.
     """
-    queries = F.normalize(queries.float(), dim=-1)
-    gallery = F.normalize(gallery.float(), dim=-1).T
-    # Even pieces: a single left-over row would go through another kernel, which breaks exact ties.
-    chunks = min(len(queries), math.ceil(len(queries) * max(gallery.shape[1], 1) / elements))
+    chunks = min(len(queries), math.ceil(len(queries) * max(len(gallery), 1) / elements))
     start = 0
     for piece in queries.tensor_split(chunks) if chunks else ():
-        yield slice(start, start + len(piece)), piece @ gallery
+        yield slice(start, start + len(piece)), cosine_scores(piece, gallery)
         start += len(piece)
 
 
@@ -92,6 +132,29 @@ def subset_ranks(scores: Tensor, targets: Tensor, subsets: Tensor) -> Tensor:
     own = pick(scores, targets)  # (Q, K)
     listed = (subsets[:, :, None] == targets[:, None, :]).any(2)  # (Q, M)
     return ranks_among(own, count_ahead(pick(scores, subsets.masked_fill(listed, -1)), own))
+
+
+def graded_ranks(scores: Tensor, own: Tensor, relevance: Tensor) -> Tensor:
+    """Return the rank (Q, K) of images with a relevance, where among equal scores the less relevant come first.
+
+    ``scores`` (Q, N) of all candidates, ``own`` (Q, K) those of the images, -inf for none, ``relevance`` (Q, K). Images
+    of equal score and relevance share the first of their ranks. Infinity where the relevance is 0 or less: all such
+    images count as equal, named or not.
+    """
+    relevant = relevance > 0
+    same = (own[:, :, None] == own[:, None, :]) & relevant[:, None, :]  # (Q, K, K)
+    not_behind = (same & (relevance[:, None, :] >= relevance[:, :, None])).sum(2)  # (Q, K), the image itself among them
+    ranks = (count_ahead(scores, own) - not_behind + 1).float()
+    return ranks.masked_fill(~relevant | own.isnan() | (own == OUT), math.inf)
+
+
+def soft_recall_at(ranks: Tensor, relevance: Tensor, k: int) -> Tensor:
+    """Return the highest relevance (Q,) among the first ``k``, 0 if there is none, from `graded_ranks` (Q, K).
+
+    The figure that the authors of CIRR compute on their validation set (CIRPLANT; Liu et al., ICCV 2021).
+    """
+    found = relevance.float().masked_fill(ranks > k, 0.0)
+    return F.pad(found, (0, 1)).amax(1)  # (Q, K + 1): the zero is there for rows without any image
 
 
 def recall_at(ranks: Tensor, k: int) -> Tensor:

@@ -192,8 +192,7 @@ def published_names(name: str) -> list[str]:
 def published_state(weights: Mapping[str, Tensor], source: Path) -> dict[str, Tensor]:
     """The weights under their published names: no prefix of a wrapper, no copy of the text tower in the parser.
 
-    Older releases of Hugging Face's CLIP wrap each tower once more, and keep indices with the weights. Raises
-    ValueError where it is no such checkpoint.
+    Older Hugging Face CLIPs wrap each tower once more, and hold indices. Raises ValueError for another checkpoint.
     """
     anchors = [name for name in weights if name.endswith(ANCHOR)]
     if len(anchors) != 1:

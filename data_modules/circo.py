@@ -57,10 +57,10 @@ class CIRCO(CompositionDataModule):
     ``COCO2017_unlabeled/annotations/image_info_unlabeled2017.json``, with the images in
     ``COCO2017_unlabeled/unlabeled2017``.
 
-    Scored by mAP@k with denominator min(targets, k) as on the official server, and by recall@k, where any target counts
-    as found (the official recall asks for the one target that the query was written for). ``semantic_aspects`` and the
-    optional integer ``concepts`` of the records give groups for which every metric is repeated. Optional ``phrases``
-    have their spans in the relative caption.
+    Scored as on the official server: mAP@k with denominator min(targets, k), and recall@k of the one target that the
+    query was written for. ``semantic_aspects`` and the optional integer ``concepts`` of the records give groups for
+    which every metric is repeated; the official figure of an aspect is its mAP@10. Optional ``phrases`` have their
+    spans in the relative caption.
 
     Args:
         root: folder with annotations and images.
@@ -114,6 +114,7 @@ class CIRCO(CompositionDataModule):
             references=tuple(index[record.reference] for record in records),
             exclude_reference=self.exclude_reference,
             recall_at=(1, 5, 10, 25, 50),
+            recall_of_first=True,
             average_precision_at=(5, 10, 25, 50),
             strata={name: tuple(strata[name]) for name in sorted(strata)},
             headline="map_at_5",

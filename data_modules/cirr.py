@@ -17,9 +17,15 @@ class CIRR(CompositionDataModule):
     ``root/annotations``, and for the images in ``img_raw``, ``images`` or beside the annotations.
 
     Scored as all current work does: hard targets, the whole split as gallery without the reference, and the five other
-    images of the reference's set as subset. Records may also have ``phrases`` (``start``, ``end``, and optional
-    ``text`` and ``box`` in pixels of the reference), ``image_size`` and ``concepts`` (an integer; every metric is
-    repeated for each value of it). A blank caption is kept: its text is nothing but the begin and end tokens.
+    images of the reference's set as subset. Where ``target_soft`` says more than that, the soft score of the CIRR
+    authors stands beside it: the highest relevance among the first k. It is taken as it is written: ``target_hard``
+    has no relevance where ``target_soft`` does not name it (37 queries of val), -1.0 counts as none (3 queries of val
+    are left without any relevant image), and the reference, relevant to 37 queries of val, can't be found here either.
+    ``mean_recall`` is that of recall_at_5 and subset_recall_at_1, by which the field chooses models.
+
+    Records may also have ``phrases`` (``start``, ``end``, and optional ``text`` and ``box`` in pixels of the
+    reference), ``image_size`` and ``concepts`` (an integer; every metric is repeated for each value of it). A blank
+    caption is kept: its text is nothing but the begin and end tokens.
 
     Args:
         root: folder with annotations and images.
@@ -62,7 +68,7 @@ class CIRR(CompositionDataModule):
         paths, listed_in = self._read_paths(split)
         file = AnnotationFile(self._find_file("captions", "cap", split), "pairid")
         index = {name: number for number, name in enumerate(paths)}
-        records, subsets = [], []
+        records, subsets, grades = [], [], []
         strata: dict[str, list[int]] = {}
         for position in range(len(file)):
             record = self._record(file, position, paths, listed_in)
@@ -72,20 +78,27 @@ class CIRR(CompositionDataModule):
             members = file.get_images(position, "img_set.members", paths, listed_in)
             subsets.append(tuple(index[name] for name in members))
             records.append(record)
+            grades.append(self._grades(file, position, paths, listed_in))
+            if (grades[-1] is None) != (grades[0] is None):
+                file.fail(0 if grades[0] is None else position, "target_soft", "is missing, but other records have it")
             concepts = file.get_optional(position, "concepts", int)
             if concepts is not None:
                 strata.setdefault(f"concepts_{concepts}", []).append(position)
+        # Where the hard target is the only relevant image of every query, the soft score is the hard one once more.
+        graded = any(grade not in (None, {r.target: 1.0}) for grade, r in zip(grades, records, strict=True))
         protocol = Protocol(
             benchmark=self.benchmark,
             split=split,
             gallery=tuple(paths),
             query_ids=file.ids,
             targets=tuple(() if record.target is None else (index[record.target],) for record in records),
+            graded_targets=tuple(by_index(grade, index) for grade in grades) if graded else None,
             references=tuple(index[record.reference] for record in records),
             exclude_reference=True,
             subsets=tuple(subsets),
             recall_at=(1, 5, 10, 50),
             subset_recall_at=(1, 2, 3),
+            means={"mean_recall": ("recall_at_5", "subset_recall_at_1")},
             strata={name: tuple(strata[name]) for name in sorted(strata)},
             headline="recall_at_1",
         )
@@ -106,6 +119,21 @@ class CIRR(CompositionDataModule):
             image_set=file.get(position, "img_set.id", int),
             image_size=file.get_image_size(position),
         )
+
+    @staticmethod
+    def _grades(file: AnnotationFile, position: int, paths: dict[str, str], listed_in: Path) -> dict[str, float] | None:
+        """Return the optional ``target_soft``: the relevance of judged images by name."""
+        grades = file.get_optional(position, "target_soft", dict)
+        if grades is None:
+            return None
+        if file.get_optional(position, "target_hard", str) is None:
+            file.fail(position, "target_soft", "is there without target_hard: give both, or none to hide the labels")
+        for name, relevance in grades.items():
+            if name not in paths:
+                file.fail(position, "target_soft", f"names image {shorten(name)}, which is not in {listed_in}")
+            if type(relevance) not in (int, float) or not -1 <= relevance <= 1:
+                file.fail(position, "target_soft", f"must hold numbers from -1 to 1, got {shorten(relevance)}")
+        return grades
 
     def _read_paths(self, split: str) -> tuple[dict[str, str], Path]:
         """Return the listed paths of all images of a split by name, and the file that lists them."""
@@ -139,3 +167,8 @@ class CIRR(CompositionDataModule):
         if split == self.train_split:
             return "flag --data.train_split"
         return "flag --data.val_splits" if split in self.splits["val"] else "flag --data.test_splits"
+
+
+def by_index(values: dict[str, float], index: dict[str, int]) -> dict[int, float]:
+    """Return values of images by gallery index in the place of the name."""
+    return {index[name]: value for name, value in values.items()}

@@ -10,12 +10,12 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger
 
 from callbacks import RecallTable
-from callbacks.results import Sheet, add_results
+from callbacks.results import add_results
+from tests import toy_evaluation
 from tests.toy_evaluation import (
     GALLERY,
     QUERIES,
     ToyData,
-    ToyModule,
     image_embeddings,
     make_protocol,
     reference,
@@ -23,6 +23,14 @@ from tests.toy_evaluation import (
 )
 
 ROWS = ["composed", "image_only", "text_only", "sum"]
+
+
+class ToyModule(toy_evaluation.ToyModule):
+    """With a backbone that says what it was made from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone.model_name, self.backbone.pretrained = "Toy-B-4", "toy400m"
 
 
 def make_trainer(folder: Path, **options: Any) -> Trainer:
@@ -149,15 +157,11 @@ def test_a_foreign_result_file_is_not_overwritten(tmp_path: Path, content: str) 
     assert (tmp_path / "metrics.json").read_text() == content
 
 
-def test_sheets_are_valid_markdown() -> None:
-    sheet = Sheet("Title", ["query", "R@1"], [["sum", "1.00"]])
-    assert sheet.markdown() == "**Title**\n\n| query | R@1 |\n| --- | ---: |\n| sum | 1.00 |\n"
-
-
+@pytest.mark.parametrize("devices", [2, 3])
 @pytest.mark.skipif(platform.system() == "Darwin", reason="forked ranks are flaky on macOS")
-def test_two_ranks_save_the_same_figures_as_one(tmp_path: Path) -> None:
+def test_several_ranks_save_the_same_figures_as_one(tmp_path: Path, devices: int) -> None:
     alone, ranks = tmp_path / "alone", tmp_path / "ranks"
     make_trainer(alone).validate(ToyModule(), datamodule=ToyData(), verbose=False)
-    trainer = make_trainer(ranks, strategy="ddp_fork", devices=2)
+    trainer = make_trainer(ranks, strategy="ddp_fork", devices=devices)
     trainer.validate(ToyModule(), datamodule=ToyData(), verbose=False)
     assert saved(ranks) == saved(alone)

@@ -43,6 +43,7 @@ def test_official_counts(official: Path) -> None:
 def test_official_protocol(official: Path) -> None:
     val = CIRCO(official).protocols("val")[0]
     assert (val.benchmark, val.split, val.exclude_reference, val.headline) == ("circo", "val", False, "map_at_5")
+    assert val.recall_of_first and val.describe()["recall_of_first"] is True
     assert val.average_precision_at == (5, 10, 25, 50) and val.subsets is None and "8" in val.gallery
     assert val.gallery[val.references[0]] == "271520"
     assert [val.gallery[target] for target in val.targets[0]] == ["355099", "528417", "534704"]

@@ -27,6 +27,7 @@ def test_official_protocol(official: CIRR) -> None:
     val = official.protocols("val")[0]
     assert val.exclude_reference and val.recall_at == (1, 5, 10, 50) and val.subset_recall_at == (1, 2, 3)
     assert val.average_precision_at == () and not val.strata and val.headline == "recall_at_1"
+    assert val.means == {"mean_recall": ("recall_at_5", "subset_recall_at_1")} and val.averaged_as is None
     for protocol in (val, official.protocols("predict")[0]):
         for subset, reference, targets in zip(protocol.subsets, protocol.references, protocol.targets, strict=True):
             assert len(subset) == 6 and reference in subset and reference not in targets
@@ -41,6 +42,19 @@ def test_an_official_record_is_read_as_it_stands(official: CIRR) -> None:
     assert [val.gallery[member] for member in val.subsets[0]] == [
         "dev-430-3-img0", "dev-63-0-img1", "dev-1028-1-img1", "dev-1028-2-img1", "dev-244-0-img0", "dev-1028-2-img0",
     ]  # fmt: skip
+
+
+def test_official_soft_targets_are_taken_as_they_are_written(official: CIRR) -> None:
+    val, test1 = official.protocols("val")[0], official.protocols("predict")[0]
+    assert test1.graded_targets is None and len(val.graded_targets) == 4181
+    values = [relevance for grades in val.graded_targets for relevance in grades.values()]
+    assert {value: values.count(value) for value in set(values)} == {1.0: 4216, -1.0: 807, 0.5: 62, 0.2: 6}
+    hard = [grades.get(target) for grades, (target,) in zip(val.graded_targets, val.targets, strict=True)]
+    assert {value: hard.count(value) for value in set(hard)} == {1.0: 4139, None: 37, -1.0: 3, 0.2: 1, 0.5: 1}
+    assert sum(max(grades.values()) <= 0 for grades in val.graded_targets) == 3
+    references = zip(val.graded_targets, val.references, strict=True)
+    assert sum(grades.get(reference, 0.0) > 0 for grades, reference in references) == 37
+    assert "soft_recall_at_50" in val.metric_names() and "soft_subset_recall_at_3" in val.metric_names()
 
 
 def test_the_blank_caption_is_kept(official: CIRR) -> None:
@@ -142,3 +156,54 @@ def test_queries_are_grouped_by_number_of_concepts(tmp_path: Path) -> None:
 def test_captions_of_any_kind_are_kept(tmp_path: Path, caption: str) -> None:
     data = change(make_cirr(tmp_path), 1, lambda record: record.update(caption=caption))
     assert data.query_batch("val", 0, [1]).captions == [caption]
+
+
+def test_soft_targets_are_an_addition_to_records_that_have_them(tmp_path: Path) -> None:
+    data = change(make_cirr(tmp_path), 1, lambda record: record.update(target_soft={}))
+    assert [list(grades.values()) for grades in data.protocols("val")[0].graded_targets] == [[1.0], [], *[[1.0]] * 4]
+    for position in range(6):
+        data = change(tmp_path, position, lambda record: record.update(target_soft=None))
+    protocol = data.protocols("val")[0]
+    assert protocol.graded_targets is None and not any(name.startswith("soft") for name in protocol.metric_names())
+
+
+def test_soft_targets_that_only_repeat_the_hard_ones_make_no_table_of_their_own(tmp_path: Path) -> None:
+    root = make_cirr(tmp_path)
+    with edited(root / "captions" / "cap.rc2.val.json") as records:
+        assert all(record["target_soft"] == {record["target_hard"]: 1.0} for record in records)
+        other = records[3]["img_set"]["members"][5]
+    protocol = CIRR(root).protocols("val")[0]
+    assert protocol.graded_targets is None and not any(name.startswith("soft") for name in protocol.metric_names())
+    protocol = change(root, 3, lambda record: record["target_soft"].update({other: 0.2})).protocols("val")[0]
+    hard = [{target: 1.0} for (target,) in protocol.targets]
+    assert list(protocol.graded_targets) == [*hard[:3], hard[3] | {protocol.gallery.index(other): 0.2}, *hard[4:]]
+    assert "soft_recall_at_1" in protocol.metric_names()
+
+
+@pytest.mark.parametrize(
+    ("soft", "problem"),
+    [
+        (["val-0-0-img3"], r"field target_soft must be an object, got \['val-0-0-img3'\]"),
+        (
+            {"val-0-0-img9": 1.0},
+            r"field target_soft names image 'val-0-0-img9', which is not in .*split\.rc2\.val\.json",
+        ),
+        ({"val-0-0-img3": "1"}, "field target_soft must hold numbers from -1 to 1, got '1'"),
+        ({"val-0-0-img3": True}, "field target_soft must hold numbers from -1 to 1, got True"),
+        ({"val-0-0-img3": 2.0}, "field target_soft must hold numbers from -1 to 1, got 2.0"),
+        ({"val-0-0-img3": float("nan")}, "field target_soft must hold numbers from -1 to 1, got nan"),
+        (None, "field target_soft is missing, but other records have it"),
+    ],
+)
+def test_wrong_soft_targets_are_told_by_record(tmp_path: Path, soft: object, problem: str) -> None:
+    data = change(make_cirr(tmp_path), 2, lambda record: record.update(target_soft=soft))
+    with pytest.raises(ValueError, match=rf"^record 2 \(pairid 1002\) of .*cap\.rc2\.val\.json: {problem}"):
+        data.setup("validate")
+
+
+def test_soft_targets_without_hard_ones_are_refused(tmp_path: Path) -> None:
+    make_cirr(tmp_path)
+    for position in range(6):
+        data = change(tmp_path, position, lambda record: record.update(target_hard=None))
+    with pytest.raises(ValueError, match=r"^record 0 .*field target_soft is there without target_hard"):
+        data.setup("validate")

@@ -27,6 +27,7 @@ def maps(owner: list[int], batch: int = 3) -> ConceptMaps:
         context,
         tuple(layer[:count].detach().requires_grad_() for layer in isolated),
         torch.tensor(owner, dtype=torch.long),
+        torch.arange(count),
         context_tokens[:count],
         isolated_tokens[:count],
     )
@@ -145,6 +146,7 @@ def part(given: ConceptMaps, captions: slice, phrases: slice) -> ConceptMaps:
         tuple(layer[captions] for layer in given.context),
         tuple(layer[phrases] for layer in given.isolated),
         given.owner[phrases] - captions.start,
+        given.alone[phrases] - phrases.start,
         given.context_tokens[phrases],
         given.isolated_tokens[phrases],
     )

@@ -10,74 +10,16 @@ from torch import Tensor
 from contextcir.metrics import CompositionMetric
 from contextcir.protocol import Protocol
 from tests.distributed import run_ranks
-
-QUERIES, GALLERY, WIDTH = 13, 29, 6
-
-
-def make_protocol(seed: int = 0, **changes: object) -> Protocol:
-    """One to three targets per query; references are in the gallery but for one query; six images per subset."""
-    generator = torch.Generator().manual_seed(seed)
-    orders = [torch.randperm(GALLERY, generator=generator).tolist() for _ in range(QUERIES)]
-    options = {
-        "benchmark": "toy",
-        "split": "val",
-        "gallery": tuple(f"image-{i}" for i in range(GALLERY)),
-        "query_ids": tuple(range(100, 100 + QUERIES)),
-        "targets": tuple(tuple(order[: 1 + i % 3]) for i, order in enumerate(orders)),
-        "references": tuple(-1 if i == 4 else order[5] for i, order in enumerate(orders)),
-        "exclude_reference": True,
-        "subsets": tuple(tuple(order[2 - i % 2 : 8]) for i, order in enumerate(orders)),
-        "recall_at": (1, 5, 10),
-        "subset_recall_at": (1, 2, 3),
-        "average_precision_at": (5, 10),
-        "strata": {"concepts_1": tuple(range(0, QUERIES, 2)), "concepts_2": tuple(range(1, QUERIES, 2))},
-    }
-    return Protocol(**(options | changes))
+from tests.metric_oracle import GALLERY, QUERIES, VIEWS, WIDTH, fed, make_embeddings, make_protocol, make_views, naive
 
 
-def make_embeddings(seed: int = 1) -> tuple[Tensor, Tensor]:
-    """Embeddings with exact ties: gallery images 0 to 5 are the same as images 6 to 11."""
-    generator = torch.Generator().manual_seed(seed)
-    gallery = torch.randn(GALLERY, WIDTH, generator=generator)
-    gallery[6:12] = gallery[:6]
-    return torch.randn(QUERIES, WIDTH, generator=generator), gallery
-
-
-def fed(protocol: Protocol, queries: Tensor, gallery: Tensor) -> CompositionMetric:
-    metric = CompositionMetric(protocol)
-    metric.update_gallery(torch.arange(len(gallery)), gallery)
-    metric.update_queries(torch.arange(len(queries)), queries)
-    return metric
-
-
-def naive(protocol: Protocol, queries: Tensor, gallery: Tensor, chosen: tuple[int, ...]) -> dict[str, float]:
-    """Every metric over the chosen queries, in percent, from sorted lists."""
-    sums = dict.fromkeys(protocol.metric_names(), 0.0)
-    for query in chosen:
-        targets, reference = protocol.targets[query], protocol.references[query]
-        score = torch.nn.functional.cosine_similarity(queries[query][None].double(), gallery.double(), dim=1)
-        score = [round(value, 9) for value in score.tolist()]
-
-        # Falling scores; among equals the targets last.
-        worst_case = sorted((-value, image in targets, image) for image, value in enumerate(score))
-        images = [image for *_, image in worst_case]
-        ranking = [image for image in images if not (protocol.exclude_reference and image == reference)]
-        small = [i for i in images if i != reference and (i in protocol.subsets[query] or i in targets)]
-        for k in protocol.recall_at:
-            sums[f"recall_at_{k}"] += any(image in targets for image in ranking[:k])
-        for k in protocol.subset_recall_at:
-            sums[f"subset_recall_at_{k}"] += any(image in targets for image in small[:k])
-        for k in protocol.average_precision_at:
-            hits = [image in targets for image in ranking[:k]]
-            precision = sum(sum(hits[: i + 1]) / (i + 1) for i in range(len(hits)) if hits[i])
-            sums[f"map_at_{k}"] += precision / min(len(targets), k)
-    return {name: 100 * value / len(chosen) for name, value in sums.items()}
-
-
+@pytest.mark.parametrize("recall_of_first", [True, False])
 @pytest.mark.parametrize("exclude_reference", [True, False])
 @pytest.mark.parametrize("seed", range(5))
-def test_every_figure_equals_the_loop_also_by_stratum(seed: int, exclude_reference: bool) -> None:
-    protocol = make_protocol(seed, exclude_reference=exclude_reference)
+def test_every_figure_equals_the_loop_also_by_stratum(
+    seed: int, exclude_reference: bool, recall_of_first: bool
+) -> None:
+    protocol = make_protocol(seed, exclude_reference=exclude_reference, recall_of_first=recall_of_first)
     queries, gallery = make_embeddings(seed + 10)
     expected = naive(protocol, queries, gallery, tuple(range(QUERIES)))
     for stratum, members in protocol.strata.items():
@@ -114,7 +56,7 @@ def test_a_target_that_was_never_fed_is_not_found() -> None:
 
 
 def test_hidden_labels_or_nothing_fed_give_no_figures() -> None:
-    hidden = make_protocol(targets=((),) * QUERIES)
+    hidden = make_protocol(targets=((),) * QUERIES, graded_targets=None)
     metric = fed(hidden, *make_embeddings())
     assert metric.compute() == {} and metric.coverage() == (QUERIES, GALLERY)
     with pytest.warns(UserWarning, match="before the"):
@@ -124,7 +66,7 @@ def test_hidden_labels_or_nothing_fed_give_no_figures() -> None:
 def test_collapsed_embeddings_find_nothing() -> None:
     protocol = make_protocol(subset_recall_at=(1,), recall_at=(1, 5), average_precision_at=(5,), strata={})
     figures = fed(protocol, torch.ones(QUERIES, WIDTH), torch.ones(GALLERY, WIDTH)).compute()
-    assert all(value == 0 for value in figures.values()) and len(figures) == 4
+    assert all(value == 0 for value in figures.values()) and len(figures) == 8
 
 
 def test_wrong_shapes_and_foreign_indices_are_refused() -> None:
@@ -150,7 +92,14 @@ def test_reset_and_pickling_keep_the_protocol_only() -> None:
 
 def compute_on_rank(rank: int, protocol: Protocol, shares: dict[str, list[list[list[int]]]]) -> list:
     """Feed this rank's share in half precision, and compute twice without feeding more."""
-    metric, (queries, gallery) = CompositionMetric(protocol, compute_with_cache=False), make_embeddings()
+    return compute_views_on_rank(rank, protocol, make_embeddings()[0], shares)
+
+
+def compute_views_on_rank(
+    rank: int, protocol: Protocol, queries: Tensor, shares: dict[str, list[list[list[int]]]]
+) -> list:
+    """The same with the queries' embeddings given."""
+    metric, (_, gallery) = CompositionMetric(protocol, compute_with_cache=False), make_embeddings()
     for part in shares["gallery"][rank]:
         metric.update_gallery(torch.tensor(part), gallery[part].half())
     for part in shares["queries"][rank]:
@@ -158,6 +107,12 @@ def compute_on_rank(rank: int, protocol: Protocol, shares: dict[str, list[list[l
     figures = metric.compute()
     assert figures == metric.compute()
     return [{name: value.item() for name, value in figures.items()}, *metric.coverage()]
+
+
+def share(positions: int, world: int, repeats: int) -> list[list[list[int]]]:
+    """Deal positions to ranks in turn, two at a time, and some of them again, as padding samplers do."""
+    dealt = [[*range(rank, positions, world), *range(repeats)] for rank in range(world)]
+    return [[part[start : start + 2] for start in range(0, len(part), 2)] for part in dealt]
 
 
 UNEVEN = {
@@ -176,10 +131,26 @@ def test_two_ranks_equal_one_process_exactly(shares: dict) -> None:
     assert run_ranks(compute_on_rank, 2, protocol, shares) == [[alone, QUERIES, GALLERY]] * 2
 
 
+@pytest.mark.parametrize(("world", "queries"), [(2, QUERIES), (3, QUERIES), (3, 2), (5, 3)])
+def test_any_number_of_ranks_equals_one_process_exactly(world: int, queries: int) -> None:
+    """Also with more ranks than queries; every rank has other views of them."""
+    protocol, views = make_protocol(query_views=VIEWS), make_views()
+    few = replace(
+        protocol,
+        strata={},
+        **{
+            name: getattr(protocol, name)[:queries]
+            for name in ("query_ids", "targets", "references", "subsets", "graded_targets")
+        },
+    )
+    views = views[: VIEWS * queries]
+    alone = {
+        name: value.item() for name, value in fed(few, views.half(), make_embeddings()[1].half()).compute().items()
+    }
+    assert len(alone) == len(few.metric_names()) and any(alone.values())
+    shares = {"gallery": share(GALLERY, world, 1), "queries": share(VIEWS * queries, world, world % 2)}
+    assert run_ranks(compute_views_on_rank, world, few, views, shares) == [[alone, queries, GALLERY]] * world
+
+
 def test_two_ranks_without_any_gallery_agree_that_there_is_nothing() -> None:
     assert run_ranks(compute_on_rank, 2, make_protocol(), NOTHING_ANYWHERE) == [[{}, QUERIES, 0]] * 2
-
-
-def test_protocols_without_subsets_or_excluded_references_are_scored() -> None:
-    protocol = replace(make_protocol(), subsets=None, subset_recall_at=(), references=(-1,) * QUERIES)
-    assert not any(name.startswith("subset") for name in fed(protocol, *make_embeddings()).compute())

@@ -105,6 +105,22 @@ def test_phrase_maps_equal_those_of_phrases_encoded_one_by_one(model: ContextCIR
         assert ids.tolist() == model.backbone.tokenizer([text]).ids[0, 1:-1].tolist()
 
 
+def test_the_same_words_on_the_same_image_are_read_once(model: ContextCIR, monkeypatch: pytest.MonkeyPatch) -> None:
+    model.concept = TextConceptConsistency()
+    batch = triplets([1, 1, 3, 1], [5, 6, 7, 8])
+    query = batch.query._replace(captions=[CAPTIONS[0]] * 4)
+    start, end = next((start, end) for owner, start, end in SPANS if owner == 0)
+    phrases = query.phrases._replace(
+        owner=torch.arange(4), spans=torch.tensor([[start, end]] * 4), boxes=torch.full((4, 4), torch.nan)
+    )
+    query = query._replace(phrases=phrases, reference=query.reference[[0, 0, 2, 0]])
+    features = model.encode_query(query)
+    apart, together = model.concept_maps(query, features), model.concept_maps(query, features, batch.reference_id)
+    assert [len(maps.isolated[0]) for maps in (apart, together)] == [4, 2]
+    assert together.alone.tolist() == [0, 0, 1, 0]
+    torch.testing.assert_close(model.concept(together), model.concept(apart))
+
+
 def test_the_loss_is_contrastive_plus_weighted_concept_loss_computed_image_by_image(model: ContextCIR) -> None:
     batch = triplets([1, 1, 3, 1], [5, 6, 1, 8])  # image 1: three times reference, once target
     losses = model.losses(batch)

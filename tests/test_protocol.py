@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from contextcir.protocol import Protocol
+from contextcir.protocol import Protocol, averaging_groups
 
 PROTOCOL = Protocol(
     benchmark="toy",
@@ -15,11 +15,15 @@ PROTOCOL = Protocol(
     targets=((1,), (2, 3)),
     references=(0, -1),
     exclude_reference=True,
+    graded_targets=({1: 1.0, 0: -1.0}, {}),
     subsets=((0, 1, 2), (2, 3)),
+    query_views=2,
     recall_at=(1, 5),
     subset_recall_at=(1,),
     average_precision_at=(5, 10),
+    means={"mean_recall": ("recall_at_5", "subset_recall_at_1")},
     strata={"concepts_2": (1,)},
+    averaged_as="all",
     headline="subset_recall_at_1",
     options={"query_text": "caption"},
 )
@@ -54,6 +58,20 @@ PROTOCOL = Protocol(
         ({"strata": {"concepts_2": ()}}, "strata.*empty"),
         ({"strata": {"concepts_2": (0, 0)}}, "strata.*twice"),
         ({"strata": {"concepts_2": (2,)}}, r"strata.*0\.\.1"),
+        ({"query_views": 0}, "query_views expected at least 1, got 0"),
+        ({"averaged_as": "a b"}, "averaged_as expected a word.*'a b'"),
+        ({"graded_targets": ({},)}, r"graded_targets expected one per query \(2\), got 1"),
+        ({"graded_targets": ({4: 1.0}, {})}, r"graded_targets of query 70.*0\.\.3, got 4"),
+        ({"graded_targets": ({}, {2: 1.5})}, "graded_targets of query 71.*relevance up to 1, got 1.5 for 2"),
+        ({"graded_targets": ({}, {2: float("nan")})}, "graded_targets of query 71.*got nan"),
+        ({"targets": ((), ())}, "graded_targets of query 70.*`targets` is empty"),
+        (
+            {"means": {"map_at_5": ("recall_at_1",)}},
+            "means expected a word that is no metric's name yet",
+        ),
+        ({"means": {"mean recall": ("recall_at_1",)}}, "means expected a word.*'mean recall'"),
+        ({"means": {"mean": ("recall_at_2",)}}, r"means 'mean' expected some of recall_at_1.*got \['recall_at_2'\]"),
+        ({"means": {"mean": ()}}, "means 'mean' expected some of"),
         ({"headline": "recall_at_2"}, "headline.*recall_at_2.*recall_at_1, recall_at_5"),
     ],
 )
@@ -65,16 +83,30 @@ def test_contradictions_are_refused_by_field_and_query(changes: dict, message: s
 
 def test_hidden_labels_are_a_state_of_the_whole_protocol() -> None:
     assert PROTOCOL.labelled
-    assert not replace(PROTOCOL, targets=((), ())).labelled
+    assert not replace(PROTOCOL, targets=((), ()), graded_targets=None).labelled
 
 
 def test_a_reference_may_be_a_target_where_it_stays_in_the_gallery() -> None:
-    options = {"targets": ((0,), (2,)), "exclude_reference": False, "subsets": None, "subset_recall_at": ()}
+    options = {
+        "targets": ((0,), (2,)),
+        "exclude_reference": False,
+        "subsets": None,
+        "subset_recall_at": (),
+        "means": {},
+    }
     assert replace(PROTOCOL, **options, headline="recall_at_1").targets[0] == (0,)
 
 
 def test_metric_names_are_in_reporting_order() -> None:
-    assert PROTOCOL.metric_names() == ("recall_at_1", "recall_at_5", "subset_recall_at_1", "map_at_5", "map_at_10")
+    hard = ("recall_at_1", "recall_at_5", "subset_recall_at_1", "map_at_5", "map_at_10")
+    soft = ("soft_recall_at_1", "soft_recall_at_5", "soft_subset_recall_at_1")
+    assert PROTOCOL.metric_names() == (*hard, *soft, "mean_recall")
+    assert replace(PROTOCOL, graded_targets=None).metric_names() == (*hard, "mean_recall")
+
+
+def test_answers_may_be_looked_for_in_subsets_only() -> None:
+    own = replace(PROTOCOL, recall_at=(), average_precision_at=(), means={}, graded_targets=None)
+    assert own.metric_names() == ("subset_recall_at_1",)
 
 
 def test_description_holds_every_option_and_is_json() -> None:
@@ -87,12 +119,38 @@ def test_description_holds_every_option_and_is_json() -> None:
         "labelled": True,
         "targets_per_query_max": 2,
         "exclude_reference": True,
+        "graded_targets": True,
         "subsets": True,
+        "query_views": 2,
+        "ties": "against the targets",
         "recall_at": [1, 5],
+        "recall_of_first": False,
         "subset_recall_at": [1],
         "average_precision_at": [5, 10],
         "average_precision_denominator": "min(targets, k)",
+        "means": {"mean_recall": ["recall_at_5", "subset_recall_at_1"]},
         "strata": {"concepts_2": 1},
+        "averaged_as": "all",
         "headline": "subset_recall_at_1",
         "query_text": "caption",
     }
+
+
+def test_protocols_are_grouped_by_the_word_that_they_are_averaged_as() -> None:
+    first, second = replace(PROTOCOL, split="a"), replace(PROTOCOL, split="b", strata={})
+    other, alone = replace(PROTOCOL, split="c", averaged_as="rest"), replace(PROTOCOL, split="d", averaged_as=None)
+    assert averaging_groups([first, other, second, alone]) == {"all": (0, 2), "rest": (1,)}
+    assert averaging_groups([]) == averaging_groups([alone]) == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"split": "val"}, "toy val: split is that of another protocol of the same stage"),
+        ({"split": "all", "averaged_as": None}, "toy val: averaged_as is 'all', which is a split of the same stage"),
+        ({"split": "b", "recall_at": (1, 5, 10)}, "toy b: averaged_as is 'all', but val has other metrics"),
+    ],
+)
+def test_figures_that_would_share_a_name_or_can_not_be_averaged_are_refused(changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        averaging_groups([PROTOCOL, replace(PROTOCOL, **changes)])
