@@ -70,6 +70,44 @@ class AdamWWarmupCosine:
         return self.final_lr_scale + (1 - self.final_lr_scale) * (1 + math.cos(math.pi * progress)) / 2
 
 
+class AdamWWarmupRestarts(AdamWWarmupCosine):
+    """The schedule of the published code: after the warm-up, cosines one after the other, each longer than the last.
+
+    The first takes ``cycle_steps``, each further one ``cycle_growth`` times as long as the one before it; all fall from
+    full height to ``final_lr_scale`` (Loshchilov and Hutter, SGDR, ICLR 2017). The last need not reach its end.
+    """
+
+    def __init__(
+        self,
+        lr: float = 1e-5,
+        backbone_lr: float = 1e-5,
+        weight_decay: float = 0.01,
+        warmup_steps: int = 500,
+        betas: tuple[float, float] = (0.9, 0.98),
+        eps: float = 1e-8,
+        final_lr_scale: float = 0.0,
+        cycle_steps: int = 2500,
+        cycle_growth: int = 2,
+    ) -> None:
+        super().__init__(lr, backbone_lr, weight_decay, warmup_steps, betas, eps, final_lr_scale)
+        if cycle_steps < 1 or cycle_growth < 1:
+            raise ValueError(
+                f"cycle_steps and cycle_growth must be at least 1, got {cycle_steps} and {cycle_growth} "
+                "(--model.optimizer.cycle_steps, --model.optimizer.cycle_growth)"
+            )
+        self.cycle_steps = cycle_steps
+        self.cycle_growth = cycle_growth
+
+    def scale(self, step: int, total_steps: int) -> float:
+        """Factor of the learning rates at a step, counted from 0."""
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        step, length = step - self.warmup_steps, self.cycle_steps
+        while step >= length:
+            step, length = step - length, length * self.cycle_growth
+        return self.final_lr_scale + (1 - self.final_lr_scale) * (1 + math.cos(math.pi * step / length)) / 2
+
+
 def split_by_decay(modules: Iterable[nn.Module], seen: set[int]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """Trainable parameters that are decayed, and those that are not, without those in `seen`; the rest is noted there.
 

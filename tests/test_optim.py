@@ -5,7 +5,7 @@ import torch
 
 from contextcir.contrastive import LearnedTemperatureInfoNCE
 from contextcir.fusion import CrossAttentionFusion
-from contextcir.optim import AdamWWarmupCosine
+from contextcir.optim import AdamWWarmupCosine, AdamWWarmupRestarts
 from tests import tiny
 
 
@@ -67,6 +67,24 @@ def test_rates_rise_linearly_and_fall_along_a_cosine():
     expected = [0.25, 0.5, 0.75, 1.0] + [0.1 + 0.9 * (1 + math.cos(math.pi * k / 8)) / 2 for k in range(9)]
     assert rates["head"] == pytest.approx([2.0 * x for x in expected])
     assert rates["backbone"] == pytest.approx([0.5 * x for x in expected])
+
+
+def test_restarts_follow_torchs_own_schedule():
+    parameter = torch.nn.Parameter(torch.zeros(()))
+    oracle_optimizer = torch.optim.SGD([parameter], lr=1.0)
+    oracle = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(oracle_optimizer, T_0=4, T_mult=2)
+    expected = [1 / 3, 2 / 3, 1.0]
+    for _ in range(20):
+        expected.append(oracle_optimizer.param_groups[0]["lr"])
+        oracle_optimizer.step()
+        oracle.step()
+    schedule = AdamWWarmupRestarts(warmup_steps=3, cycle_steps=4)
+    assert [schedule.scale(step, 1000) for step in range(23)] == pytest.approx(expected)
+
+
+def test_a_cycle_without_length_is_refused():
+    with pytest.raises(ValueError, match=r"--model\.optimizer\.cycle_steps"):
+        AdamWWarmupRestarts(cycle_steps=0)
 
 
 def test_a_run_shorter_than_the_warm_up_still_rises():
