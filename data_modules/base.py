@@ -1,54 +1,45 @@
 """What all data modules share: loaders, protocols, and single queries and images for callbacks."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from lightning.pytorch import LightningDataModule
 from PIL import Image
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from contextcir.batch import QueryBatch
+from contextcir.gallery import GalleryStore
 from contextcir.protocol import Protocol
+from data_modules.gallery import Collate, GallerySampler, gallery_source
 from data_modules.images import ImageStore, find_images
+from data_modules.missing import Part, find_missing, without_missing
 from data_modules.sampling import Shuffled, TrainingOrder
 from data_modules.triplets import (
+    Evaluation,
     GalleryDataset,
     Preprocess,
     QueryDataset,
-    QueryRecord,
-    Source,
+    TrainingSet,
     TripletDataset,
-    collate_gallery,
     collate_queries,
     collate_triplets,
 )
 
-
-class TrainingSet(NamedTuple):
-    """Triplets to train on. ``image_paths``: listed path of every image by name."""
-
-    records: tuple[QueryRecord, ...]
-    image_paths: Mapping[str, str]
-    source: Source
+__all__ = ["CompositionDataModule", "Evaluation", "TrainingSet"]
 
 
-class Evaluation(NamedTuple):
-    """A protocol and the queries that it scores, in its order. ``image_paths``: listed path of every image by name."""
-
-    protocol: Protocol
-    records: tuple[QueryRecord, ...]
-    image_paths: Mapping[str, str]
-    source: Source
+TRAINING = "(training)"  # stands beside the names of splits, and can't be one
 
 
 class CompositionDataModule(LightningDataModule):
     """Base of the benchmarks: a subclass reads annotation files, everything else is here.
 
     Subclasses implement `read_training`, `read_evaluation` and `image_folders`. Annotations are read when a stage first
-    needs them; images only when they are loaded, so that protocols can be had without any.
+    needs them; images only when they are loaded, so that protocols can be had without any. That all of them exist is
+    made sure of before anything is trained on or scored.
+
+    Set ``gallery_store`` (the callback StoreGallery does) to take gallery embeddings from disk.
 
     Args:
         root: folder with annotations and images.
@@ -59,6 +50,8 @@ class CompositionDataModule(LightningDataModule):
         num_workers: processes that load images, per rank; 0 loads them in the main process.
         order: in which order an epoch goes through the triplets: Shuffled, GroupedByImageSet or GroupedByReference.
         preprocess: PIL image to tensor (3, S, S); None for the ``preprocess`` of the model.
+        allow_missing: leave out images that do not exist, with the triplets and queries that need them, and warn;
+            otherwise they are an error. Figures on a part of a benchmark are not comparable.
     """
 
     def __init__(
@@ -71,26 +64,27 @@ class CompositionDataModule(LightningDataModule):
         num_workers: int = 4,
         order: TrainingOrder = Shuffled(),  # noqa: B008  (immutable; spelled out so that the saved config names it)
         preprocess: Preprocess | None = None,
+        allow_missing: bool = False,
     ) -> None:
         super().__init__()
-        for name, value, least in (
-            ("batch_size", batch_size, 1),
-            ("eval_batch_size", eval_batch_size, 1),
-            ("num_workers", num_workers, 0),
-        ):
-            if value < least:
-                raise ValueError(f"--data.{name} must be at least {least}, got {value}")
         self.root = Path(root).expanduser()
         self.splits = {"val": tuple(val_splits), "test": tuple(test_splits), "predict": tuple(test_splits)}
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.num_workers = num_workers
+        for name, least in {"batch_size": 1, "eval_batch_size": 1, "num_workers": 0}.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"--data.{name} must be at least {least}, got {getattr(self, name)}")
         self.order = order
         self.preprocess = preprocess
+        self.allow_missing = allow_missing
+        self.gallery_store: GalleryStore | None = None
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # of a gallery with fewer images than ranks
         self._follow_model = preprocess is None
         self._training: TrainingSet | None = None
         self._evaluations: dict[str, Evaluation] = {}
         self._stores: dict[str, ImageStore] = {}
+        self._missing: dict[str, int] = {}
 
     def read_training(self) -> TrainingSet:
         """Return the training triplets."""
@@ -105,7 +99,7 @@ class CompositionDataModule(LightningDataModule):
         raise NotImplementedError
 
     def setup(self, stage: str) -> None:
-        """Read the annotations of a stage (fit, validate, test or predict).
+        """Read the annotations of a stage (fit, validate, test or predict); under a Trainer, look for its images.
 
         Raises:
             FileNotFoundError, ValueError: if a file is missing or wrong, or labels that ``test`` needs are hidden.
@@ -116,17 +110,26 @@ class CompositionDataModule(LightningDataModule):
             self.preprocess = self.trainer.lightning_module.preprocess
         if stage == "fit" and self._training is None:
             self._training = self.read_training()
-        protocols = self.protocols({"fit": "val", "validate": "val"}.get(stage, stage))
-        for protocol in protocols:
+        scored = {"fit": "val", "validate": "val"}.get(stage, stage)
+        for protocol in self.protocols(scored):
             if stage == "test" and not protocol.labelled:
                 raise ValueError(
                     f"the labels of {protocol.benchmark} {protocol.split} are hidden, so test has nothing to score: "
                     "use predict, or set --data.test_splits to a split with labels"
                 )
+        if self.trainer is not None:  # before hours of training, not after
+            if stage == "fit":
+                self._complete_training()
+            if stage != "fit" or self.trainer.limit_val_batches:
+                self._complete_evaluations(scored)
 
     def protocols(self, stage: str) -> list[Protocol]:
         """Return the protocols of ``val``, ``test`` or ``predict``, in the order of the loaders."""
         return [evaluation.protocol for evaluation in self._evaluations_of(stage)]
+
+    def missing_images(self, split: str) -> int:
+        """Return how many images of an evaluated split were left out, see ``allow_missing``."""
+        return self._missing.get(split, 0)
 
     def query_batch(self, stage: str, protocol_index: int, indices: Sequence[int]) -> QueryBatch:
         """Return some queries of a protocol, as its loader would."""
@@ -145,24 +148,24 @@ class CompositionDataModule(LightningDataModule):
         """Return the loader of `TripletBatch`es of this rank.
 
         Raises:
-            FileNotFoundError: if the images are not found.
+            FileNotFoundError: if the images are not found, or one is missing.
             ValueError: if there are fewer triplets than one batch on every rank needs.
         """
         if self._training is None:
             self.setup("fit")
-        records, paths, source = self._training
-        sharding = (self.trainer.distributed_sampler_kwargs if self.trainer else None) or {}
-        replicas, rank = sharding.get("num_replicas", 1), sharding.get("rank", 0)
+        records, paths, source = self._complete_training()
+        replicas, rank = self._share()
         if len(records) < self.batch_size * replicas:
             raise ValueError(
                 f"{source.file} holds {len(records)} triplets, fewer than a batch of {self.batch_size} on each of "
                 f"{replicas} ranks: lower --data.batch_size"
             )
         return self._loader(
-            dataset=TripletDataset(records, self._images("(training)", paths), self._checked_preprocess(), source),
+            DataLoader,
+            TripletDataset(records, self._images(TRAINING, paths), self._checked_preprocess(), source),
+            collate_triplets,
             batch_size=self.batch_size,
             sampler=self.order.sampler([self.order.group(record) for record in records], replicas, rank),
-            collate_fn=collate_triplets,
             drop_last=True,
             persistent_workers=self.num_workers > 0,
         )
@@ -185,17 +188,46 @@ class CompositionDataModule(LightningDataModule):
         for split in self.splits[stage]:
             if split not in self._evaluations:
                 self._evaluations[split] = self.read_evaluation(split)
+        if self.allow_missing:
+            self._complete_evaluations(stage)
         return [self._evaluations[split] for split in self.splits[stage]]
 
+    def _complete_evaluations(self, stage: str) -> None:
+        """Make sure that all images of a stage exist, or take those away that do not."""
+        for split in self.splits[stage]:
+            self._evaluations[split] = self._complete(split, self._evaluations[split])
+
+    def _complete_training(self) -> TrainingSet:
+        """Make sure that all training images exist, or take the triplets away that need others."""
+        self._training = self._complete(TRAINING, self._training)
+        return self._training
+
+    def _complete(self, split: str, part: Part) -> Part:
+        if split not in self._missing:
+            benchmark = getattr(self, "benchmark", type(self).__name__.lower())
+            command = f"python -m experiments.check_data {benchmark} --root {self.root}"
+            missing = find_missing(part, self._images(split, part.image_paths), command, self.allow_missing)
+            part = without_missing(part, missing)
+            self._missing[split] = len(missing)
+        return part
+
     def _evaluation_loaders(self, stage: str) -> list[DataLoader]:
-        loader = partial(self._loader, batch_size=self.eval_batch_size)
         loaders = []
+        self.protocols(stage)
+        self._complete_evaluations(stage)
         for evaluation in self._evaluations_of(stage):
-            queries = self._queries(evaluation)
-            gallery = GalleryDataset(evaluation.protocol.gallery, queries.images, queries.preprocess)
-            loaders.append(loader(dataset=gallery, collate_fn=collate_gallery))
-            loaders.append(loader(dataset=queries, collate_fn=collate_queries))
+            queries, protocol = self._queries(evaluation), evaluation.protocol
+            gallery = GalleryDataset(protocol.gallery, queries.images, queries.preprocess)
+            sampler = GallerySampler(len(gallery), *self._share())
+            source = gallery_source(gallery, self.gallery_store, protocol.split)
+            loaders.append(self._loader(*source, batch_size=self.eval_batch_size, sampler=sampler))
+            loaders.append(self._loader(DataLoader, queries, collate_queries, batch_size=self.eval_batch_size))
         return loaders
+
+    def _share(self) -> tuple[int, int]:
+        """Return the number of ranks that share the data, and which of them this is."""
+        sharding = (self.trainer.distributed_sampler_kwargs if self.trainer else None) or {}
+        return sharding.get("num_replicas", 1), sharding.get("rank", 0)
 
     def _queries(self, evaluation: Evaluation) -> QueryDataset:
         images = self._images(evaluation.protocol.split, evaluation.image_paths)
@@ -211,5 +243,6 @@ class CompositionDataModule(LightningDataModule):
             raise ValueError(f"{type(self).__name__} has no preprocess: give it one, or set it up by a Trainer")
         return self.preprocess
 
-    def _loader(self, **options: object) -> DataLoader:
-        return DataLoader(num_workers=self.num_workers, pin_memory=torch.cuda.is_available(), **options)
+    def _loader(self, kind: type[DataLoader], dataset: Dataset, collate_fn: Collate, **options: object) -> DataLoader:
+        options |= {"num_workers": self.num_workers, "pin_memory": torch.cuda.is_available()}
+        return kind(dataset, collate_fn=collate_fn, **options)

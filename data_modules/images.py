@@ -1,6 +1,7 @@
 """Images by name: where they are, and how they are read."""
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -29,6 +30,37 @@ class ImageStore:
     def index(self, name: str) -> int:
         """Return the position of ``name`` in ``names``."""
         return self._index[name]
+
+    def missing(self, names: Sequence[str]) -> list[str]:
+        """Return those of ``names`` whose file does not exist; a folder is listed once, whatever it holds."""
+        places = [os.path.split(self.paths[name]) for name in names]
+        present = {
+            folder: {entry.name for entry in entries if entry.is_file()}
+            for folder, entries in self._listings({folder for folder, _ in places})
+        }
+        return [name for name, (folder, file) in zip(names, places, strict=True) if file not in present[folder]]
+
+    def states(self, names: Sequence[str]) -> list[tuple[int, int] | None]:
+        """Return size in bytes and mtime in nanoseconds of each file, None where there is none."""
+        wanted: dict[str, set[str]] = {}
+        for name in names:
+            folder, file = os.path.split(self.paths[name])
+            wanted.setdefault(folder, set()).add(file)
+        found = {}
+        for folder, entries in self._listings(wanted):
+            for entry in entries:
+                if entry.name in wanted[folder] and entry.is_file():
+                    status = entry.stat()
+                    found[folder, entry.name] = (status.st_size, status.st_mtime_ns)
+        return [found.get(os.path.split(self.paths[name])) for name in names]
+
+    def _listings(self, folders: Iterable[str]) -> Iterator[tuple[str, Iterable[os.DirEntry[str]]]]:
+        for folder in folders:
+            try:
+                with os.scandir(self.root / folder) as entries:
+                    yield folder, entries
+            except (FileNotFoundError, NotADirectoryError):
+                yield folder, ()
 
     def load(self, name: str, purpose: str = "") -> Image.Image:
         """Return the image, fully decoded, as RGB: no alpha, no EXIF rotation, as all published code reads it.
@@ -67,30 +99,29 @@ def find_images(folders: Sequence[Path], paths: Mapping[str, str]) -> ImageStore
     """Return the store of the images that ``paths`` lists, wherever and however a user has unpacked them.
 
     Tries the folders in turn, each with the listed path, with all sub-folders below the first left out, and with the
-    file name alone; and each of these with the listed extension, ``.png`` and ``.jpg``. Looks for three files only.
+    file name alone; and each of these with the listed extension, ``.png`` and ``.jpg``. Looks for three files, and for
+    more of them only where all three are missing.
 
     Raises:
         FileNotFoundError: if none of them is found in any folder; the message lists what was tried.
     """
     listed = [PurePosixPath(path) for path in paths.values()]
-    probes = [listed[0], listed[len(listed) // 2], listed[-1]]
     places = [(folder, rewrite) for folder in folders for rewrite in REWRITES]
-
-    def found(place: tuple[Path, Rewrite]) -> int:
-        folder, rewrite = place
-        return sum((folder / rewrite(probe)).is_file() for probe in probes)
-
     best, most = places[0], 0
-    for place in places:
-        count = found(place)
-        if count > most:
-            best, most = place, count
-        if count == len(probes):
+    for wanted in (3, 60):
+        probes = [listed[place * (len(listed) - 1) // (wanted - 1)] for place in range(wanted)]
+        for folder, rewrite in places:
+            count = sum((folder / rewrite(probe)).is_file() for probe in probes)
+            if count > most:
+                best, most = (folder, rewrite), count
+            if count == wanted:
+                break
+        if most:
             break
     if not most:
         tried = ", ".join(str(folder) for folder in folders)
         raise FileNotFoundError(
-            f"no images: looked for {probes[0]} (also without sub-folders, and as .png and .jpg) in {tried}; "
+            f"no images: looked for {listed[0]} (also without sub-folders, and as .png and .jpg) in {tried}; "
             "set --data.root to the folder that holds annotations and images"
         )
     folder, rewrite = best

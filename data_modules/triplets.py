@@ -1,6 +1,6 @@
 """Queries, triplets and galleries of any benchmark: records, datasets, and how their items become batches."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from contextcir.batch import GalleryBatch, Phrases, QueryBatch, TripletBatch
+from contextcir.protocol import Protocol
 from data_modules.images import ImageStore
 
 Box = tuple[float, float, float, float]
@@ -54,6 +55,23 @@ class QueryRecord(NamedTuple):
     id: int = 0
     image_set: int | None = None
     image_size: tuple[int, int] | None = None
+
+
+class TrainingSet(NamedTuple):
+    """Triplets to train on. ``image_paths``: listed path of every image by name."""
+
+    records: tuple[QueryRecord, ...]
+    image_paths: Mapping[str, str]
+    source: Source
+
+
+class Evaluation(NamedTuple):
+    """A protocol and the queries that it scores, in its order. ``image_paths``: listed path of every image by name."""
+
+    protocol: Protocol
+    records: tuple[QueryRecord, ...]
+    image_paths: Mapping[str, str]
+    source: Source
 
 
 class QueryItem(NamedTuple):

@@ -1,0 +1,149 @@
+"""What is done about images that are not there: an error that says how to find out, or a benchmark without them."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
+from contextcir.protocol import Protocol
+from data_modules.images import ImageStore
+from data_modules.triplets import Evaluation, QueryRecord, Source, TrainingSet
+
+Part = TypeVar("Part", TrainingSet, Evaluation)
+
+
+def find_missing(part: TrainingSet | Evaluation, images: ImageStore, command: str, allowed: bool) -> set[str]:
+    """Return the names of images that are needed but do not exist.
+
+    Args:
+        part: a training set with references and targets, or an evaluation with references and gallery.
+        images: where they should be.
+        command: lists all of them; for the error message.
+        allowed: warn about them, instead of an error.
+
+    Raises:
+        FileNotFoundError: if there are any and that is not allowed.
+    """
+    names = dict.fromkeys(record.reference for record in part.records)
+    if isinstance(part, Evaluation):
+        what = f"{part.protocol.benchmark} {part.protocol.split}"
+        names |= dict.fromkeys(part.protocol.gallery)
+    else:
+        what = part.source.file
+        names |= dict.fromkeys(record.target for record in part.records if record.target is not None)
+    missing = images.missing(list(names))
+    if missing:
+        named = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        first = images.root / images.paths[missing[0]]
+        found = f"{what}: {len(missing):,} of {len(names):,} images are missing: {named} (no file {first})"
+        if not allowed:
+            raise FileNotFoundError(
+                f"{found}; list them all with `{command}`, or go on without them with --data.allow_missing=true"
+            )
+        rank_zero_warn(f"{found}; they are left out, as --data.allow_missing says: figures are not comparable")
+    return set(missing)
+
+
+def without_missing(part: Part, missing: Collection[str]) -> Part:
+    """Return a training set without the triplets, or an evaluation without the queries, that need missing images."""
+    if not missing:
+        return part
+    if isinstance(part, Evaluation):
+        protocol, records, kept = restrict(part.protocol, part.records, missing)
+        return part._replace(protocol=protocol, records=records, source=PartialSource(part.source, kept))
+    kept = [
+        position
+        for position, record in enumerate(part.records)
+        if record.reference not in missing and record.target not in missing
+    ]
+    records = tuple(part.records[position] for position in kept)
+    return part._replace(records=records, source=PartialSource(part.source, kept))
+
+
+class PartialSource:
+    """`Source` of some of the records of another one: they keep their names.
+
+    Args:
+        source: of all records.
+        kept: positions there.
+    """
+
+    def __init__(self, source: Source, kept: Sequence[int]) -> None:
+        self.file = source.file
+        self._source = source
+        self._kept = kept
+
+    def name(self, position: int, identity: int | None) -> str:
+        """Return the words by which a user finds a record again."""
+        return self._source.name(self._kept[position], identity)
+
+
+def restrict(
+    protocol: Protocol, records: Sequence[QueryRecord], missing: Collection[str]
+) -> tuple[Protocol, tuple[QueryRecord, ...], list[int]]:
+    """Return a protocol and its records without images that are ``missing``, and where these records were before.
+
+    They leave the gallery, the targets and the subsets. A query goes if its reference is among them, or all its
+    targets; with `recall_of_first`, its first target.
+
+    Raises:
+        ValueError: if nothing is left.
+    """
+    present = [image for image, name in enumerate(protocol.gallery) if name not in missing]
+    place = {image: new for new, image in enumerate(present)}
+    count = len(protocol.query_ids)
+
+    def lost(query: int) -> bool:
+        views = (records[view * count + query] for view in range(protocol.query_views))
+        targets = protocol.targets[query]
+        needed = targets[:1] if protocol.recall_of_first else targets
+        return any(record.reference in missing for record in views) or (
+            bool(needed) and not any(image in place for image in needed)
+        )
+
+    kept = [query for query in range(count) if not lost(query)]
+    if not kept or not present:
+        raise ValueError(
+            f"{protocol.benchmark} {protocol.split}: without the missing images no {'query' if present else 'gallery'} "
+            "is left: set --data.root to the folder that holds them"
+        )
+    new_query = {query: number for number, query in enumerate(kept)}
+
+    def left(rows: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
+        return tuple(tuple(place[image] for image in rows[query] if image in place) for query in kept)
+
+    strata = {
+        name: tuple(new_query[query] for query in members if query in new_query)
+        for name, members in protocol.strata.items()
+    }
+    graded = protocol.graded_targets
+    restricted = replace(
+        protocol,
+        gallery=tuple(protocol.gallery[image] for image in present),
+        query_ids=tuple(protocol.query_ids[query] for query in kept),
+        targets=left(protocol.targets),
+        references=tuple(place.get(protocol.references[query], -1) for query in kept),
+        subsets=None if protocol.subsets is None else left(protocol.subsets),
+        graded_targets=None
+        if graded is None
+        else tuple({place[i]: value for i, value in graded[query].items() if i in place} for query in kept),
+        strata={name: members for name, members in strata.items() if members},
+    )
+    positions = [view * count + query for view in range(protocol.query_views) for query in kept]
+    left_records = (
+        _with_present_target(records[position], protocol, protocol.targets[position % count], missing)
+        for position in positions
+    )
+    return restricted, tuple(left_records), positions
+
+
+def _with_present_target(
+    record: QueryRecord, protocol: Protocol, targets: Sequence[int], missing: Collection[str]
+) -> QueryRecord:
+    """Let a record name another of its right answers where the first is missing, to show it in figures."""
+    if record.target is None or record.target not in missing:
+        return record
+    return record._replace(
+        target=next(name for name in map(protocol.gallery.__getitem__, targets) if name not in missing)
+    )
