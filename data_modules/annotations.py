@@ -8,6 +8,7 @@ from typing import Any, NoReturn, TypeVar
 
 from open_clip.tokenizer import get_clean_fn
 
+from data_modules.survey import active_survey
 from data_modules.triplets import PhraseRecord, Source
 
 Value = TypeVar("Value")
@@ -38,8 +39,13 @@ def read_json(path: Path, kind: type[Value]) -> Value:
         FileNotFoundError: if there is no such file.
         ValueError: if it can't be read, is not JSON, or holds something else.
     """
+    survey = active_survey()
+
+    def load() -> object:
+        return json.loads(path.read_text(encoding="utf-8"))
+
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = load() if survey is None else survey.parse(path, load)
     except FileNotFoundError:
         raise FileNotFoundError(f"no annotation file {path}: check --data.root") from None
     except OSError as error:
@@ -66,23 +72,36 @@ class AnnotationFile:
     def __init__(self, path: Path, key: str) -> None:
         self.path = path
         self.source = Source(str(path), key)
-        self.records = read_json(path, list)
+        records = self.read_records()
+        survey = active_survey()
+        # where the records are in the file: a check reads it without those that it has found broken
+        self.positions = range(len(records)) if survey is None else survey.choose(path, len(records))
+        self.records = [records[position] for position in self.positions]
         if not self.records:
             raise ValueError(f"{path}: holds no records")
         self.ids: tuple[int, ...] = ()
-        self.ids = tuple(self.get(position, key, int) for position in range(len(self)))
+        self.ids = tuple(self.identify(position) for position in range(len(self)))
         first: dict[int, int] = {}
         for position, identity in enumerate(self.ids):
             if first.setdefault(identity, position) != position:
-                self.fail(position, key, f"is {identity}, as in record {first[identity]}: every record needs its own")
+                before = self.positions[first[identity]]
+                self.fail(position, key, f"is {identity}, as in record {before}: every record needs its own")
 
     def __len__(self) -> int:
         return len(self.records)
 
+    def read_records(self) -> list[Any]:
+        """Return all records of the file."""
+        return read_json(self.path, list)
+
+    def identify(self, position: int) -> int:
+        """Return the integer that a record is known by."""
+        return self.get(position, self.source.key, int)
+
     def fail(self, position: int, field: str, problem: str) -> NoReturn:
         """Raise the ValueError that names file, record and field."""
         identity = self.ids[position] if self.ids else None
-        raise ValueError(f"{self.source.name(position, identity)}: field {field} {problem}")
+        raise ValueError(f"{self.source.name(self.positions[position], identity)}: field {field} {problem}")
 
     def find(self, position: int, field: str) -> Any:
         """Return the value at a dotted path (``img_set.id``, ``phrases.0.start``), or MISSING."""

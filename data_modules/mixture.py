@@ -1,0 +1,221 @@
+"""Several training sets in one run, by concatenation or by weights; evaluation from one of them."""
+
+import math
+import os
+import random
+from bisect import bisect_right
+from collections.abc import Hashable, Mapping, Sequence
+from functools import cache
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from contextcir.protocol import WORD
+from data_modules.base import TRAINING, CompositionDataModule
+from data_modules.images import ImageStore
+from data_modules.sampling import TrainingOrder
+from data_modules.triplets import Evaluation, QueryRecord, Source, TrainingSet
+
+
+class Mixture(CompositionDataModule):
+    """Training triplets of several sets; ``validate``, ``test`` and ``predict`` are those of one of them.
+
+    Without weights, an epoch goes once through the triplets of all sets. With weights it is as long, but every set has
+    its share of it: a set that is smaller than its share is gone through several times, and of a larger one other
+    triplets are drawn in every epoch. A set of weight 0 is not trained on; it may be the one that is evaluated.
+
+    A file that two sets refer to is one image in the contrastive loss, never its own negative; files with equal names
+    in different folders are different images. The loaders are set here: the sets' own batch_size, eval_batch_size,
+    num_workers, order and preprocess do not count.
+
+    Args:
+        sets: data modules, each under a name of its own: ``cirr``, ``lasco``, ..., and what a Manifest's ``name`` says.
+        weights: share of each set in an epoch, in any unit; None to concatenate the sets.
+        evaluate: name of the set whose splits are scored and predicted; None for the first.
+        options: see CompositionDataModule.
+
+    Raises:
+        ValueError: if two sets have one name, none has that of ``evaluate``, or the weights do not fit the sets.
+    """
+
+    def __init__(
+        self,
+        sets: list[CompositionDataModule],
+        weights: list[float] | None = None,
+        evaluate: str | None = None,
+        **options: Any,
+    ) -> None:
+        self.sets = _by_name(sets)
+        if evaluate is not None and evaluate not in self.sets:
+            raise ValueError(f"--data.evaluate must be one of {', '.join(self.sets)}, got {evaluate!r}")
+        self.evaluated = self.sets[evaluate or next(iter(self.sets))]
+        self.benchmark = self.evaluated.benchmark
+        self.weights = dict.fromkeys(self.sets, 1.0) if weights is None else _checked(weights, list(self.sets))
+        super().__init__(
+            root=self.evaluated.root,
+            val_splits=self.evaluated.splits["val"],
+            test_splits=self.evaluated.splits["test"],
+            **options,
+        )
+        if weights is not None:
+            self.order = WeightedOrder(self.order, self.weights)
+
+    def prepare_data(self) -> None:
+        """Prepare every set; Lightning calls this in one process of each node."""
+        for part in self.sets.values():
+            part.prepare_data()
+
+    def read_training(self) -> TrainingSet:
+        """Return the triplets of all sets that have a weight; names of images begin with that of their set."""
+        records: list[QueryRecord] = []
+        paths: dict[str, str] = {}
+        sources: list[tuple[Source, int]] = []
+        image_sets: dict[tuple[str, int], int] = {}
+        for name, part in self.sets.items():
+            if not self.weights[name]:
+                continue
+            try:
+                training = part.read_training()
+            except (ValueError, FileNotFoundError) as error:
+                kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+                raise kind(f"set {name} of the mixture: {error}") from None
+            for record in training.records:
+                group = record.image_set
+                if group is not None:  # sets number their groups independently of each other
+                    group = image_sets.setdefault((name, group), len(image_sets))
+                renamed = {"reference": f"{name}:{record.reference}", "target": f"{name}:{record.target}"}
+                records.append(record._replace(image_set=group, **renamed))
+            paths |= {f"{name}:{image}": path for image, path in training.image_paths.items()}
+            sources.append((training.source, len(training.records)))
+        return TrainingSet(tuple(records), paths, MixedSource(sources))
+
+    def read_evaluation(self, split: str) -> Evaluation:
+        """Return the protocol and queries of a split of the evaluated set."""
+        return self.evaluated.read_evaluation(split)
+
+    def image_folders(self) -> list[Path]:
+        """Return the folders with the images of the evaluated set."""
+        return self.evaluated.image_folders()
+
+    def _images(self, split: str, paths: Mapping[str, str]) -> ImageStore:
+        if split != TRAINING:
+            return self.evaluated._images(split, paths)
+        if split not in self._stores:
+            of_set: dict[str, dict[str, str]] = {}
+            for name, path in paths.items():
+                part, _, image = name.partition(":")
+                of_set.setdefault(part, {})[image] = path
+            self._stores[split] = MixedStore({name: self.sets[name]._images(split, of_set[name]) for name in of_set})
+        return self._stores[split]
+
+
+class WeightedOrder(TrainingOrder):
+    """Draws an epoch's triplets from the sets by their weights, and leaves their order to another one.
+
+    Args:
+        order: what order the drawn triplets are in; its seed is that of the draw too.
+        weights: share of every set, by name, in any unit.
+    """
+
+    def __init__(self, order: TrainingOrder, weights: Mapping[str, float]) -> None:
+        super().__init__(order.seed)
+        self.order = order
+        self.weights = weights
+
+    def group(self, record: QueryRecord) -> Hashable | None:
+        """Return the set of a triplet, and its group in the order of the drawn triplets."""
+        return record.reference.partition(":")[0], self.order.group(record)
+
+    def indices(self, groups: Sequence[Hashable | None], generator: random.Random) -> list[int]:
+        """Return as many indices as there are ``groups``: every set its share, spread evenly over its triplets."""
+        members: dict[str, list[int]] = {}
+        for index, (name, _) in enumerate(groups):
+            members.setdefault(name, []).append(index)
+        drawn: list[int] = []
+        for name, share in shares({name: self.weights[name] for name in members}, len(groups)).items():
+            rounds, rest = divmod(share, len(members[name]))
+            drawn += members[name] * rounds + generator.sample(members[name], rest)
+        order = self.order.indices([groups[index][1] for index in drawn], generator)
+        return [drawn[place] for place in order]
+
+
+class MixedStore(ImageStore):
+    """The images of several sets, named ``SET:IMAGE``; one `index` for every file, whatever it is named in a set.
+
+    A file is known by its path, with links in the folders above it followed, so that no image has to be touched.
+    """
+
+    def __init__(self, stores: Mapping[str, ImageStore]) -> None:
+        folder_of = cache(os.path.realpath)  # one per folder: a look-up per image would take minutes on a network disk
+        files: dict[str, int] = {}
+        paths = {}
+        self._numbers = {}
+        for part, store in stores.items():
+            for image, path in store.paths.items():
+                folder, file = os.path.split(os.path.join(store.root, path))
+                paths[f"{part}:{image}"] = full = os.path.join(folder_of(folder), file)
+                self._numbers[f"{part}:{image}"] = files.setdefault(full, len(files))
+        super().__init__("", paths)
+        self.stores = dict(stores)
+
+    def index(self, name: str) -> int:
+        """Return the number of the file that ``name`` stands for."""
+        return self._numbers[name]
+
+    def load(self, name: str, purpose: str = "") -> Image.Image:
+        """Return the image as its set would, with the same errors."""
+        part, _, image = name.partition(":")
+        return self.stores[part].load(image, purpose)
+
+
+class MixedSource:
+    """`Source` of triplets from several files, one after the other.
+
+    Args:
+        parts: source and number of triplets of each.
+    """
+
+    def __init__(self, parts: Sequence[tuple[Source, int]]) -> None:
+        self.file = " and ".join(source.file for source, _ in parts)
+        self._sources = [source for source, _ in parts]
+        self._starts = [0, *accumulate(length for _, length in parts)]
+
+    def name(self, position: int, identity: int | None) -> str:
+        """Return the words by which a user finds a record again in its own file."""
+        part = bisect_right(self._starts, position) - 1
+        return self._sources[part].name(position - self._starts[part], identity)
+
+
+def shares(weights: Mapping[str, float], total: int) -> dict[str, int]:
+    """Return how many of ``total`` fall to each name in proportion to its weight, by largest remainder."""
+    exact = {name: weight * total / sum(weights.values()) for name, weight in weights.items()}
+    whole = {name: math.floor(value) for name, value in exact.items()}
+    left = total - sum(whole.values())
+    for name in sorted(exact, key=lambda name: whole[name] - exact[name])[:left]:
+        whole[name] += 1
+    return whole
+
+
+def _by_name(sets: Sequence[CompositionDataModule]) -> dict[str, CompositionDataModule]:
+    if not sets:
+        raise ValueError("--data.sets is empty: list at least one data module")
+    named: dict[str, CompositionDataModule] = {}
+    for part in sets:
+        name = part.benchmark
+        if not WORD.fullmatch(name):
+            raise ValueError(f"--data.sets: the name of a set must be a word (letters, digits, _), got {name!r}")
+        if named.setdefault(name, part) is not part:
+            raise ValueError(f"--data.sets holds two sets named {name!r}: give a Manifest another name")
+    return named
+
+
+def _checked(weights: Sequence[float], names: Sequence[str]) -> dict[str, float]:
+    good = len(weights) == len(names) and all(math.isfinite(weight) and weight >= 0 for weight in weights)
+    if not good or not any(weights):
+        raise ValueError(
+            f"--data.weights must be one number for each of {', '.join(names)}, none negative and not all 0, "
+            f"got {list(weights)}"
+        )
+    return dict(zip(names, map(float, weights), strict=True))

@@ -1,0 +1,110 @@
+"""Is a benchmark complete? Counts, missing, damaged and duplicate images, broken records: exit code 1 on any problem.
+
+python -m experiments.check_data cirr --root datasets/CIRR
+python -m experiments.check_data circo --root datasets/CIRCO --split val --no-decode --json
+"""
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import track
+from rich.table import Table
+
+from data_modules.image_check import unwatched
+from data_modules.inspection import MODULES, Report, inspect
+
+KINDS = {
+    "layout": "files or folders not found",
+    "file": "unusable files",
+    "record": "broken records",
+    "count": "numbers that differ from the official ones",
+    "missing": "missing images",
+    "damaged": "damaged images",
+    "duplicate": "groups of images with the same bytes",
+}
+
+
+def build_parser() -> ArgumentParser:
+    """Return the parser of the command line."""
+    parser = ArgumentParser(prog="python -m experiments.check_data", description="Is a benchmark complete?")
+    parser.add_argument("benchmark", choices=list(MODULES), help="which one")
+    parser.add_argument("--root", type=Path, required=True, help="its folder, as for --data.root")
+    parser.add_argument("--split", type=str, nargs="+", default=[], help="splits to check; all of them by default")
+    parser.add_argument("--file", type=str | None, default=None, help="of a manifest, as for --data.file")
+    parser.add_argument("--json", action="store_true", help="print a JSON object with all problems, and nothing else")
+    parser.add_argument("--no-decode", action="store_true", help="do not read images to their end: fast")
+    parser.add_argument("--allow-duplicates", action="store_true", help="images with the same bytes are no problem")
+    parser.add_argument("--show", type=int, default=20, help="problems of each kind to print; 0 for all")
+    parser.add_argument("--workers", type=int, default=0, help="processes that read images; 0 for one per core")
+    return parser
+
+
+def show_progress(values: Iterable[Any], total: int, title: str) -> Iterable[Any]:
+    """Return the values; show on standard error how many of them have been taken."""
+    return track(values, title, total=total, console=Console(stderr=True), transient=True) if total else values
+
+
+def print_report(report: Report, most: int) -> None:
+    """Print the numbers as a table, and the first ``most`` problems of each kind."""
+    console = Console(soft_wrap=True, highlight=False)
+    table = Table("split", "what", "found", "official", "", title=escape(f"{report.benchmark} in {report.root}"))
+    for split, found in report.counts.items():
+        for what, number in found.items():
+            official = report.expected[split].get(what)
+            verdict = "" if official is None else "ok" if number == official else "[red]differs[/red]"
+            table.add_row(split, what, f"{number:,}", "" if official is None else f"{official:,}", verdict)
+    looked_at = "all read to their end" if report.decoded else "not decoded (--no-decode)"
+    table.add_section()
+    table.add_row("all", "image files", f"{report.images:,}", "", looked_at)
+    table.add_section()
+    for kind, words in KINDS.items():
+        number = len(report.of_kind(kind))
+        table.add_row("all", words, f"{number:,}", "", f"[red]{kind}[/red]" if number else "ok")
+    console.print(table)
+    for kind, words in KINDS.items():
+        problems = report.of_kind(kind)
+        if problems:
+            console.print(f"{words}: {len(problems):,}", style="bold red", markup=False)
+        shown = problems[: most or None]
+        for problem in shown:
+            console.print(f"  {problem.split}{': ' if problem.split else ''}{problem.message}", markup=False)
+        if len(problems) > len(shown):
+            console.print(f"  ... and {len(problems) - len(shown):,} more (--show 0 or --json lists all)", markup=False)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Parse the command line, check, print; leave with exit code 1 if there is a problem."""
+    settings = build_parser().parse_args(args)
+    if settings.file is not None and settings.benchmark != "manifest":
+        raise SystemExit(f"error: --file is for manifests, not for {settings.benchmark}")
+    options = {} if settings.file is None else {"file": settings.file}
+    try:
+        report = inspect(
+            settings.benchmark,
+            settings.root,
+            settings.split,
+            decode=not settings.no_decode,
+            workers=settings.workers or os.cpu_count() or 1,
+            watch=unwatched if settings.json else show_progress,
+            **options,
+        )
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(f"error: {error}") from None
+    problems = [p for p in report.problems if not (settings.allow_duplicates and p.kind == "duplicate")]
+    if settings.json:
+        print(json.dumps({**report.as_dict(), "ok": not problems}, indent=1))
+    else:
+        print_report(report, settings.show)
+        print("no problem found" if not problems else f"{len(problems):,} problems", file=sys.stderr)
+    raise SystemExit(1 if problems else 0)
+
+
+if __name__ == "__main__":
+    main()

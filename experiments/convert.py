@@ -1,0 +1,67 @@
+"""Turn official files into manifests, for the data module `Manifest`.
+
+python -m experiments.convert hotel --root datasets/hotel_cir --split train --out datasets/hotel_cir/train.jsonl
+python -m experiments.convert cirr_rewritten --root datasets/CIRR --split train --out rewritten.jsonl
+python -m experiments.convert lasco --root datasets/LaSCo --split val --out val.jsonl --gallery val_gallery.json
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+
+from data_modules.converters import Converter, HotelConverter, LaSCoConverter, RewrittenConverter, write_manifest
+
+CONVERTERS: dict[str, type[Converter]] = {
+    "hotel": HotelConverter,
+    "cirr_rewritten": RewrittenConverter,
+    "lasco": LaSCoConverter,
+}
+
+
+def build_parser() -> ArgumentParser:
+    """Return the parser: one subcommand per official set, with the arguments of its converter."""
+    parser = ArgumentParser(prog="python -m experiments.convert", description="Turn official files into manifests.")
+    subcommands = parser.add_subcommands(dest="dataset")
+    for name, converter in CONVERTERS.items():
+        sub = ArgumentParser(description=(converter.__doc__ or "").partition("\n")[0])
+        sub.add_class_arguments(converter, as_group=False)
+        sub.add_argument("--out", type=Path, required=True, help="manifest to write, .json or .jsonl")
+        sub.add_argument(
+            "--gallery", type=Path | None, default=None, help="also write the gallery's image paths, .json"
+        )
+        sub.add_argument("--skip-broken", action="store_true", help="leave out records that can't be converted")
+        subcommands.add_subcommand(name, sub)
+    return parser
+
+
+def convert(converter: Converter, out: Path, gallery: Path | None = None, skip_broken: bool = False) -> None:
+    """Write the manifest, and the list of its gallery if that has a name; print what was done."""
+    if gallery is not None and gallery.suffix != ".json":
+        raise ValueError(f"--gallery must name a .json file, got {gallery}")
+    conversion = converter.run(skip_broken)
+    write_manifest(out, conversion.records)
+    print(f"{len(conversion.records):,} triplets in {out}")
+    if gallery is not None:
+        write_manifest(gallery, conversion.gallery)
+        print(f"{len(conversion.gallery):,} gallery images in {gallery}")
+    if conversion.broken:
+        print(f"records left out: {conversion.broken.total():,}")
+        for reason, number in conversion.broken.most_common():
+            print(f"  {number:,}: {reason}")
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Parse the command line."""
+    parser = build_parser()
+    settings = parser.parse_args(args)
+    chosen = settings[settings.dataset].as_dict()
+    ours = {name: chosen.pop(name) for name in ("out", "gallery", "skip_broken")}
+    try:
+        convert(CONVERTERS[settings.dataset](**chosen), **ours)
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+if __name__ == "__main__":
+    main()
