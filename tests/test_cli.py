@@ -13,11 +13,11 @@ from contextcir.module import ContextCIR
 from data_modules.scenes.writer import Size, write_scenes
 from experiments.demo import summarise
 from experiments.run import ExperimentCLI, main, one_line_errors
-from tests import tiny
-from tests.make_data import make_circo, make_cirr
+from tests.make_data import make_cirr
 
 CONFIGS = Path(__file__).parents[1] / "experiments" / "configs"
 BASE, SCENES, CIRR = (f"--config={CONFIGS / name}.yaml" for name in ("base", "scenes", "cirr_b32"))
+pytestmark = pytest.mark.usefixtures("runs")
 SIZE = Size(train_references=3, references=2, shared_references=2)
 
 
@@ -29,37 +29,10 @@ class StopAfterOneEpoch(Callback):
 
 
 @pytest.fixture(scope="module")
-def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.clip_folder(tmp_path_factory.mktemp("clip"))
-
-
-@pytest.fixture(scope="module")
 def scenes_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "scenes"
     write_scenes(folder, 0, SIZE, workers=1)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("CIR_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setenv("WANDB_RUN_ID", "id1")
-    return tmp_path / "runs"
-
-
-@pytest.fixture
-def small(clip_folder: Path) -> list[str]:
-    """Flags that make any experiment small."""
-    return [
-        f"--model.backbone.model=local-dir:{clip_folder}",
-        "--model.backbone.pretrained=null",
-        "--data.num_workers=0",
-        "--data.eval_batch_size=16",
-        "--trainer.precision=32-true",
-        "--trainer.accelerator=cpu",
-        "--trainer.enable_progress_bar=false",
-        "--trainer.enable_model_summary=false",
-    ]
 
 
 @pytest.fixture
@@ -83,39 +56,6 @@ def test_every_overlay_runs_on_scenes(overlay: str | None, on_scenes: list[str])
         assert cli.model.concept is None
     if overlay == "one_layer":
         assert len(cli.model.fusion.blocks) == 1
-
-
-@pytest.mark.parametrize("name", ["cirr_b32", "cirr_h14"])
-def test_the_cirr_experiments_run_on_its_layout(name: str, small: list[str], tmp_path: Path) -> None:
-    make_cirr(tmp_path / "cirr")
-    overlay = [] if name == "cirr_b32" else [f"--config={CONFIGS / name}.yaml"]
-    flags = [f"--data.root={tmp_path / 'cirr'}", "--data.batch_size=2", "--trainer.fast_dev_run=1"]
-    cli = main(["fit", BASE, CIRR, *overlay, *small, *flags])
-    assert cli.trainer.global_step == 1
-    assert cli.config.fit.name == name
-
-
-def test_the_circo_experiment_runs_on_its_layout(small: list[str], tmp_path: Path, runs: Path) -> None:
-    make_circo(tmp_path / "circo")
-    main(["validate", BASE, CIRR, f"--config={CONFIGS / 'circo.yaml'}", *small, f"--data.root={tmp_path / 'circo'}"])
-    results = json.loads((runs / "circo" / "id1" / "metrics.json").read_text())
-    assert "map_at_5" in results["validate"]["val"]["rows"]["composed"]
-
-
-def test_every_config_is_run_by_a_test_above() -> None:
-    run = {"base", "scenes", "cirr_b32", "cirr_h14", "circo"}
-    assert {path.stem for path in CONFIGS.glob("*.yaml")} == run
-    assert {path.parent.name for path in CONFIGS.rglob("*.yaml")} == {"configs", "overlays"}
-
-
-def test_the_full_size_models_of_the_cirr_experiments_exist() -> None:
-    import open_clip
-
-    for name in ("cirr_b32", "cirr_h14"):
-        settings = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["model"]["backbone"]["init_args"]
-        assert settings["pretrained"] in open_clip.list_pretrained_tags_by_model(settings["model"])
-        quick = open_clip.get_pretrained_cfg(settings["model"], settings["pretrained"]).get("quick_gelu", False)
-        assert quick == open_clip.get_model_config(settings["model"]).get("quick_gelu", False)
 
 
 def test_a_run_leaves_checkpoints_config_metrics_tables_and_figures(on_scenes: list[str], runs: Path) -> None:

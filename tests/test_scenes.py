@@ -1,83 +1,14 @@
-"""The scenes benchmark: what it promises of its queries, its negatives, its words and its files."""
-
-import hashlib
-import json
-from pathlib import Path
+"""The scenes benchmark: what it promises of its queries, its negatives and its words."""
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from contextcir.text import Tokenizer
-from data_modules.scenes import Scenes, writer
 from data_modules.scenes.graph import SHAPES, UNSEEN, Scene, SceneObject, random_scene
 from data_modules.scenes.groups import apply, caption, draw_sets
 from data_modules.scenes.records import draw_base, draw_shared_base
-from data_modules.scenes.render import SIDE, box, place, render
+from data_modules.scenes.render import box, place, render
 from data_modules.scenes.wording import describe, refer
-from data_modules.scenes.writer import Size, write_scenes
-
-SMALL = Size(train_references=4, references=2, shared_references=3)
-
-
-def digests(root: Path) -> dict[str, str]:
-    return {
-        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in root.rglob("*")
-        if path.is_file()
-    }
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("scenes") / "scenes"
-    write_scenes(folder, seed=3, size=SMALL, workers=1)
-    return folder
-
-
-def records(root: Path, split: str) -> list[dict]:
-    return json.loads((root / "captions" / f"cap.scenes.{split}.json").read_text())
-
-
-def test_the_same_seed_gives_the_same_files_and_another_seed_others(root: Path, tmp_path: Path) -> None:
-    write_scenes(tmp_path / "same", seed=3, size=SMALL, workers=2)
-    write_scenes(tmp_path / "other", seed=4, size=SMALL, workers=2)
-    assert digests(tmp_path / "same") == digests(root)
-    other = digests(tmp_path / "other")
-    assert not {name for name, digest in digests(root).items() if name.endswith(".jpg") and other[name] == digest}
-
-
-def test_an_interrupted_run_goes_on_and_ends_with_the_same_files(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder, split_writer, done = tmp_path / "scenes", writer._write_split, []
-
-    def interrupted(root: Path, split: str, bases: object) -> None:
-        if split == "test":
-            next(iter(bases))  # some of its images are drawn
-            raise KeyboardInterrupt
-        done.append(split)
-        split_writer(root, split, bases)
-
-    monkeypatch.setattr(writer, "_write_split", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        write_scenes(folder, seed=3, size=SMALL, workers=1)
-    assert done == ["train", "val"]
-    assert not writer.is_complete(folder, 3, SMALL)
-    monkeypatch.undo()
-    kept = folder / "img_raw" / "val" / "val-0-0.jpg"
-    before = kept.stat().st_mtime_ns
-    write_scenes(folder, seed=3, size=SMALL, workers=1)
-    assert digests(folder) == digests(root)
-    assert kept.stat().st_mtime_ns == before, "images that were there are drawn again"
-
-
-def test_another_benchmark_or_other_files_in_the_folder_are_an_error(root: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="seed 3 instead of 5"):
-        write_scenes(root, seed=5, size=SMALL)
-    (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(ValueError, match="holds something else than scenes"):
-        write_scenes(tmp_path, seed=3, size=SMALL)
 
 
 def test_every_image_holds_two_to_five_different_objects_in_cells_of_their_own() -> None:
@@ -175,21 +106,6 @@ def test_unseen_combinations_are_in_every_target_of_test_unseen_and_nowhere_else
         assert all(any(o.unseen for o in shown[r["target_hard"]].objects) for r in base.records)
 
 
-def test_records_have_cirr_format_with_the_number_of_concepts_and_kinds_of_edit(root: Path) -> None:
-    for split, per_base in (("val", 4), ("test", 4), ("test_unseen", 4)):
-        listed = records(root, split)
-        assert len(listed) == per_base * SMALL.references
-        assert [r["pairid"] for r in listed] == list(range(len(listed)))
-        assert sorted(r["concepts"] for r in listed) == sorted([1, 2, 3, 4] * SMALL.references)
-        for record in listed:
-            members = record["img_set"]["members"]
-            assert len(members) == 6
-            assert {record["reference"], record["target_hard"]} <= set(members)
-            assert set(record["roles"]) == set(members) - {record["reference"], record["target_hard"]}
-            assert 1 <= len(record["edits"]) <= record["concepts"]
-    assert len(records(root, "train")) > 6 * SMALL.train_references
-
-
 def test_the_place_of_the_target_in_its_set_tells_nothing() -> None:
     places = [
         r["img_set"]["members"].index(r["target_hard"]) for n in range(60) for r in draw_base(0, "val", n).records
@@ -212,15 +128,6 @@ def test_boxes_hold_their_objects() -> None:
             assert around > 0.25 * (x1 - x0) * (y1 - y0), "the box is much too large"
 
 
-def test_images_are_ordinary_files_of_their_scene(root: Path) -> None:
-    base = draw_base(3, "val", 1)
-    placed, rng = base.pictures[2].place()
-    wanted = render(base.pictures[2].scene, placed, rng)
-    with Image.open(root / "img_raw" / "val" / "val-1-2.jpg") as image:
-        assert (image.size, image.mode, image.format) == ((SIDE, SIDE), "RGB", "JPEG")
-        assert abs(np.asarray(image).astype(int) - wanted).mean() < 4  # JPEG loses a little
-
-
 def test_circo_style_queries_have_several_right_answers_that_fit_the_words() -> None:
     counts = set()
     for number in range(24):
@@ -235,30 +142,6 @@ def test_circo_style_queries_have_several_right_answers_that_fit_the_words() -> 
             new = [o for o in base.pictures[index].scene.objects if o.key >= 100]
             assert (colour, shape) in {(o.colour, o.shape) for o in new}
     assert counts == {1, 2, 3, 4}
-
-
-def test_the_data_module_reads_its_own_files_of_both_formats(tmp_path: Path) -> None:
-    data = Scenes(
-        tmp_path / "scenes", seed=3, size=SMALL, num_workers=0, batch_size=4, preprocess=lambda i: to_tensor(i)
-    )
-    data.prepare_data()
-    data.setup("fit")
-    val, shared = data.protocols("val")
-    assert (val.split, len(val.gallery), len(val.query_ids)) == ("val", 42, 8)
-    assert set(val.strata) == {f"concepts_{n}" for n in range(1, 5)}
-    assert (shared.split, len(shared.query_ids), shared.average_precision_at) == ("circo_val", 3, (5, 10, 25, 50))
-    assert [p.split for p in data.protocols("test")] == ["test", "test_unseen", "circo_test"]
-    batch = next(iter(data.train_dataloader()))
-    assert batch.target.shape == (4, 3, SIDE, SIDE)
-    galleries = data.val_dataloader()
-    assert [len(loader.dataset) for loader in galleries[::2]] == [42, len(shared.gallery)]
-    assert next(iter(galleries[2])).image.shape[1:] == (3, SIDE, SIDE)
-
-
-def to_tensor(image: Image.Image) -> object:
-    from torchvision.transforms.functional import to_tensor
-
-    return to_tensor(image)
 
 
 def test_descriptions_name_every_object_by_colour_and_shape() -> None:
