@@ -97,28 +97,26 @@ class Results:
         return log, json.loads((folder / "metrics.json").read_text())["validate"], figures
 
 
+@pytest.mark.parametrize("ranks", [2, 3])
 @pytest.mark.parametrize("benchmark", [two_splits, one_query, two_images])
 def test_any_number_of_ranks_gives_the_same_figures(
-    tmp_path: Path, benchmark: Callable[[Path], CompositionDataModule]
+    tmp_path: Path, benchmark: Callable[[Path], CompositionDataModule], ranks: int
 ) -> None:
-    results = Results(tmp_path, benchmark(tmp_path / "data"))
+    results, keep = Results(tmp_path, benchmark(tmp_path / "data")), tmp_path / "store"
     log, expected, figures = results.on(1, "alone")
     everything = log.seen()
     assert len(everything) == sum(len(protocol.gallery) for protocol in results.data.protocols("val"))
     assert all(entry["seen"]["gallery"] == entry["protocol"]["gallery"] for entry in expected.values())
-    for ranks in (2, 3):
-        log, found, on_ranks = results.on(ranks, f"{ranks}")
-        assert found == expected and on_ranks == pytest.approx(figures)
-        assert log.seen() == log.encoded() == everything, "an image was given to two ranks, or to none"
-        keep = tmp_path / f"store{ranks}"
-        log, found, on_ranks = results.on(ranks, f"{ranks} first", StoreGallery(keep))
-        assert found == expected and log.encoded() == everything
-        log, found, on_ranks = results.on(ranks, f"{ranks} second", StoreGallery(keep))
-        assert found == expected and on_ranks == pytest.approx(figures)
-        assert log.seen() == everything and log.encoded() == []
-        other = 5 - ranks
-        log, found, _ = results.on(other, f"{ranks} stored, {other} read", StoreGallery(keep))
-        assert found == expected and log.encoded() == []
+    log, found, on_ranks = results.on(ranks, "ranks")
+    assert found == expected and on_ranks == pytest.approx(figures)
+    assert log.seen() == log.encoded() == everything, "an image was given to two ranks, or to none"
+    log, found, on_ranks = results.on(ranks, "first", StoreGallery(keep))
+    assert found == expected and log.encoded() == everything
+    log, found, on_ranks = results.on(ranks, "second", StoreGallery(keep))
+    assert found == expected and on_ranks == pytest.approx(figures)
+    assert log.seen() == everything and log.encoded() == []
+    log, found, _ = results.on(5 - ranks, "others", StoreGallery(keep))
+    assert found == expected and log.encoded() == []
 
 
 def test_ranks_go_on_with_what_others_have_left(tmp_path: Path) -> None:

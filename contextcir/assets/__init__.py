@@ -31,6 +31,12 @@ def pack(state: dict[str, torch.Tensor], rows: list[int], folder: Path = _FOLDER
     return folder / _WEIGHTS
 
 
+def packed_state(folder: Path = _FOLDER) -> tuple[dict[str, torch.Tensor], list[int]]:
+    """Read weights in single precision, and the rows of the vocabulary that their token table holds."""
+    state = {name: value.float() for name, value in load_file(folder / _WEIGHTS).items()}
+    return state, state.pop(TOKEN_ROWS).long().tolist()
+
+
 def config(folder: Path = _FOLDER) -> dict:
     """Read the open_clip configuration (``model_cfg`` and ``preprocess_cfg``) of the small CLIP."""
     return json.loads((folder / _CONFIG).read_text())
@@ -50,8 +56,7 @@ def unpack(folder: Path = _FOLDER, cache: Path | None = None) -> Path:
     target = cache / f"{EMBEDDED}-{hashlib.sha256(content).hexdigest()[:12]}"
     if target.is_dir():
         return target
-    state = {name: value.float() for name, value in load_file(weights).items()}
-    rows = state.pop(TOKEN_ROWS).long()
+    state, rows = packed_state(folder)
     settings = config(folder)
     table = torch.zeros(settings["model_cfg"]["text_cfg"]["vocab_size"], state[TOKEN_TABLE].shape[1])
     table[rows] = state[TOKEN_TABLE]
