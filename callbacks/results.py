@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
-from torch import Tensor
+
+from contextcir.gallery import state_digest
 
 METRICS_FILE = "metrics.json"
 TABLE_FILE = "recall_table.md"
@@ -55,15 +55,6 @@ def provenance(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
             }
     state = trainer.strategy.lightning_module_state_dict()  # a collective where the weights are sharded
     return made | {"checkpoint": None, "weights": state_digest(state) if trainer.is_global_zero else None}
-
-
-def state_digest(state: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 over the names, types, shapes and contents of tensors, in the order of the names."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(state.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def add_results(folder: Path, phase: str, split: str, entry: Mapping[str, Any]) -> dict[str, Any]:

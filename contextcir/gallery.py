@@ -25,17 +25,22 @@ FileState = tuple[int, int]  # size in bytes and mtime in nanoseconds
 FEATURES, DONE, ABOUT = "features.bin", "done.bin", "about.json"
 
 
-def weights_digest(tower: nn.Module, settings: str = "") -> str:
-    """Return the SHA-256 over the architecture and all weights of a module, and over ``settings`` that change results.
+def state_digest(state: Mapping[str, Tensor], settings: str = "") -> str:
+    """Return the SHA-256 over the names, types, shapes and contents of tensors, and over ``settings``.
 
     Reads every weight: about a second per gigabyte. A cheaper test (version counters, addresses) would miss weights
     that were exchanged in place, as weight averaging does.
     """
-    digest = hashlib.sha256(f"{settings}\n{tower}\n".encode())
-    for name, tensor in sorted(tower.state_dict().items()):
+    digest = hashlib.sha256(settings.encode())
+    for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().reshape(-1).contiguous().cpu().view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def weights_digest(tower: nn.Module, settings: str = "") -> str:
+    """Return the `state_digest` of a module that also tells its architecture, and ``settings`` that change results."""
+    return state_digest(tower.state_dict(), f"{settings}\n{tower}\n")
 
 
 def preprocess_digest(preprocess: Callable[[Image.Image], Tensor]) -> str:

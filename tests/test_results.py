@@ -8,7 +8,8 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from callbacks.results import Sheet, make_sheets, state_digest
+from callbacks.results import Sheet, make_sheets
+from contextcir.gallery import state_digest
 from contextcir.module import ContextCIR
 from contextcir.protocol import Protocol
 from data_modules import CIRR
