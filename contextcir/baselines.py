@@ -6,6 +6,7 @@ from torch import Tensor
 from contextcir.backbone import Widths
 from contextcir.batch import Fused, ImageFeatures, TextFeatures
 from contextcir.fusion import Fusion
+from contextcir.phrase_texts import PhraseTexts
 
 
 class Baseline(Fusion):
@@ -22,7 +23,7 @@ class Baseline(Fusion):
 class ImageOnly(Baseline):
     """The reference image alone."""
 
-    def forward(self, image: ImageFeatures, text: TextFeatures) -> Fused:
+    def forward(self, image: ImageFeatures, text: TextFeatures, phrases: PhraseTexts | None = None) -> Fused:
         """``embedding`` (B, E) of the image."""
         return Fused(image.embedding, ())
 
@@ -32,7 +33,7 @@ class TextOnly(Baseline):
 
     reads_text_embedding = True
 
-    def forward(self, image: ImageFeatures, text: TextFeatures) -> Fused:
+    def forward(self, image: ImageFeatures, text: TextFeatures, phrases: PhraseTexts | None = None) -> Fused:
         """``embedding`` (B, E) of the caption."""
         return Fused(text.embedding, ())
 
@@ -42,6 +43,6 @@ class Sum(Baseline):
 
     reads_text_embedding = True
 
-    def forward(self, image: ImageFeatures, text: TextFeatures) -> Fused:
+    def forward(self, image: ImageFeatures, text: TextFeatures, phrases: PhraseTexts | None = None) -> Fused:
         """``embedding`` (B, E), the sum of the two."""
         return Fused(F.normalize(image.embedding, dim=-1) + F.normalize(text.embedding, dim=-1), ())

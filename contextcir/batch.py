@@ -4,9 +4,12 @@ Letters: B queries in the batch, P noun phrases in the batch, V vision tokens (C
 L fusion layers, H heads, D width, E embedding, S image side in pixels.
 """
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from contextcir.phrase_texts import PhraseTexts
 
 
 class Phrases(NamedTuple):
@@ -97,15 +100,19 @@ class TextFeatures(NamedTuple):
 
 
 class Fused(NamedTuple):
-    """A composed query: ``embedding`` (B, E), not normalised; ``attention``, L times (B, H, V, T), () for baselines."""
+    """A composed query: ``embedding`` (B, E), not normalised; ``attention``, L times (B, H, V, K), () for baselines.
+
+    The first T of the K keys are the text tokens; a fusion may add keys of its own (`Fusion.keys_of_phrases`).
+    """
 
     embedding: Tensor
     attention: tuple[Tensor, ...]
 
 
 class QueryFeatures(NamedTuple):
-    """All that was computed for a batch of queries."""
+    """All that was computed for a batch of queries; ``phrases`` None where nobody named any."""
 
     image: ImageFeatures
     text: TextFeatures
     fused: Fused
+    phrases: "PhraseTexts | None" = None

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from contextcir.backbone import Widths
 from contextcir.batch import Fused, ImageFeatures, TextFeatures
+from contextcir.phrase_texts import PhraseTexts
 
 
 class Fusion(nn.Module):
@@ -12,17 +13,28 @@ class Fusion(nn.Module):
 
     reads_text_embedding: bool = False  # where false, the text projection gets no gradient and has to be frozen
 
-    def forward(self, image: ImageFeatures, text: TextFeatures) -> Fused:
-        """The composed query: ``embedding`` (B, E), and the maps of `attention`."""
+    def forward(self, image: ImageFeatures, text: TextFeatures, phrases: PhraseTexts | None = None) -> Fused:
+        """The composed query: ``embedding`` (B, E), and L maps (B, H, V, K) over all K keys that there are.
+
+        The first T keys are the text tokens. ``phrases``: the noun phrases of the captions, for fusions that read
+        them; without any of them, there is the caption still.
+        """
         raise NotImplementedError
 
     def attention(self, image: Tensor, text: Tensor, valid: Tensor) -> tuple[Tensor, ...]:
-        """Maps, L times (B, H, V, T), each summing to 1 over the valid text tokens.
+        """L maps (B, H, V, K) over texts that are one noun phrase each, summing to 1 over the valid keys.
 
         ``image`` (B, V, D) vision tokens, ``text`` (B, T, Dt) text tokens, ``valid`` (B, T). It goes no further than
         the last map, for callers that need nothing else.
         """
         raise NotImplementedError
+
+    def keys_of_phrases(self, tokens: Tensor, slot: Tensor) -> Tensor:
+        """Which of the K keys stand for each of P phrases, (P, K).
+
+        ``tokens`` (P, T) the phrase's tokens in its text, ``slot`` (P,) its number among the phrases of that text.
+        """
+        return tokens
 
 
 class Attention(nn.Module):
@@ -113,7 +125,7 @@ class CrossAttentionFusion(Fusion):
         self.pool = AttentionPool(widths.vision, heads)
         self.projection = nn.Linear(widths.vision, widths.embed)
 
-    def forward(self, image: ImageFeatures, text: TextFeatures) -> Fused:
+    def forward(self, image: ImageFeatures, text: TextFeatures, phrases: PhraseTexts | None = None) -> Fused:
         """The composed query: ``embedding`` (B, E), and L maps (B, H, V, T)."""
         tokens, attention = image.tokens, []
         for block in self.blocks:

@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from contextcir.backbone import OpenCLIPBackbone, Widths
-from contextcir.batch import GalleryBatch, ImageFeatures, QueryBatch, QueryFeatures, TripletBatch
-from contextcir.concept import ConceptMaps, DistinctPhrases, TextConceptConsistency
+from contextcir.batch import GalleryBatch, ImageFeatures, Phrases, QueryBatch, QueryFeatures, TripletBatch
+from contextcir.concept import ConceptLoss
+from contextcir.concept_maps import ConceptReading
 from contextcir.contrastive import InfoNCE
 from contextcir.fusion import CrossAttentionFusion, Fusion
 from contextcir.metrics import CompositionMetric, average_figures
 from contextcir.optim import AdamWWarmupCosine
+from contextcir.phrase_texts import PhraseTexts
 from contextcir.protocol import averaging_groups
 
 
@@ -36,7 +38,7 @@ class ContextCIR(LightningModule):
         backbone: OpenCLIPBackbone,
         fusion: Callable[[Widths], Fusion] = CrossAttentionFusion,
         contrastive: InfoNCE | None = None,
-        concept: TextConceptConsistency | None = None,
+        concept: ConceptLoss | None = None,
         optimizer: AdamWWarmupCosine | None = None,
     ) -> None:
         super().__init__()
@@ -60,7 +62,7 @@ class ContextCIR(LightningModule):
 
     def encode_query(self, batch: QueryBatch) -> QueryFeatures:
         """Encode references and captions, and compose them."""
-        return self._compose(self.backbone.encode_image(batch.reference), batch.captions)
+        return self._compose(self.backbone.encode_image(batch.reference), batch.captions, batch.phrases)
 
     def encode_gallery(self, batch: GalleryBatch) -> ImageFeatures:
         """Encode the images of a batch, but for those whose embeddings were stored.
@@ -77,15 +79,19 @@ class ContextCIR(LightningModule):
                 embedding = embedding.index_copy(0, missing, encoded.to(embedding.dtype))
         return ImageFeatures(embedding.new_empty(len(embedding), 0, self.backbone.widths.vision), embedding)
 
-    def _compose(self, image: ImageFeatures, captions: Sequence[str]) -> QueryFeatures:
+    def _compose(self, image: ImageFeatures, captions: Sequence[str], phrases: Phrases | None) -> QueryFeatures:
         text = self.backbone.encode_text(self.backbone.tokenizer(captions))
-        return QueryFeatures(image, text, self.fusion(image, text))
+        texts = None if phrases is None else PhraseTexts(self.backbone, captions, phrases)
+        return QueryFeatures(image, text, self.fusion(image, text, texts), texts)
 
     @torch.no_grad()
-    def embed_query(self, images: Tensor, captions: Sequence[str]) -> Tensor:
-        """Preprocessed references (B, 3, S, S) and B captions -> composed queries (B, E), L2-normalised."""
+    def embed_query(self, images: Tensor, captions: Sequence[str], phrases: Phrases | None = None) -> Tensor:
+        """Preprocessed references (B, 3, S, S) and B captions -> composed queries (B, E), L2-normalised.
+
+        ``phrases``: noun phrases of the captions, for fusions that read them (`contextcir.phrases`).
+        """
         with evaluating(self):
-            features = self._compose(self.backbone.encode_image(images), captions)
+            features = self._compose(self.backbone.encode_image(images), captions, phrases)
             return functional.normalize(features.fused.embedding, dim=-1)
 
     @torch.no_grad()
@@ -95,47 +101,21 @@ class ContextCIR(LightningModule):
             return functional.normalize(self.backbone.encode_image(images).embedding, dim=-1)
 
     @torch.no_grad()
-    def attention_maps(self, images: Tensor, captions: Sequence[str]) -> Tensor:
-        """Attention of vision tokens to text tokens, (L, B, H, V, T); V begins with CLS, T with the start token."""
+    def attention_maps(self, images: Tensor, captions: Sequence[str], phrases: Phrases | None = None) -> Tensor:
+        """Attention of vision tokens to text tokens, (L, B, H, V, T); V begins with CLS, T with the start token.
+
+        Fusions that read ``phrases`` have a further key for each, after the text.
+        """
         with evaluating(self):
-            attention = self._compose(self.backbone.encode_image(images), captions).fused.attention
+            attention = self._compose(self.backbone.encode_image(images), captions, phrases).fused.attention
         if not attention:
             raise ValueError(f"{type(self.fusion).__name__} has no attention: choose another --model.fusion")
         return torch.stack(attention)  # (L, B, H, V, T)
 
-    def concept_maps(
-        self, batch: QueryBatch, features: QueryFeatures, reference_id: Tensor | None = None
-    ) -> ConceptMaps:
-        """Return the attention of every noun phrase in its caption, and alone over the same reference.
-
-        The isolated pass takes the vision tokens that are there, and encodes nothing but the phrases' own short texts,
-        each once. Rows with the same ``reference_id`` (B,) hold the same image: a phrase is read once over each.
-        """
-        owner, spans = batch.phrases.owner, batch.phrases.spans
-        tokenizer = self.backbone.tokenizer
-        image = torch.arange(len(batch.captions)) if reference_id is None else reference_id
-        distinct = DistinctPhrases(image[owner].tolist(), tokenizer.isolated(batch.captions, owner, spans))
-        tokens = tokenizer(distinct.texts)
-        first, text_row, alone = (torch.tensor(x, dtype=torch.long, device=owner.device) for x in distinct.rows())
-        isolated: tuple[Tensor, ...] = ()
-        if len(owner):
-            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.concept.detaches_isolated):
-                text = self.backbone.encode_text(tokens)
-                vision = features.image.tokens[owner[first]]  # (I, V, D)
-                isolated = self.fusion.attention(vision, text.tokens[text_row], text.valid[text_row])
-        return ConceptMaps(
-            context=features.fused.attention,
-            isolated=isolated,
-            owner=owner,
-            alone=alone,
-            context_tokens=tokenizer.span_tokens(batch.captions, owner, spans).to(owner.device),
-            isolated_tokens=tokenizer.content(tokens).to(owner.device)[text_row],
-        )
-
     def losses(self, batch: TripletBatch) -> dict[str, Tensor]:
         """Return ``loss`` and its parts, ``contrastive`` and (where there is one) ``concept``, unweighted."""
         reference, target = self._encode_distinct(batch)
-        features = self._compose(reference, batch.query.captions)
+        features = self._compose(reference, batch.query.captions, batch.query.phrases)
         parts = {
             "contrastive": self.contrastive(
                 features.fused.embedding, target, reference.embedding, batch.target_id, batch.reference_id
@@ -143,7 +123,7 @@ class ContextCIR(LightningModule):
         }
         loss = parts["contrastive"]
         if self.concept is not None:
-            parts["concept"] = self.concept(self.concept_maps(batch.query, features, batch.reference_id))
+            parts["concept"] = self.concept(ConceptReading(self.fusion, features, batch.reference_id))
             loss = loss + self.concept.weight * parts["concept"]
         return {"loss": loss, **parts}
 

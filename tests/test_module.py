@@ -8,6 +8,7 @@ from torch.nn import functional
 from contextcir.baselines import Sum
 from contextcir.batch import Phrases, QueryBatch, TripletBatch
 from contextcir.concept import TextConceptConsistency
+from contextcir.concept_maps import ConceptReading
 from contextcir.contrastive import InfoNCE
 from contextcir.module import ContextCIR
 from contextcir.optim import AdamWWarmupCosine
@@ -92,15 +93,15 @@ def test_the_text_projection_trains_only_for_fusions_that_read_it() -> None:
 
 def test_phrase_maps_equal_those_of_phrases_encoded_one_by_one(model: ContextCIR) -> None:
     batch = triplets([1, 2, 3, 4], [5, 6, 7, 8]).query
-    maps = model.concept_maps(batch, model.encode_query(batch))
+    maps = ConceptReading(model.fusion, model.encode_query(batch)).detached_maps()
     for phrase, (owner, start, end) in enumerate(SPANS):
         text = CAPTIONS[owner][start:end]
         alone = model.attention_maps(batch.reference[owner : owner + 1], [text])[:, 0]  # (L, H, V, T)
         length = alone.shape[-1]
-        together = torch.stack([layer[phrase] for layer in maps.isolated])
+        together = torch.stack([layer[maps.alone[phrase]] for layer in maps.isolated])
         torch.testing.assert_close(together[..., :length], alone, atol=1e-6, rtol=1e-5)
         assert (together[..., length:] == 0).all()
-        assert maps.isolated_tokens[phrase].nonzero().flatten().tolist() == list(range(1, length - 1))
+        assert maps.isolated_tokens[maps.alone[phrase]].nonzero().flatten().tolist() == list(range(1, length - 1))
         ids = model.backbone.tokenizer(CAPTIONS).ids[owner][maps.context_tokens[phrase]]
         assert ids.tolist() == model.backbone.tokenizer([text]).ids[0, 1:-1].tolist()
 
@@ -115,10 +116,11 @@ def test_the_same_words_on_the_same_image_are_read_once(model: ContextCIR, monke
     )
     query = query._replace(phrases=phrases, reference=query.reference[[0, 0, 2, 0]])
     features = model.encode_query(query)
-    apart, together = model.concept_maps(query, features), model.concept_maps(query, features, batch.reference_id)
+    apart = ConceptReading(model.fusion, features).detached_maps()
+    together = ConceptReading(model.fusion, features, batch.reference_id).detached_maps()
     assert [len(maps.isolated[0]) for maps in (apart, together)] == [4, 2]
     assert together.alone.tolist() == [0, 0, 1, 0]
-    torch.testing.assert_close(model.concept(together), model.concept(apart))
+    torch.testing.assert_close(model.concept.of(together), model.concept.of(apart))
 
 
 def test_the_loss_is_contrastive_plus_weighted_concept_loss_computed_image_by_image(model: ContextCIR) -> None:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from contextcir import reference
 from contextcir.batch import Phrases, QueryBatch, TripletBatch
 from contextcir.concept import TextConceptConsistency
+from contextcir.concept_maps import ConceptReading
 from contextcir.text import Tokenizer
 
 RELATIVE = 1e-5
@@ -82,7 +83,7 @@ def run(folder: Path) -> dict[str, torch.Tensor]:
         "attention_per_layer": torch.stack(query.fused.attention),
         "loss_infonce": losses["contrastive"],
         "loss_cc_eps0": losses["concept"],
-        "loss_cc_eps0.05": TextConceptConsistency(epsilon=0.05)(model.concept_maps(batch, query)),
+        "loss_cc_eps0.05": TextConceptConsistency(epsilon=0.05)(ConceptReading(model.fusion, query)),
         "loss_total": losses["loss"],
         **gradients,
     }

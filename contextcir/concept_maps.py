@@ -1,0 +1,95 @@
+"""What the patches of an image attend to when it is asked for noun phrases: in their captions, and each alone."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from contextcir.batch import QueryFeatures, TextFeatures
+from contextcir.fusion import Fusion
+from contextcir.phrase_texts import PhraseTexts
+
+
+class ConceptMaps(NamedTuple):
+    """Attention of P phrases in the context of their captions, and alone.
+
+    ``context`` L maps (B, H, V, K) of the captions; ``isolated`` L maps (I, H, V, Kp) of the I different phrases as
+    texts of their own, over the image of their caption: the same words on the same image are there once. ``owner``
+    (P,) row of the caption, ``alone`` (P,) row of the isolated phrase. ``context_tokens`` (P, K) bool and
+    ``isolated_tokens`` (I, Kp) bool: the keys of the phrase, without start and end of text. V begins with CLS.
+    """
+
+    context: tuple[Tensor, ...]
+    isolated: tuple[Tensor, ...]
+    owner: Tensor
+    alone: Tensor
+    context_tokens: Tensor
+    isolated_tokens: Tensor
+
+
+class ConceptReading:
+    """Reads the noun phrases of a batch of queries; nothing is computed before a loss asks for it.
+
+    Args:
+        fusion: The fusion that composed the queries.
+        features: What was computed for them; its phrases must be there.
+        image_id: (B,) names the reference images: a phrase is read once over each. None: all differ.
+    """
+
+    def __init__(self, fusion: Fusion, features: QueryFeatures, image_id: Tensor | None = None) -> None:
+        self.fusion = fusion
+        self.features = features
+        self.phrases: PhraseTexts = features.phrases
+        owner = self.phrases.owner
+        self._image = owner if image_id is None else image_id[owner]  # (P,)
+
+    def maps(self) -> ConceptMaps:
+        """Both attentions, with gradients through both."""
+        return self._read(self.phrases.features)
+
+    def detached_maps(self) -> ConceptMaps:
+        """Both attentions, with gradients through that in context only: the isolated pass keeps no graph."""
+        with torch.no_grad():
+            maps = self._read(self.phrases.detached)
+        return maps._replace(context=self.features.fused.attention)
+
+    def _read(self, encode: Callable[[], TextFeatures]) -> ConceptMaps:
+        """Only vision tokens that are there already, and each phrase's own short text, encoded once."""
+        phrases, fused = self.phrases, self.features.fused
+        context_tokens = self.fusion.keys_of_phrases(phrases.tokens, phrases.slot)  # (P, K)
+        if not len(phrases):
+            nothing = context_tokens.new_zeros(0, 0)
+            return ConceptMaps(fused.attention, (), phrases.owner, phrases.owner, context_tokens, nothing)
+        first, alone = self._distinct()
+        row, image = phrases.row[first], phrases.owner[first]  # (I,)
+        text = encode()
+        isolated = self.fusion.attention(self.features.image.tokens[image], text.tokens[row], text.valid[row])
+        content = phrases.content[row]  # (I, Tp)
+        isolated_tokens = self.fusion.keys_of_phrases(content, torch.zeros_like(row))  # (I, Kp)
+        return ConceptMaps(fused.attention, isolated, phrases.owner, alone, context_tokens, isolated_tokens)
+
+    def _distinct(self) -> tuple[Tensor, Tensor]:
+        """For each of the I pairs of image and wording, its first phrase (I,); for each phrase, its pair (P,)."""
+        pairs = torch.stack([self._image, self.phrases.row], dim=1)  # (P, 2)
+        different, alone = pairs.unique(dim=0, return_inverse=True)
+        position = torch.arange(len(pairs), device=pairs.device)
+        first = torch.full((len(different),), len(pairs), device=pairs.device)
+        return first.scatter_reduce(0, alone, position, "amin"), alone
+
+
+def phrase_maps(maps: tuple[Tensor, ...], rows: Tensor, tokens: Tensor) -> Tensor:
+    """Attention of every patch to each phrase, (P, V - 1): mean over layers, heads and the phrase's tokens; no CLS.
+
+    ``maps`` L times (B, H, V, K), ``rows`` (P,) which of them each phrase uses, ``tokens`` (P, K) bool.
+    """
+    mean = torch.stack([layer[:, :, 1:].mean(dim=1) for layer in maps]).mean(dim=0)  # (B, V - 1, K)
+    share = tokens.to(mean.dtype) / tokens.sum(dim=1, keepdim=True)  # (P, K)
+    return (mean[rows] * share[:, None, :]).sum(dim=-1)  # (P, V - 1); autocast would round a matrix product
+
+
+def phrase_attention(fusion: Fusion, features: QueryFeatures) -> Tensor:
+    """Attention of every patch to each noun phrase in its caption (P, V - 1); NaN where a phrase has no token."""
+    phrases = features.phrases
+    keys = fusion.keys_of_phrases(phrases.tokens, phrases.slot)  # (P, K)
+    return phrase_maps(tuple(layer.float() for layer in features.fused.attention), phrases.owner, keys)

@@ -1,0 +1,1 @@
+"""Noun phrases of captions: parsers that find them, and a bank that keeps what was found."""
