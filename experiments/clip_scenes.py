@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +22,14 @@ IMAGES_PER_BASE = 11  # a reference and two sets of five
 LONGEST = 75  # words and marks, so that they fit into CLIP's 77 tokens with start and end
 
 
+class Pairs(NamedTuple):
+    """A batch: preprocessed images (B, 3, S, S), B descriptions, B scenes."""
+
+    images: Tensor
+    texts: list[str]
+    scenes: list[Scene]
+
+
 @dataclass
 class Pool:
     """Rendered scenes: ``images`` uint8 (N, SIDE, SIDE, 3), the `IMAGES_PER_BASE` rows of a base together."""
@@ -29,12 +38,12 @@ class Pool:
     scenes: list[Scene]
     edits: list[tuple[Edit, ...] | None]
 
-    def batch(self, rng: np.random.Generator, size: int, per_base: int, stories: float) -> tuple[Tensor, list[str]]:
+    def batch(self, rng: np.random.Generator, size: int, per_base: int, stories: float) -> Pairs:
         """Draw images, ``per_base`` of each base, with new descriptions, a share of them told as `stories`."""
         bases = rng.choice(len(self.scenes) // IMAGES_PER_BASE, size // per_base, replace=False)
         rows = [b * IMAGES_PER_BASE + i for b in bases for i in rng.permutation(IMAGES_PER_BASE)[:per_base]]
         texts = [self.story(rng, row) if rng.random() < stories else describe(rng, self.scenes[row]) for row in rows]
-        return normalise(self.images[rows]), texts
+        return Pairs(normalise(self.images[rows]), texts, [self.scenes[row] for row in rows])
 
     def story(self, rng: np.random.Generator, row: int) -> str:
         """Describe an image by what its reference shows, and what is different from it."""

@@ -32,11 +32,12 @@ def test_a_story_tells_the_reference_and_what_is_different() -> None:
     assert all(stories[row].split(". ")[0].count(" ") > 3 for row in told)
 
 
-def test_both_phases_run_and_leave_a_model_that_loads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_phases_run_and_leave_a_model_that_loads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     short = Phase(2, warmup=1)
-    train_clip(short, short, Batches(size=16, per_base=4), 4, 4, threads=1, save_every=1, out=tmp_path)
+    naming = Phase(2, warmup=1, naming=1.0)
+    train_clip(short, short, naming, Batches(size=16, per_base=4), 4, 4, threads=1, save_every=1, out=tmp_path)
     printed = capsys.readouterr().out
-    assert "edited: step 2" in printed and "looks: step 2" in printed
+    assert "edited: step 2" in printed and "looks: step 2" in printed and "names: step 2" in printed
     state, rows = assets.packed_state(tmp_path)
     settings = assets.config()["model_cfg"]
     assert state[assets.TOKEN_TABLE].shape == (len(rows), settings["text_cfg"]["width"])
