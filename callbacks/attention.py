@@ -11,7 +11,7 @@ from callbacks.evaluation import EvaluationCallback
 from callbacks.figures import PhraseFigure, displayable, draw_query
 from callbacks.results import add_results
 from contextcir.batch import GalleryBatch, ImageFeatures, QueryBatch, QueryFeatures
-from contextcir.concept import phrase_maps
+from contextcir.concept_maps import phrase_maps
 from contextcir.grounding import PointingGame
 
 
