@@ -11,18 +11,20 @@ from callbacks.evaluation import EvaluationCallback
 from callbacks.figures import PhraseFigure, displayable, draw_query
 from callbacks.results import add_results
 from contextcir.batch import GalleryBatch, ImageFeatures, QueryBatch, QueryFeatures
-from contextcir.concept_maps import phrase_maps
-from contextcir.grounding import PointingGame
+from contextcir.concept_maps import phrase_attention
+from contextcir.grounding import AttentionInside, PhraseMetric, PointingGame
 
 
 class AttentionFigures(EvaluationCallback):
     """Draw the attention of noun phrases over the reference image, and score how well it points at their objects.
 
-    A phrase's map is the mean of the in-context attention over layers, heads and the phrase's tokens, on the patches.
-    Figures go to ``attention/epoch_NNN/query_ID.png`` (``attention/validate``, ``attention/test`` outside of training)
-    in the run's folder, and to W&B where that is a logger. The score over all queries whose phrases have boxes is
-    logged as ``val_pointing_game``, with what a random patch would score as ``val_pointing_game_chance``, both in
-    percent; they are added to ``metrics.json`` at the end.
+    A phrase's map is the mean of the in-context attention over layers, heads and the keys that stand for the phrase
+    (its tokens, unless the fusion has others), on the patches. Figures go to ``attention/epoch_NNN/query_ID.png``
+    (``attention/validate``, ``attention/test`` outside of training) in the run's folder, and to W&B where that is a
+    logger. The score over all queries whose phrases have boxes is logged as ``val_pointing_game``, with what a random
+    patch would score as ``val_pointing_game_chance``, and as ``val_attention_inside`` the share of the maps' mass on
+    the objects, with that of uniform maps (``val_attention_inside_chance``), all in percent; they are added to
+    ``metrics.json`` at the end.
 
     Args:
         every_n_epochs: epochs between two sets of figures during training.
@@ -36,7 +38,7 @@ class AttentionFigures(EvaluationCallback):
             )
         self.every_n_epochs = every_n_epochs
         self.samples = samples
-        self._games: list[PointingGame] = []
+        self._games: list[list[PhraseMetric]] = []
         self._latest: dict[str, dict[str, float]] = {}
         self._has_maps = True
 
@@ -72,12 +74,12 @@ class AttentionFigures(EvaluationCallback):
         self._save("fit_end", trainer)
 
     def begin(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Begin a new game for every protocol."""
+        """Begin new games for every protocol."""
         self._games = []
         if not trainer.sanity_checking:
             for protocol in trainer.datamodule.protocols(stage):
-                game = PointingGame(protocol.query_views * len(protocol.query_ids), pl_module.backbone.grid)
-                self._games.append(game.to(pl_module.device))
+                size = (protocol.query_views * len(protocol.query_ids), pl_module.backbone.grid)
+                self._games.append([kind(*size).to(pl_module.device) for kind in (PointingGame, AttentionInside)])
 
     def add(
         self,
@@ -88,16 +90,16 @@ class AttentionFigures(EvaluationCallback):
     ) -> None:
         """Score the phrases of a batch."""
         if self._games and isinstance(batch, QueryBatch) and self._maps_in(outputs):
-            maps = maps_of_phrases(pl_module, outputs, batch)  # (P, N)
-            game = self._games[protocol_index]
-            game.update(batch.index, batch.phrases.owner, maps, batch.phrases.boxes)
+            maps = phrase_attention(pl_module.fusion, outputs)  # (P, N)
+            for game in self._games[protocol_index]:
+                game.update(batch.index, batch.phrases.owner, maps, batch.phrases.boxes)
 
     def _score(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Compute and log the score of every protocol; all ranks take part."""
         if trainer.sanity_checking:
             return
-        for protocol, game in zip(trainer.datamodule.protocols(stage), self._games, strict=True):
-            figures = game.compute() if self._has_maps else {}
+        for protocol, games in zip(trainer.datamodule.protocols(stage), self._games, strict=True):
+            figures = {name: value for game in games if self._has_maps for name, value in game.compute().items()}
             # Equal on all ranks already; saying so keeps Lightning from warning about it.
             pl_module.log_dict({f"{protocol.split}_{name}": value for name, value in figures.items()}, sync_dist=True)
             if figures:
@@ -123,7 +125,9 @@ class AttentionFigures(EvaluationCallback):
             outputs = pl_module.encode_query(batch)
         if not self._maps_in(outputs):
             return
-        maps = maps_of_phrases(pl_module, outputs, batch).unflatten(1, pl_module.backbone.grid).cpu()  # (P, rows, cols)
+        maps = (
+            phrase_attention(pl_module.fusion, outputs).unflatten(1, pl_module.backbone.grid).cpu()
+        )  # (P, rows, cols)
         pictures = displayable(batch.reference, getattr(data, "preprocess", None) or pl_module.preprocess)
         folder = Path(trainer.default_root_dir) / "attention" / name
         folder.mkdir(parents=True, exist_ok=True)
@@ -148,10 +152,3 @@ class AttentionFigures(EvaluationCallback):
             self._has_maps = False
             rank_zero_info("no attention figures: the fusion has no attention maps")
         return self._has_maps
-
-
-def maps_of_phrases(pl_module: LightningModule, outputs: QueryFeatures, batch: QueryBatch) -> torch.Tensor:
-    """Return the map (P, N) over the patches of every phrase in a batch; NaN where a phrase has no token."""
-    owner, spans, _ = batch.phrases
-    tokens = pl_module.backbone.tokenizer.span_tokens(batch.captions, owner, spans).to(owner.device)  # (P, T)
-    return phrase_maps(tuple(layer.float() for layer in outputs.fused.attention), owner, tokens)

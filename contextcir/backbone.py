@@ -92,6 +92,16 @@ class OpenCLIPBackbone(nn.Module):
         tokens = torch.cat([class_token, patches], dim=1)  # (B, V, D)
         return ImageFeatures(tokens.to(self._dtype), output["image_features"].to(self._dtype))
 
+    def project_tokens(self, tokens: Tensor) -> Tensor:
+        """Vision tokens (B, V, D) -> each of them where embeddings are, (B, V, E), not normalised.
+
+        That is the norm and projection that a pooled token goes through; in a tower that pools its patches by their
+        mean, the mean of theirs is the embedding of the image.
+        """
+        visual = self.clip.visual
+        projected = visual.ln_post(tokens)  # (B, V, D)
+        return projected if visual.proj is None else projected @ visual.proj  # (B, V, E)
+
     def encode_text(self, tokens: TokenBatch) -> TextFeatures:
         """Tokens (B, T, D) after the final norm and embeddings (B, E).
 

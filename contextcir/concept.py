@@ -27,6 +27,18 @@ class ConceptLoss(nn.Module):
         raise NotImplementedError
 
 
+def mean_over_phrases(values: Tensor) -> Tensor:
+    """Mean of one value for each phrase (F,) over the phrases of all ranks; 0 without any. All ranks have to call it.
+
+    What ranks return differs, but the mean over ranks that distributed training takes of the gradients is that of all
+    phrases together.
+    """
+    count = values.new_tensor(len(values))
+    if world_size() > 1:
+        dist.all_reduce(count)  # in place
+    return values.sum() * world_size() / count.clamp(min=1)
+
+
 class TextConceptConsistency(ConceptLoss):
     """ReLU(|in context - alone| - epsilon), averaged, as published in 2026 (paper section 1.2, column cc07007).
 
@@ -54,7 +66,4 @@ class TextConceptConsistency(ConceptLoss):
             rows = maps.alone[found]  # (F,)
             isolated = phrase_maps(maps.isolated, rows, maps.isolated_tokens[rows]).detach()
         excess = (F.threshold((context - isolated).abs(), ROUNDING, 0.0) - self.epsilon).relu()
-        count = found.sum()
-        if world_size() > 1:
-            dist.all_reduce(count)  # in place; the ranks' mean of the gradients becomes that of all their phrases
-        return excess.mean(dim=1).sum() * world_size() / count.clamp(min=1)
+        return mean_over_phrases(excess.mean(dim=1))

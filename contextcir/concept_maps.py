@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from contextcir.batch import QueryFeatures, TextFeatures
 from contextcir.fusion import Fusion
@@ -28,6 +29,22 @@ class ConceptMaps(NamedTuple):
     isolated_tokens: Tensor
 
 
+class ConceptEmbeddings(NamedTuple):
+    """The patches of I different images, and N wordings of P phrases, where CLIP compares images and texts.
+
+    ``patches`` (I, V - 1, E) and ``wordings`` (N, E) have length 1. ``image`` (P,) and ``row`` (P,): which of them
+    belong to each phrase. ``image_id`` (I,) names the images on all ranks; None where nobody knows. ``texts``: the N
+    wordings.
+    """
+
+    patches: Tensor
+    wordings: Tensor
+    image: Tensor
+    row: Tensor
+    image_id: Tensor | None
+    texts: list[str]
+
+
 class ConceptReading:
     """Reads the noun phrases of a batch of queries; nothing is computed before a loss asks for it.
 
@@ -42,6 +59,7 @@ class ConceptReading:
         self.features = features
         self.phrases: PhraseTexts = features.phrases
         owner = self.phrases.owner
+        self._image_id = image_id
         self._image = owner if image_id is None else image_id[owner]  # (P,)
 
     def maps(self) -> ConceptMaps:
@@ -53,6 +71,32 @@ class ConceptReading:
         with torch.no_grad():
             maps = self._read(self.phrases.detached)
         return maps._replace(context=self.features.fused.attention)
+
+    def in_context(self) -> tuple[Tensor, Tensor]:
+        """Attention of every patch to F phrases in their captions (F, V - 1), with gradients, and which they are (P,).
+
+        The others were cut away with the end of a caption.
+        """
+        keys = self.fusion.keys_of_phrases(self.phrases.tokens, self.phrases.slot)  # (P, K)
+        found = keys.any(dim=1)
+        return phrase_maps(self.features.fused.attention, self.phrases.owner[found], keys[found]), found
+
+    def embeddings(self) -> ConceptEmbeddings:
+        """Patches and phrases alone, comparable, with gradients through both; no fusion is run for them."""
+        phrases, tokens, image_id = self.phrases, self.features.image.tokens, self._image_id
+        image = phrases.owner
+        if image_id is not None:
+            image_id, row = image_id.unique(return_inverse=True)  # (I,), (B,)
+            position = torch.arange(len(row), device=row.device)
+            first = torch.full_like(image_id, len(row)).scatter_reduce(0, row, position, "amin")
+            tokens, image = tokens[first], row[image]  # (I, V, D), (P,)
+        wordings = tokens.new_zeros(0, phrases.backbone.widths.embed)
+        if len(phrases):
+            wordings = phrases.features().embedding  # (N, E)
+        with torch.autocast(tokens.device.type, enabled=False):  # cosines in low precision are off by hundredths
+            patches = phrases.backbone.project_tokens(tokens[:, 1:])  # (I, V - 1, E)
+            patches, wordings = (functional.normalize(x, dim=-1) for x in (patches, wordings))
+        return ConceptEmbeddings(patches, wordings, image, phrases.row, image_id, phrases.texts)
 
     def _read(self, encode: Callable[[], TextFeatures]) -> ConceptMaps:
         """Only vision tokens that are there already, and each phrase's own short text, encoded once."""

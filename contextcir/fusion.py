@@ -54,9 +54,7 @@ class Attention(nn.Module):
         """Softmax over the S source tokens for every target token: (B, H, N, S)."""
         query, key = self._split(self.query(target)), self._split(self.key(source))  # (B, H, N, D/H), (B, H, S, D/H)
         scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)  # (B, H, N, S)
-        if valid is not None:
-            scores = scores.masked_fill(~valid[:, None, None, :], float("-inf"))
-        return scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
+        return self._softmax(scores, valid)
 
     def forward(self, target: Tensor, source: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Target tokens (B, N, D) read source tokens (B, S, Ds): the result (B, N, D) and the maps (B, H, N, S)."""
@@ -64,6 +62,29 @@ class Attention(nn.Module):
         value = self._split(self.value(source))  # (B, H, S, D/H)
         read = maps.to(value.dtype) @ value  # (B, H, N, D/H)
         return self.output(read.transpose(1, 2).flatten(2)), maps  # (B, N, D)
+
+    def few_maps(self, target: Tensor, source: Tensor, valid: Tensor) -> Tensor:
+        """`maps` for a source of a few tokens, cheaper: their keys go through the query projection, not N targets."""
+        key = self._split(self.key(source)) * (self.query.out_features // self.heads) ** -0.5  # (B, H, S, D/H)
+        weight, bias = (x.unflatten(0, (self.heads, -1)) for x in (self.query.weight, self.query.bias))
+        folded = torch.einsum("bhsd,hde->bhse", key, weight).flatten(1, 2)  # (B, H S, D)
+        offset = torch.einsum("bhsd,hd->bhs", key, bias)  # (B, H, S)
+        scores = (target @ folded.mT).unflatten(-1, offset.shape[1:]).transpose(1, 2) + offset[:, :, None]
+        return self._softmax(scores, valid)  # (B, H, N, S)
+
+    def few(self, target: Tensor, source: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """`forward` for a source of a few tokens, cheaper: their values too go through the output projection first."""
+        maps = self.few_maps(target, source, valid)  # (B, H, N, S)
+        value, weight = self._split(self.value(source)), self.output.weight.unflatten(1, (self.heads, -1))
+        folded = torch.einsum("bhsd,ehd->bhse", value, weight).flatten(1, 2)  # (B, H S, D)
+        read = maps.to(folded.dtype).transpose(1, 2).flatten(2) @ folded  # (B, N, H S) @ (B, H S, D)
+        return read + self.output.bias, maps
+
+    @staticmethod
+    def _softmax(scores: Tensor, valid: Tensor | None) -> Tensor:
+        if valid is not None:
+            scores = scores.masked_fill(~valid[:, None, None, :], float("-inf"))
+        return scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
 
     def _split(self, tokens: Tensor) -> Tensor:
         return tokens.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, N, D) -> (B, H, N, D/H)
@@ -84,15 +105,23 @@ class FusionBlock(nn.Module):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
 
-    def maps(self, tokens: Tensor, text: Tensor, valid: Tensor) -> Tensor:
-        """What `forward` attends to, (B, H, V, T), without the rest of it."""
-        return self.attention.maps(self.attention_norm(tokens), text, valid)
-
     def forward(self, tokens: Tensor, text: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens (B, V, D) after reading text (B, T, Dt), and the maps (B, H, V, T)."""
         read, maps = self.attention(self.attention_norm(tokens), text, valid)
+        return self._add(tokens, read), maps
+
+    def few(self, tokens: Tensor, text: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """`forward` for texts of a few tokens: the same but for rounding, and cheaper."""
+        read, maps = self.attention.few(self.attention_norm(tokens), text, valid)
+        return self._add(tokens, read), maps
+
+    def few_maps(self, tokens: Tensor, text: Tensor, valid: Tensor) -> Tensor:
+        """What `few` attends to, (B, H, V, T), without the rest of it."""
+        return self.attention.few_maps(self.attention_norm(tokens), text, valid)
+
+    def _add(self, tokens: Tensor, read: Tensor) -> Tensor:
         tokens = tokens + read
-        return tokens + self.feed_forward(self.feed_forward_norm(tokens)), maps
+        return tokens + self.feed_forward(self.feed_forward_norm(tokens))
 
 
 class AttentionPool(nn.Module):
@@ -108,9 +137,9 @@ class AttentionPool(nn.Module):
         """Names of parameters that should not shrink."""
         return {"query"}
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Tokens (B, V, D) -> pooled (B, D)."""
-        pooled, _ = self.attention(self.query.expand(len(tokens), -1, -1), tokens)  # (B, 1, D)
+    def forward(self, tokens: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Tokens (B, V, D), of which ``valid`` (B, V) are there -> pooled (B, D)."""
+        pooled, _ = self.attention(self.query.expand(len(tokens), -1, -1), tokens, valid)  # (B, 1, D)
         return self.norm(pooled.squeeze(1))
 
 
@@ -127,16 +156,21 @@ class CrossAttentionFusion(Fusion):
 
     def forward(self, image: ImageFeatures, text: TextFeatures, phrases: PhraseTexts | None = None) -> Fused:
         """The composed query: ``embedding`` (B, E), and L maps (B, H, V, T)."""
-        tokens, attention = image.tokens, []
+        tokens, maps = self.fuse(image.tokens, text.tokens, text.valid)
+        return Fused(self.projection(self.pool(tokens)), maps)
+
+    def fuse(self, image: Tensor, keys: Tensor, valid: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Vision tokens (B, V, D) after reading keys (B, K, Dt) in all blocks, and the L maps (B, H, V, K)."""
+        tokens, attention = image, []
         for block in self.blocks:
-            tokens, maps = block(tokens, text.tokens, text.valid)
+            tokens, maps = block(tokens, keys, valid)
             attention.append(maps)
-        return Fused(self.projection(self.pool(tokens)), tuple(attention))
+        return tokens, tuple(attention)
 
     def attention(self, image: Tensor, text: Tensor, valid: Tensor) -> tuple[Tensor, ...]:
         """L maps (B, H, V, T) of vision tokens (B, V, D) over text tokens (B, T, Dt)."""
         tokens, attention = image, []
         for block in self.blocks[:-1]:
-            tokens, maps = block(tokens, text, valid)
+            tokens, maps = block.few(tokens, text, valid)
             attention.append(maps)
-        return (*attention, self.blocks[-1].maps(tokens, text, valid))
+        return (*attention, self.blocks[-1].few_maps(tokens, text, valid))

@@ -12,7 +12,7 @@ from contextcir.batch import Phrases, TextFeatures, TokenBatch
 
 
 class ConceptTokens(NamedTuple):
-    """One token for each noun phrase of B captions: ``tokens`` (B, C, Dt), ``valid`` (B, C); C may be 0."""
+    """One token for each different noun phrase of B captions: ``tokens`` (B, C, Dt), ``valid`` (B, C); C may be 0."""
 
     tokens: Tensor
     valid: Tensor
@@ -35,40 +35,75 @@ class PhraseTexts:
     def __len__(self) -> int:
         return len(self.owner)
 
+    @property
+    def backbone(self) -> OpenCLIPBackbone:
+        """What encodes them."""
+        return self._backbone
+
     @cached_property
     def tokens(self) -> Tensor:
         """Tokens of each phrase in its caption, (P, T); a row without any was cut away with the caption's end."""
-        return self._backbone.tokenizer.span_tokens(self.captions, self.owner, self._spans)
+        tokens = self._backbone.tokenizer.span_tokens(self.captions, *self._places)
+        return tokens.to(self.owner.device)
 
     @cached_property
     def slot(self) -> Tensor:
-        """Number (P,) of each phrase among those of its caption, in the order given."""
-        same = self.owner[:, None] == self.owner[None, :]  # (P, P)
-        return same.tril(diagonal=-1).sum(dim=1)
+        """Number (P,) of each phrase among the different wordings of its caption, in the order of their first ones.
+
+        What a caption says twice is one concept.
+        """
+        rows = self._places[0].tolist()
+        slots = [self._concepts[row][text] for row, text in zip(rows, self._wordings, strict=True)]
+        return self._here(torch.tensor(slots, dtype=torch.long))
 
     @cached_property
     def row(self) -> Tensor:
         """Which of the N wordings each phrase is, (P,)."""
-        number = {text: row for row, text in enumerate(self.texts)}
-        return torch.tensor([number[text] for text in self._wordings], dtype=torch.long, device=self.owner.device)
+        return self._here(torch.tensor([self._numbers[text] for text in self._wordings], dtype=torch.long))
 
     @cached_property
     def texts(self) -> list[str]:
         """The N different wordings."""
-        return list(dict.fromkeys(self._wordings))
+        return list(self._numbers)
 
     @cached_property
     def content(self) -> Tensor:
         """Tokens of each wording, (N, Tp), without start and end of text."""
-        return self._backbone.tokenizer.content(self._batch).to(self.owner.device)
+        return self._here(self._backbone.tokenizer.content(self._batch))
+
+    @cached_property
+    def _places(self) -> tuple[Tensor, Tensor]:
+        """Owners and spans for the tokenizer, which works with Python's numbers: fetched from the device once."""
+        places = torch.cat([self.owner[:, None], self._spans], dim=1).cpu()  # (P, 3)
+        return places[:, 0], places[:, 1:]
 
     @cached_property
     def _wordings(self) -> list[str]:
-        return self._backbone.tokenizer.isolated(self.captions, self.owner, self._spans)
+        return self._backbone.tokenizer.isolated(self.captions, *self._places)
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {text: number for number, text in enumerate(dict.fromkeys(self._wordings))}
+
+    @cached_property
+    def _concepts(self) -> list[dict[str, int]]:
+        """The wordings of each caption, numbered."""
+        concepts: list[dict[str, int]] = [{} for _ in self.captions]
+        for row, text in zip(self._places[0].tolist(), self._wordings, strict=True):
+            concepts[row].setdefault(text, len(concepts[row]))
+        return concepts
 
     @cached_property
     def _batch(self) -> TokenBatch:
-        return self._backbone.tokenizer(self.texts)
+        first: dict[str, int] = {}
+        for phrase, text in enumerate(self._wordings):
+            first.setdefault(text, phrase)
+        owner, spans = self._places
+        rows = list(first.values())  # (N,) a phrase of each wording
+        return self._backbone.tokenizer.encode_isolated(self.captions, owner[rows], spans[rows])
+
+    def _here(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.owner.device)
 
     def features(self) -> TextFeatures:
         """The N wordings, encoded: tokens (N, Tp, Dt), with a graph where gradients are on."""
@@ -83,15 +118,19 @@ class PhraseTexts:
         return TextFeatures(found.tokens.detach(), found.valid, found.embedding.detach())
 
     def concept_tokens(self) -> ConceptTokens:
-        """One token for each phrase, the mean of its own tokens when it is read alone, by captions."""
-        features = self.features()
-        mean = mean_of(features.tokens, self.content)  # (N, Dt)
-        count = int(self.slot.max()) + 1 if len(self) else 0
-        tokens = mean.new_zeros(len(self.captions), count, mean.shape[-1])  # (B, C, Dt)
-        tokens = tokens.index_put((self.owner, self.slot), mean[self.row])
-        valid = torch.zeros(len(self.captions), count, dtype=torch.bool, device=self.owner.device)
-        valid[self.owner, self.slot] = True
-        return ConceptTokens(tokens, valid)
+        """One token for each different phrase of a caption: the mean of its own tokens when it is read alone.
+
+        A phrase without any token is no concept.
+        """
+        mean = mean_of(self.features().tokens, self.content)  # (N, Dt)
+        count = max((len(concepts) for concepts in self._concepts), default=0)
+        table = [[self._numbers[text] for text in concepts] for concepts in self._concepts]
+        padded = [numbers + [-1] * (count - len(numbers)) for numbers in table]
+        number = self._here(torch.tensor(padded, dtype=torch.long).reshape(len(padded), count))  # (B, C)
+        if not len(self):
+            return ConceptTokens(mean.new_zeros(*number.shape, mean.shape[-1]), number >= 0)
+        valid = (number >= 0) & self.content.any(dim=1)[number]  # (B, C); at -1 stands the last one, and is masked
+        return ConceptTokens(torch.where(valid[..., None], mean[number], 0.0), valid)
 
 
 def mean_of(tokens: Tensor, chosen: Tensor) -> Tensor:

@@ -10,10 +10,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from contextcir.batch import QueryBatch
 from contextcir.gallery import GalleryStore
+from contextcir.phrases.sources import PhraseSource
 from contextcir.protocol import Protocol
 from data_modules.gallery import Collate, GallerySampler, gallery_source
 from data_modules.images import ImageStore, find_images
 from data_modules.missing import Part, find_missing, without_missing
+from data_modules.phrases import check_phrases, with_phrases
 from data_modules.sampling import Shuffled, TrainingOrder
 from data_modules.triplets import (
     Evaluation,
@@ -28,7 +30,6 @@ from data_modules.triplets import (
 
 __all__ = ["CompositionDataModule", "Evaluation", "TrainingSet"]
 
-
 TRAINING = "(training)"  # stands beside the names of splits, and can't be one
 
 
@@ -38,8 +39,6 @@ class CompositionDataModule(LightningDataModule):
     Subclasses implement `read_training`, `read_evaluation` and `image_folders`. Annotations are read when a stage first
     needs them; images only when they are loaded, so that protocols can be had without any. That all of them exist is
     made sure of before anything is trained on or scored.
-
-    Set ``gallery_store`` (the callback StoreGallery does) to take gallery embeddings from disk.
 
     Args:
         root: folder with annotations and images.
@@ -52,6 +51,7 @@ class CompositionDataModule(LightningDataModule):
         preprocess: PIL image to tensor (3, S, S); None for the ``preprocess`` of the model.
         allow_missing: leave out images that do not exist, with the triplets and queries that need them, and warn;
             otherwise they are an error. Figures on a part of a benchmark are not comparable.
+        phrases: noun phrases of captions whose records name none: BankPhrases, ParsedPhrases or BankThenParser.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class CompositionDataModule(LightningDataModule):
         order: TrainingOrder = Shuffled(),  # noqa: B008  (immutable; spelled out so that the saved config names it)
         preprocess: Preprocess | None = None,
         allow_missing: bool = False,
+        phrases: PhraseSource | None = None,
     ) -> None:
         super().__init__()
         self.root = Path(root).expanduser()
@@ -78,7 +79,8 @@ class CompositionDataModule(LightningDataModule):
         self.order = order
         self.preprocess = preprocess
         self.allow_missing = allow_missing
-        self.gallery_store: GalleryStore | None = None
+        self.phrases = phrases
+        self.gallery_store: GalleryStore | None = None  # set by the callback StoreGallery: embeddings from disk
         self.allow_zero_length_dataloader_with_multiple_devices = True  # of a gallery with fewer images than ranks
         self._follow_model = preprocess is None
         self._training: TrainingSet | None = None
@@ -160,15 +162,11 @@ class CompositionDataModule(LightningDataModule):
                 f"{source.file} holds {len(records)} triplets, fewer than a batch of {self.batch_size} on each of "
                 f"{replicas} ranks: lower --data.batch_size"
             )
-        return self._loader(
-            DataLoader,
-            TripletDataset(records, self._images(TRAINING, paths), self._checked_preprocess(), source),
-            collate_triplets,
-            batch_size=self.batch_size,
-            sampler=self.order.sampler([self.order.group(record) for record in records], replicas, rank),
-            drop_last=True,
-            persistent_workers=self.num_workers > 0,
-        )
+        filled = with_phrases(records, self.phrases, source)
+        dataset = TripletDataset(filled, self._images(TRAINING, paths), self._checked_preprocess(), source)
+        sampler = self.order.sampler([self.order.group(record) for record in records], replicas, rank)
+        options = {"drop_last": True, "persistent_workers": self.num_workers > 0, "batch_size": self.batch_size}
+        return self._loader(DataLoader, dataset, collate_triplets, sampler=sampler, **options)
 
     def val_dataloader(self) -> list[DataLoader]:
         """Return the loaders of the gallery and the queries of each protocol, in turn."""
@@ -208,6 +206,7 @@ class CompositionDataModule(LightningDataModule):
             command = f"python -m experiments.check_data {benchmark} --root {self.root}"
             missing = find_missing(part, self._images(split, part.image_paths), command, self.allow_missing)
             part = without_missing(part, missing)
+            check_phrases(part, self.phrases)
             self._missing[split] = len(missing)
         return part
 
@@ -231,7 +230,8 @@ class CompositionDataModule(LightningDataModule):
 
     def _queries(self, evaluation: Evaluation) -> QueryDataset:
         images = self._images(evaluation.protocol.split, evaluation.image_paths)
-        return QueryDataset(evaluation.records, images, self._checked_preprocess(), evaluation.source)
+        records = with_phrases(evaluation.records, self.phrases, evaluation.source)
+        return QueryDataset(records, images, self._checked_preprocess(), evaluation.source)
 
     def _images(self, split: str, paths: Mapping[str, str]) -> ImageStore:
         if split not in self._stores:

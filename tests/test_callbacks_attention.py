@@ -20,7 +20,13 @@ from callbacks.figures import PhraseFigure, displayable, draw_query, wrap
 from tests.toy_evaluation import NAN, QUERIES, ToyData, ToyModule, caption
 
 # The first phrase is in all 7 captions and always on its object, the second in the 4 even ones and never on it.
-EXPECTED = {"pointing_game": 100 * 7 / 11, "pointing_game_chance": 100 * (7 * 1 / 16 + 4 * 2 / 16) / 11}
+# A map is 1 at its peak and 0.1 on the 15 other patches.
+EXPECTED = {
+    "pointing_game": 100 * 7 / 11,
+    "pointing_game_chance": 100 * (7 * 1 / 16 + 4 * 2 / 16) / 11,
+    "attention_inside": 100 * (7 * 1.0 / 2.5 + 4 * 0.2 / 2.5) / 11,
+    "attention_inside_chance": 100 * (7 * 1 / 16 + 4 * 2 / 16) / 11,
+}
 
 
 class ImageRecorder(WandbLogger):

@@ -1,38 +1,11 @@
+"""The published loss: its value by loops, and where its gradient goes."""
+
 import pytest
 import torch
-from torch.nn.parallel import DistributedDataParallel
 
 from contextcir.concept import TextConceptConsistency
 from contextcir.concept_maps import ConceptMaps, phrase_maps
-from tests.distributed import run_ranks
-
-LAYERS, HEADS, VISION, TEXT, ALONE = 2, 3, 5, 7, 4
-
-
-def maps(owner: list[int], batch: int = 3) -> ConceptMaps:
-    """Attention of `batch` captions and of phrases with these owners; the same phrase numbers give the same values."""
-    generator = torch.Generator().manual_seed(0)
-
-    def attention(rows: int, tokens: int) -> tuple[torch.Tensor, ...]:
-        shape = (rows, HEADS, VISION, tokens)
-        layers = (torch.rand(shape, generator=generator, dtype=torch.double) for _ in range(LAYERS))
-        return tuple((layer / layer.sum(-1, keepdim=True)).requires_grad_() for layer in layers)
-
-    context, isolated = attention(batch, TEXT), attention(6, ALONE)
-    context_tokens = torch.rand(6, TEXT, generator=generator) < 0.5
-    context_tokens[:, 2] = True
-    isolated_tokens = torch.rand(6, ALONE, generator=generator) < 0.5
-    isolated_tokens[:, 1] = True
-    count = len(owner)
-    return ConceptMaps(
-        context,
-        tuple(layer[:count].detach().requires_grad_() for layer in isolated),
-        torch.tensor(owner, dtype=torch.long),
-        torch.arange(count),
-        context_tokens[:count],
-        isolated_tokens[:count],
-    )
-
+from tests.concept_cases import HEADS, TEXT, VISION, maps
 
 def naive_loss(given: ConceptMaps, epsilon: float) -> float:
     def mean(values):
@@ -130,48 +103,3 @@ def test_a_phrase_map_is_a_mean_over_its_tokens():
     layer[0, 0, 1] = torch.tensor([0.1, 0.2, 0.4, 0.3])
     found = phrase_maps((layer,), torch.tensor([0]), torch.tensor([[False, True, True, False]]))
     torch.testing.assert_close(found, torch.tensor([[0.3, 0.0]]))
-
-
-class Model(torch.nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = torch.nn.Parameter(torch.linspace(0.5, 1.5, HEADS, dtype=torch.double)[:, None, None])
-        self.loss = TextConceptConsistency(epsilon=0.01)
-
-    def forward(self, given: ConceptMaps) -> torch.Tensor:
-        return self.loss.of(given._replace(context=tuple(layer.detach() * self.scale for layer in given.context)))
-
-
-def part(given: ConceptMaps, captions: slice, phrases: slice) -> ConceptMaps:
-    return ConceptMaps(
-        tuple(layer[captions] for layer in given.context),
-        tuple(layer[phrases] for layer in given.isolated),
-        given.owner[phrases] - captions.start,
-        given.alone[phrases] - phrases.start,
-        given.context_tokens[phrases],
-        given.isolated_tokens[phrases],
-    )
-
-
-OWNERS = {"even": [0, 0, 1, 2, 2, 2], "first rank has one": [0, 2, 2, 2], "second rank has none": [0, 0, 1]}
-
-
-def train_step(rank: int, owners: list[int], captions: int) -> list:
-    local = [p for p, owner in enumerate(owners) if (owner < captions) == (rank == 0)]
-    phrases = slice(local[0], local[-1] + 1) if local else slice(len(owners), len(owners))
-    rows = slice(0, captions) if rank == 0 else slice(captions, 3)
-    model = DistributedDataParallel(Model())
-    loss = model(part(maps(owners), rows, phrases))
-    loss.backward()
-    return [loss, model.module.scale.grad]
-
-
-@pytest.mark.parametrize("case", OWNERS)
-def test_loss_and_gradient_of_two_ranks_equal_those_of_the_joint_batch(case):
-    ranks = run_ranks(train_step, 2, OWNERS[case], 2)
-    model = Model()
-    loss = model(maps(OWNERS[case]))
-    loss.backward()
-    torch.testing.assert_close((sum(rank[0] for rank in ranks) / 2).item(), loss.item(), rtol=1e-12, atol=0)
-    for _, gradient in ranks:
-        torch.testing.assert_close(gradient, model.scale.grad, rtol=1e-10, atol=1e-14)

@@ -7,7 +7,9 @@ import open_clip
 import pytest
 import yaml
 
+from contextcir.phrases.bank import PhraseBank
 from experiments.convert import main as convert
+from experiments.phrases import main as parse_phrases
 from experiments.run import main
 from tests.make_convertible import make_hotel, make_rewritten
 from tests.make_data import make_circo, make_cirr
@@ -78,6 +80,21 @@ def test_the_aggregated_experiment_trains_on_four_sets(
     assert cli.trainer.global_step == 1
     assert len(cli.datamodule.read_training().records) == 6 + 2 + 5 + 3
     assert cli.datamodule.protocols("val")[0].benchmark == "cirr"
+
+
+def test_the_phrase_bank_overlay_gives_phrases_to_cirr(
+    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bank, listed = tmp_path / "phrases.bank", tmp_path / "captions.jsonl"
+    monkeypatch.setenv("CIR_PHRASES", str(bank))
+    experiment = [*flags(BASE, CIRR, "overlays/phrase_bank"), f"--data.root={make_cirr(tmp_path / 'cirr')}"]
+    parse_phrases(["list", f"--out={listed}", *experiment])
+    parse_phrases([f"--captions={listed}", "--parser=tests.word_parser.WordParser", f"--out={bank}"])
+    assert len(PhraseBank(bank)) == 3  # "Show 2 bottles instead", 3 and 4, in both splits
+    cli = main(["fit", *experiment, *small, "--data.batch_size=2", "--trainer.fast_dev_run=1"])
+    batch = next(iter(cli.datamodule.train_dataloader()))
+    assert batch.query.phrases.owner.tolist() == [0, 1] and batch.query.phrases.spans.tolist() == [[5, 14]] * 2
+    assert cli.trainer.callback_metrics["train_concept"] > 0
 
 
 def test_every_config_is_run_by_a_test() -> None:

@@ -6,9 +6,12 @@ import torch
 from contextcir.backbone import Widths
 from contextcir.baselines import ImageOnly, Sum, TextOnly
 from contextcir.batch import ImageFeatures, TextFeatures
+from contextcir.concept_fusion import ConceptAttentionFusion
 from contextcir.fusion import Attention, AttentionPool, CrossAttentionFusion, FusionBlock
 
 WIDTHS = Widths(vision=16, text=12, embed=10)
+FUSIONS = [CrossAttentionFusion, ConceptAttentionFusion]  # without phrases, the second does what the first does
+both = pytest.mark.parametrize("kind", FUSIONS)
 
 
 @pytest.fixture(autouse=True)
@@ -57,8 +60,9 @@ def test_attention_equals_loops_over_heads_and_tokens():
         torch.testing.assert_close(result[row], attention.output(read))
 
 
-def test_maps_are_distributions_over_the_valid_tokens():
-    fusion = randomised(CrossAttentionFusion(WIDTHS, layers=3, heads=4))
+@both
+def test_maps_are_distributions_over_the_valid_tokens(kind):
+    fusion = randomised(kind(WIDTHS, layers=3, heads=4))
     image, text = features()
     maps = fusion(image, text).attention
     assert len(maps) == 3 and all(layer.shape == (3, 4, 5, 6) for layer in maps)
@@ -91,8 +95,39 @@ def test_attention_alone_gives_the_maps_of_the_whole():
     torch.testing.assert_close(fusion.attention(image.tokens, text.tokens, text.valid), fusion(image, text).attention)
 
 
-def test_what_stands_in_padding_has_no_influence():
-    fusion = randomised(CrossAttentionFusion(WIDTHS))
+def test_a_block_for_few_tokens_equals_the_block():
+    block = randomised(FusionBlock(16, 12, heads=4, dropout=0.0))
+    image, text = features()
+    expected, found = (f(image.tokens, text.tokens, text.valid) for f in (block, block.few))
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(block.few_maps(image.tokens, text.tokens, text.valid), expected[1])
+    gradients = []
+    for result, maps in (expected, found):
+        block.zero_grad()
+        (result.pow(2).sum() + maps.pow(2).sum()).backward()
+        gradients.append({name: parameter.grad.clone() for name, parameter in block.named_parameters()})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, msg=name)
+
+
+def test_a_block_for_few_tokens_rounds_no_worse():
+    block = randomised(FusionBlock(256, 128, heads=8, dropout=0.0).double())
+    with torch.no_grad():
+        for parameter in block.parameters():
+            parameter.mul_(0.2)  # the scores of attention stay within reason
+    image, text = torch.randn(3, 50, 256).double(), torch.randn(3, 6, 128).double()
+    valid = torch.arange(6) < torch.tensor([[6], [4], [5]])
+    exact = block(image, text, valid)[1]
+    single = block.float()
+    errors = [
+        (f(image.float(), text.float(), valid)[1].double() - exact).abs().max() for f in (single.forward, single.few)
+    ]
+    assert exact.std() > 0.05 and errors[1] < max(2 * errors[0], 2e-7) and errors[0] < 2e-6
+
+
+@both
+def test_what_stands_in_padding_has_no_influence(kind):
+    fusion = randomised(kind(WIDTHS))
     image, text = features()
     noise = torch.where(text.valid[..., None], text.tokens, 100 * torch.randn_like(text.tokens))
     longer = TextFeatures(
@@ -106,27 +141,31 @@ def test_what_stands_in_padding_has_no_influence():
         torch.testing.assert_close(a[..., :6], b)
 
 
-def test_what_is_said_has_influence():
-    fusion = randomised(CrossAttentionFusion(WIDTHS))
+@both
+def test_what_is_said_has_influence(kind):
+    fusion = randomised(kind(WIDTHS))
     image, text = features()
     other = text._replace(tokens=text.tokens + torch.randn(3, 1, 12))
     assert (fusion(image, text).embedding - fusion(image, other).embedding).abs().amax(dim=1).min() > 1e-3
 
 
-def test_every_parameter_gets_a_gradient():
-    fusion = randomised(CrossAttentionFusion(WIDTHS, layers=2))
+@both
+def test_every_parameter_gets_a_gradient(kind):
+    fusion = randomised(kind(WIDTHS, layers=2))
     fusion(*features()).embedding.pow(2).sum().backward()
     assert [name for name, p in fusion.named_parameters() if p.grad is None] == []
 
 
-def test_no_rows_give_no_maps():
+@both
+def test_no_rows_give_no_maps(kind):
     image, text = features()
-    maps = CrossAttentionFusion(WIDTHS).double().attention(image.tokens[:0], text.tokens[:0], text.valid[:0])
-    assert [tuple(layer.shape) for layer in maps] == [(0, 8, 5, 6)] * 4
+    maps = kind(WIDTHS).double().attention(image.tokens[:0], text.tokens[:0], text.valid[:0])
+    assert [tuple(layer.shape) for layer in maps] == [(0, 8, 5, 6 + (kind is ConceptAttentionFusion))] * 4
 
 
-def test_autocast_leaves_maps_in_full_precision():
-    fusion = CrossAttentionFusion(WIDTHS)
+@both
+def test_autocast_leaves_maps_in_full_precision(kind):
+    fusion = kind(WIDTHS)
     image, text = features()
     with torch.autocast("cpu", torch.bfloat16):
         maps = fusion.attention(image.tokens.float(), text.tokens.float(), text.valid)
@@ -141,11 +180,12 @@ def test_the_pool_ignores_the_order_of_tokens_and_normalises():
     torch.testing.assert_close(pool(tokens).mean(dim=1), torch.zeros(3).double())
 
 
-def test_wrong_sizes_are_refused():
+@both
+def test_wrong_sizes_are_refused(kind):
     with pytest.raises(ValueError, match="16 .* 3 attention heads"):
-        CrossAttentionFusion(WIDTHS, heads=3)
+        kind(WIDTHS, heads=3)
     with pytest.raises(ValueError, match="at least 1 layer"):
-        CrossAttentionFusion(WIDTHS, layers=0)
+        kind(WIDTHS, layers=0)
 
 
 def test_baselines_use_what_their_names_say():
@@ -161,7 +201,7 @@ def test_baselines_use_what_their_names_say():
 
 def test_fusions_say_truly_whether_they_read_the_text_embedding():
     image, text = features()
-    for fusion in (CrossAttentionFusion(WIDTHS).double(), ImageOnly(WIDTHS), TextOnly(WIDTHS), Sum(WIDTHS)):
+    for fusion in (*(kind(WIDTHS).double() for kind in FUSIONS), ImageOnly(WIDTHS), TextOnly(WIDTHS), Sum(WIDTHS)):
         other = text._replace(embedding=text.embedding.flip(1))
         changed = not torch.equal(fusion(image, text).embedding, fusion(image, other).embedding)
         assert changed == fusion.reads_text_embedding

@@ -58,12 +58,28 @@ class Backbone(nn.Module):
         self.tokenizer = WordTokenizer()
 
 
+class PhraseTokens(NamedTuple):
+    """Of `PhraseTexts`, what the maps of phrases need."""
+
+    owner: Tensor
+    tokens: Tensor
+    slot: Tensor
+
+
+class TokenFusion:
+    """A fusion whose keys are the tokens."""
+
+    def keys_of_phrases(self, tokens: Tensor, slot: Tensor) -> Tensor:
+        return tokens
+
+
 class ToyModule(LightningModule):
     """``fused`` is image + text times a gain of 3, so that the composed row differs from the sum."""
 
     def __init__(self, with_maps: bool = True) -> None:
         super().__init__()
         self.backbone = Backbone()
+        self.fusion = TokenFusion()
         self.preprocess = None
         self.gain = nn.Parameter(torch.tensor(3.0))
         self.with_maps = with_maps
@@ -76,9 +92,10 @@ class ToyModule(LightningModule):
         text = text_embeddings()[rows].to(self.device)
         maps = tuple(self.maps(batch.captions) for _ in range(2)) if self.with_maps else ()
         valid = torch.ones(len(rows), 1, dtype=torch.bool)
-        return QueryFeatures(
-            image, TextFeatures(text[:, None], valid, text), Fused(image.embedding + self.gain * text, maps)
-        )
+        tokens = self.backbone.tokenizer.span_tokens(batch.captions, batch.phrases.owner, batch.phrases.spans)
+        phrases = PhraseTokens(batch.phrases.owner, tokens, torch.zeros_like(batch.phrases.owner))
+        fused = Fused(image.embedding + self.gain * text, maps)
+        return QueryFeatures(image, TextFeatures(text[:, None], valid, text), fused, phrases)
 
     def encode_image(self, images: Tensor) -> ImageFeatures:
         self.encoded_images += len(images)

@@ -6,9 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from data_modules.annotations import AnnotationFile
 from data_modules.base import Evaluation
 from data_modules.circo import CIRCO, RelativeCaption
 from data_modules.cirr import CIRR
+from data_modules.scenes.roles import read_roles
 from data_modules.scenes.writer import Size, write_scenes
 
 SHARED = "circo_"  # splits whose queries have several right answers, and CIRCO's file format
@@ -54,6 +56,12 @@ class Scenes(CIRR):
             return super().read_evaluation(split)
         evaluation = self._shared().read_evaluation(split.removeprefix(SHARED))
         return evaluation._replace(protocol=replace(evaluation.protocol, benchmark=self.benchmark, split=split))
+
+    def member_roles(self, split: str) -> dict[int, dict[str, str]]:
+        """Return, by query id, why each image is in the query's set; {} for splits that do not say so."""
+        if split.startswith(SHARED):
+            return {}
+        return read_roles(AnnotationFile(self._find_file("captions", "cap", split), "pairid"))
 
     def image_folders(self) -> list[Path]:
         """Return the image folders of both formats; their file names differ."""

@@ -1,0 +1,66 @@
+"""Grounded consistency: in its caption, a phrase should look where the image is most like the phrase alone."""
+
+import torch
+from torch import Tensor
+
+from contextcir.concept import ConceptLoss, mean_over_phrases
+from contextcir.concept_maps import ConceptEmbeddings, ConceptReading
+from contextcir.patch_shares import jensen_shannon, peakedness, shares
+from contextcir.phrase_alignment import PhraseAlignment, centre
+
+
+class GroundedConsistency(ConceptLoss):
+    """A phrase's places in its caption against those that CLIP itself finds for it, plus what teaches CLIP to find them.
+
+    The alone side is the similarity of patches and phrase in CLIP's space (MaskCLIP, Zhou et al., ECCV 2022), less
+    what the patch has in common with all phrases, as shares of the patches. It is a constant, and `PhraseAlignment`
+    makes it good, from nothing but the captions. It costs no pass of the fusion. Phrases count by how peaked it is: for
+    those that name nothing in the image, it hardly is.
+
+    ``weight``: the factor of this loss in the total, which the caller applies. ``temperature``: of the softmax over
+    patches. ``alignment``: what teaches CLIP; its weight is that in the sum of both.
+    """
+
+    def __init__(
+        self, weight: float = 0.1, temperature: float = 0.05, alignment: PhraseAlignment = PhraseAlignment(1.0)
+    ) -> None:
+        super().__init__(weight)
+        if temperature <= 0:
+            raise ValueError(f"the temperature must be positive, got {temperature} (--model.concept)")
+        self.temperature = temperature
+        self.alignment = alignment
+
+    def forward(self, reading: ConceptReading) -> Tensor:
+        """The loss without its weight: mean over the phrases of all ranks."""
+        embeddings = reading.embeddings()
+        context, found = reading.in_context()
+        consistency = self.of(context, self.places(embeddings)[found])
+        return consistency + self.alignment.weight * self.alignment.of(embeddings)
+
+    def of(self, context: Tensor, places: Tensor) -> Tensor:
+        """The consistency alone, of F phrases' attention in context (F, N) and their places (F, N), a constant."""
+        places = places.detach()
+        return mean_over_phrases(peakedness(places) * jensen_shannon(shares(context), places))
+
+    @torch.no_grad()
+    def places(self, given: ConceptEmbeddings) -> Tensor:
+        """Where each phrase is by CLIP's similarity: shares (P, V - 1) of the patches."""
+        with torch.autocast(given.patches.device.type, enabled=False):
+            phrases = (given.wordings - centre(given))[given.row]  # (P, E)
+            return (similarity(given.patches, phrases, given.image) / self.temperature).softmax(dim=1)
+
+
+def similarity(patches: Tensor, phrases: Tensor, image: Tensor) -> Tensor:
+    """Products (P, N) of each phrase (P, E) with the patches (I, N, E) of its own image (P,).
+
+    The phrases of an image stand together, padded, so that patches need not be copied for each phrase.
+    """
+    order = image.argsort(stable=True)  # (P,)
+    counts = image.bincount(minlength=len(patches))  # (I,)
+    slot = torch.arange(len(image), device=image.device) - (counts.cumsum(0) - counts)[image[order]]  # (P,)
+    together = phrases.new_zeros(len(patches), int(counts.max()) if len(image) else 0, phrases.shape[1])  # (I, C, E)
+    together[image[order], slot] = phrases[order]
+    products = together @ patches.mT  # (I, C, N)
+    found = phrases.new_empty(len(image), patches.shape[1])
+    found[order] = products[image[order], slot]
+    return found

@@ -1,0 +1,225 @@
+"""Noun phrases of many captions in one file that training reads and nobody writes.
+
+The file is an SQLite database, opened immutable: no lock, no journal and no second file is touched, so it works on
+network file systems without locking, and any number of processes may read it. A damaged disk is an error that can be
+told; with a memory map it would end the process (SIGBUS). A caption is found in a few microseconds, without loading
+the others.
+
+The key of a row is the caption as it was written, not as the tokenizer cleans it. So it is looked up without cleaning,
+which takes ten times as long as the look-up (a minute for all of LaSCo, when training begins), and it is what the
+parser was given, so that a bank and its parser always agree. Next to nothing would be saved: of CIRR's 8,287 different
+captions, two become equal by cleaning. The spans do count characters of the cleaned caption; a bank whose cleaning
+differs from that of the libraries at hand is not opened.
+"""
+
+import json
+import os
+import shlex
+import sqlite3
+import struct
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from contextcir.phrases.alignment import clean
+from contextcir.phrases.parser import ParserKey, Span
+
+MAGIC = int.from_bytes(b"CIRp", "big")
+FORMAT = 1
+Rows = Iterable[tuple[str, Sequence[Span]]]
+
+# Characters that libraries have come to treat in another way: should that happen again, spans would be off.
+PROBE = (
+    " A &amp;amp; B\t&lt;i> cafe\u0301 \ufb01n \u201cDOG\u201d \u0130 \xdf\u2026 sch\xc3\xb6n \x1b[1m\xa0\U0001f600\r\n"
+)
+
+
+class About(NamedTuple):
+    """What a bank says of itself.
+
+    ``arguments``: of the command that parsed, e.g. ``--parser=stanza``. ``count``: number of captions. ``shard``: which
+    part of how many, counted from 0; None for a whole bank.
+    """
+
+    key: ParserKey
+    arguments: str
+    count: int
+    shard: tuple[int, int] | None = None
+
+
+class PhraseBank:
+    """The noun phrases of captions, from a file that `write_bank` wrote.
+
+    The file is opened when it is first needed, once in every process; a pickled bank is no more than its path.
+
+    Args:
+        path: of the file.
+        key: what the phrases are expected to have been found by; None for anything.
+
+    Raises (when it is opened or read):
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no bank, is damaged, or its key is not the expected one.
+    """
+
+    def __init__(self, path: str | Path, key: ParserKey | None = None) -> None:
+        self.path = Path(path).expanduser()
+        self.key = key
+        self._process = 0
+        self._connection: sqlite3.Connection | None = None
+        self._about: About | None = None
+
+    def __reduce__(self) -> tuple[type["PhraseBank"], tuple[Path, ParserKey | None]]:
+        return PhraseBank, (self.path, self.key)
+
+    @property
+    def about(self) -> About:
+        """What the bank says of itself."""
+        self._opened()
+        return self._about
+
+    def __len__(self) -> int:
+        return self.about.count
+
+    def __contains__(self, caption: str) -> bool:
+        return self._row(caption) is not None
+
+    def close(self) -> None:
+        """Close the file; it is opened again when it is needed, and may be a new one by then."""
+        self._connection = None
+
+    def phrases(self, caption: str) -> tuple[Span, ...]:
+        """Return the noun phrases of a caption, () if it has none.
+
+        Raises:
+            ValueError: if the caption is not in the bank.
+        """
+        row = self._row(caption)
+        if row is None:
+            raise ValueError(self.complaint(caption, ["FILE"]))
+        return self._unpacked(byte_order(caption), row)
+
+    def rows(self) -> Iterator[tuple[str, tuple[Span, ...]]]:
+        """Return all captions with their phrases, in the order of their UTF-8 bytes."""
+        with self._readable():
+            for caption, row in self._opened().execute("SELECT caption, spans FROM phrases ORDER BY caption"):
+                yield caption.decode("utf-8", "surrogatepass"), self._unpacked(caption, row)
+
+    def complaint(self, caption: str, files: Sequence[str | Path]) -> str:
+        """Return the words that say that a caption is not here, and the command that adds those of ``files``."""
+        names = " ".join(name if name == "FILE" else shlex.quote(name) for name in map(str, files))
+        command = f"python -m experiments.phrases --captions {names} {self.about.arguments} --out {self.path}"
+        return f"caption {caption!r} is not in the phrase bank {self.path} ({self.about.key}): add it with `{command}`"
+
+    def _row(self, caption: str) -> bytes | None:
+        with self._readable():
+            query = "SELECT spans FROM phrases WHERE caption = ?"
+            found = self._opened().execute(query, (byte_order(caption),)).fetchone()
+        return None if found is None else found[0]
+
+    def _unpacked(self, caption: bytes, row: bytes) -> tuple[Span, ...]:
+        *numbers, check = struct.unpack(f"<{len(row) // 4}I", row) if row and len(row) % 8 == 4 else (0,)
+        if check != zlib.crc32(row[:-4], zlib.crc32(caption)):
+            self._fail(f"the row of caption {caption.decode('utf-8', 'surrogatepass')!r} is damaged")
+        return tuple(map(Span, numbers[::2], numbers[1::2]))
+
+    def _opened(self) -> sqlite3.Connection:
+        # a connection must not be used in another process than the one that opened it: loader workers are forked
+        if self._connection is None or self._process != os.getpid():
+            if not self.path.is_file():
+                raise FileNotFoundError(
+                    f"no phrase bank {self.path}: make it with `python -m experiments.phrases --captions FILE "
+                    f"--parser stanza --out {self.path}`, or change --data.phrases.path"
+                )
+            with self._readable():
+                address = f"{self.path.resolve().as_uri()}?mode=ro&immutable=1"
+                connection = sqlite3.connect(address, uri=True, check_same_thread=False)
+                self._about = self._read_about(connection)
+            self._connection, self._process = connection, os.getpid()
+        return self._connection
+
+    def _read_about(self, connection: sqlite3.Connection) -> About:
+        names = ("application_id", "user_version", "page_count", "page_size")
+        kind, version, pages, page = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
+        if kind != MAGIC or version != FORMAT:
+            self._fail("is no phrase bank" if kind != MAGIC else f"has format {version} instead of {FORMAT}")
+        if pages * page != self.path.stat().st_size:  # a part of a page that is missing, SQLite takes for zeros
+            self._fail("is cut off")
+        told = json.loads(connection.execute("SELECT told FROM about").fetchone()[0])
+        if told["cleaning"] != clean(PROBE):
+            self._fail("was made with another version of open_clip or ftfy, which cleans texts in another way")
+        about = About(ParserKey(*told["key"]), told["arguments"], told["count"], told["shard"] and tuple(told["shard"]))
+        if self.key is not None and about.key != self.key:
+            raise ValueError(
+                f"the phrase bank {self.path} was made by {about.key}, but expected is {self.key}: change "
+                "--data.phrases, or parse into another bank"
+            )
+        return about
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.DatabaseError, json.JSONDecodeError, KeyError, TypeError) as error:
+            self._fail(f"can't be read ({error})")
+
+    def _fail(self, problem: str) -> None:
+        raise ValueError(
+            f"phrase bank {self.path}: {problem}; make it again with `python -m experiments.phrases`"
+        ) from None
+
+
+def write_bank(path: Path, rows: Rows, about: About) -> About:
+    """Write a bank, whole or not at all; return what it says of itself, with the number of captions that were written.
+
+    The same rows give the same bytes.
+
+    Args:
+        path: the file; one that is there is replaced when the new one is complete.
+        rows: captions, each once and in the order of their UTF-8 bytes, and their phrases.
+        about: what it says of itself; ``count`` is not looked at.
+
+    Raises:
+        ValueError: if it can't be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f"{path.name}.new")
+    new.unlink(missing_ok=True)
+    count = 0
+
+    def packed() -> Iterator[tuple[bytes, bytes]]:
+        nonlocal count
+        for count, (caption, spans) in enumerate(rows, start=1):  # noqa: B007  (read below)
+            key = byte_order(caption)
+            numbers = struct.pack(f"<{2 * len(spans)}I", *(number for span in spans for number in span))
+            yield key, numbers + struct.pack("<I", zlib.crc32(numbers, zlib.crc32(key)))
+
+    try:
+        # nobody else knows this file, and no part of it is of use: neither locks nor a journal are needed
+        connection = sqlite3.connect(f"{new.resolve().as_uri()}?mode=rwc&nolock=1", uri=True, isolation_level=None)
+        for setting in (f"application_id={MAGIC}", f"user_version={FORMAT}", "journal_mode=OFF", "synchronous=OFF"):
+            connection.execute(f"PRAGMA {setting}")
+        connection.execute("BEGIN")
+        connection.execute("CREATE TABLE about (told TEXT)")
+        connection.execute("CREATE TABLE phrases (caption BLOB PRIMARY KEY, spans BLOB NOT NULL) WITHOUT ROWID")
+        connection.executemany("INSERT INTO phrases VALUES (?, ?)", packed())
+        about = about._replace(count=count)
+        told = {**about._asdict(), "key": list(about.key), "cleaning": clean(PROBE)}
+        connection.execute("INSERT INTO about VALUES (?)", (json.dumps(told),))
+        connection.execute("COMMIT")
+        connection.close()
+        with open(new, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(new, path)
+    except (sqlite3.Error, OSError) as error:
+        raise ValueError(f"the phrase bank {path} can't be written ({error})") from None
+    finally:
+        new.unlink(missing_ok=True)
+    return about
+
+
+def byte_order(caption: str) -> bytes:
+    """Return the UTF-8 bytes of a caption: sort by them to write a bank."""
+    # JSON can hold half of a character (an unpaired surrogate), which plain UTF-8 can't
+    return caption.encode("utf-8", "surrogatepass")

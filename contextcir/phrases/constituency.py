@@ -1,0 +1,165 @@
+"""Noun phrases from Stanza's constituency parser, as in the paper."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from contextcir.phrases.alignment import clean, whole_characters
+from contextcir.phrases.parser import ParserKey, PhraseParser, Span
+from contextcir.phrases.selection import AllPhrases, Candidate, Level, Quota, count_words
+from contextcir.phrases.trees import noun_phrases
+
+if TYPE_CHECKING:
+    from stanza.models.common.doc import Document
+
+PROCESSORS = ("tokenize", "mwt", "pos", "constituency")  # in the order in which they run
+BULK = 256  # captions at a time: beyond, it gets no faster
+
+
+class ConstituencyParser(PhraseParser):
+    """Noun phrases of the trees of Stanza's English models.
+
+    Models that are not there are downloaded by Stanza, once.
+
+    Args:
+        quota: how many phrases of a caption are kept, and in which order.
+        level: which of phrases inside each other are kept; by default all, as published.
+        model_dir: folder of the models; by default that of the environment's STANZA_RESOURCES_DIR, else Stanza's own.
+        package: set of models by its name in Stanza's ``resources.json``: default, default_fast or default_accurate.
+        device: where the models run.
+
+    Raises:
+        FileNotFoundError: from `key` and `parse`, if models are missing and can't be downloaded.
+        ValueError: from `key` and `parse`, for an unknown package.
+    """
+
+    def __init__(
+        self,
+        quota: Quota = Quota(),  # noqa: B008
+        level: Level | None = None,
+        model_dir: str | None = None,
+        package: str = "default",
+        device: str = "cpu",
+    ) -> None:
+        self.quota = quota
+        self.level = AllPhrases() if level is None else level
+        self.model_dir = model_dir
+        self.package = package
+        self.device = device
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a model is loaded anew where it is needed
+        return {name: value for name, value in vars(self).items() if name != "_pipeline"}
+
+    @property
+    def folder(self) -> Path:
+        """Where the models are, or will be."""
+        import stanza
+
+        # asked again here: Stanza reads the variable at import only
+        return Path(self.model_dir or os.environ.get("STANZA_RESOURCES_DIR") or stanza.DEFAULT_MODEL_DIR)
+
+    @cached_property
+    def key(self) -> ParserKey:
+        """Names the models by what Stanza calls them and by a digest of their files."""
+        import stanza
+
+        models = self._models()
+        digest = hashlib.sha256()
+        for path in self._files(models):
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        named = ", ".join(f"{processor}={model}" for processor, model in models.items())
+        version = f"{stanza.__version__} with files {digest.hexdigest()[:12]}"
+        return ParserKey("stanza", named, version, self.quota.describe(self.level))
+
+    def parse(self, captions: Sequence[str]) -> list[tuple[Span, ...]]:
+        if isinstance(captions, str):
+            raise ValueError(f"expected a list of captions, got the single text {captions!r}: put it in a list")
+        texts = [clean(caption) for caption in captions]
+        distinct = list(dict.fromkeys(filter(None, texts)))
+        found: dict[str, tuple[Span, ...]] = {"": ()}
+        for start in range(0, len(distinct), BULK):
+            bulk = distinct[start : start + BULK]
+            for text, document in zip(bulk, self._pipeline.bulk_process(bulk), strict=True):
+                found[text] = self.quota.fill(candidates(text, document), self.level)
+        return [found[text] for text in texts]
+
+    @cached_property
+    def _pipeline(self) -> Any:
+        import stanza
+
+        models = self._models()
+        return stanza.Pipeline(
+            "en",
+            dir=str(self.folder),
+            package=None,
+            processors=models,
+            download_method=None,
+            device=self.device,
+            verbose=False,
+        )
+
+    def _models(self) -> dict[str, str]:
+        """Return processors and their models, all of whose files are there now."""
+        try:
+            models = self._listed()
+            if all(path.is_file() for path in self._files(models)):
+                return models
+        except FileNotFoundError:
+            pass
+        self._download()
+        return self._listed()
+
+    def _listed(self) -> dict[str, str]:
+        packages = self._resources()["packages"]
+        if self.package not in packages:
+            raise ValueError(
+                f"no package '{self.package}' in {self.folder / 'resources.json'}, but {', '.join(packages)}: "
+                "change --parser.package"
+            )
+        package = packages[self.package]
+        return {processor: package[processor] for processor in PROCESSORS if processor in package}
+
+    def _resources(self) -> dict[str, Any]:
+        return json.loads((self.folder / "resources.json").read_text(encoding="utf-8"))["en"]
+
+    def _files(self, models: dict[str, str]) -> list[Path]:
+        """Return the files of the models, and of the word vectors and language models below them."""
+        resources = self._resources()
+        needed = dict.fromkeys(models.items())
+        for processor, model in models.items():
+            below = resources[processor][model].get("dependencies", ())
+            needed |= dict.fromkeys((part["model"], part["package"]) for part in below)
+        return [self.folder / "en" / kind / f"{name}.pt" for kind, name in needed]
+
+    def _download(self) -> None:
+        import stanza
+        from lightning.pytorch.utilities.rank_zero import rank_zero_info  # slow to import, for every worker process
+
+        rank_zero_info(f"downloading Stanza's English models ({self.package}) to {self.folder}, once")
+        processors = ",".join(PROCESSORS)
+        try:
+            stanza.download("en", model_dir=str(self.folder), package=self.package, processors=processors)
+        except (OSError, ValueError) as error:  # the network's errors and the hub's are OSErrors
+            raise FileNotFoundError(
+                f"{self.folder} lacks Stanza's English models, and they can't be downloaded ({type(error).__name__}): "
+                f"where there is a network, run python -c \"import stanza; stanza.download('en', package='{self.package}', "
+                f"processors='{processors}', model_dir='stanza_resources')\", copy that folder here and name it in "
+                "STANZA_RESOURCES_DIR"
+            ) from None
+
+
+def candidates(text: str, document: "Document") -> Iterator[Candidate]:
+    """Yield the noun phrases of all sentences, by the offsets of their words: a tree writes brackets as -LRB-."""
+    for sentence in document.sentences:
+        for words in noun_phrases(sentence.constituency):
+            first, last = sentence.words[words.first], sentence.words[words.end - 1]
+            # words of a contraction that is not their concatenation have no place of their own
+            start = first.parent.start_char if first.start_char is None else first.start_char
+            end = last.parent.end_char if last.end_char is None else last.end_char
+            yield Candidate(whole_characters(text, start, end), count_words(words.tags))

@@ -1,0 +1,94 @@
+"""Where the noun phrases of captions come from while a model is trained or used: a bank, a parser, or both."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from contextcir.phrases.bank import PhraseBank
+from contextcir.phrases.parser import ParserKey, PhraseParser, Span
+
+
+class PhraseSource(ABC):
+    """Gives the noun phrases of captions; goes to loader workers, so it is cheap to pickle."""
+
+    @abstractmethod
+    def find(self, captions: Sequence[str]) -> list[tuple[Span, ...]]:
+        """Return the noun phrases of each caption, as `PhraseParser.parse` does.
+
+        Raises:
+            ValueError: if a caption's phrases can't be had.
+        """
+
+    def missing(self, captions: Iterable[str]) -> list[str]:
+        """Return those of the captions whose phrases can't be had; cheap, and asked before training."""
+        return []
+
+    def complaint(self, caption: str, files: Sequence[str | Path]) -> str:
+        """Return the words that say that a caption is `missing`, and what to do about those of ``files``."""
+        raise NotImplementedError(f"{type(self).__name__} lacks no caption")
+
+
+class BankPhrases(PhraseSource):
+    """Phrases that were parsed before, from a bank; a caption that is not in it is an error.
+
+    Args:
+        path: of the bank.
+        key: what it must have been made by (parser, model, version and selection); None for anything.
+    """
+
+    def __init__(self, path: str | Path, key: ParserKey | None = None) -> None:
+        self.bank = PhraseBank(path, key)
+
+    def find(self, captions: Sequence[str]) -> list[tuple[Span, ...]]:
+        return [self.bank.phrases(caption) for caption in captions]
+
+    def missing(self, captions: Iterable[str]) -> list[str]:
+        self.bank.close()  # captions may have been added since
+        return [caption for caption in captions if caption not in self.bank]
+
+    def complaint(self, caption: str, files: Sequence[str | Path]) -> str:
+        return self.bank.complaint(caption, files)
+
+
+class ParsedPhrases(PhraseSource):
+    """Phrases that are parsed when they are needed: for a demo or a handful of queries, too slow for training."""
+
+    def __init__(self, parser: PhraseParser) -> None:
+        self.parser = parser
+
+    def find(self, captions: Sequence[str]) -> list[tuple[Span, ...]]:
+        return self.parser.parse(captions)
+
+
+class BankThenParser(PhraseSource):
+    """Phrases from a bank, and of captions that are not in it from the parser that the bank was made by.
+
+    Args:
+        path: of the bank.
+        parser: with the bank's key; another one is an error.
+    """
+
+    def __init__(self, path: str | Path, parser: PhraseParser) -> None:
+        self.path = path
+        self.parser = parser
+        self._bank: PhraseBank | None = None
+
+    def __reduce__(self) -> tuple[type["BankThenParser"], tuple[str | Path, PhraseParser]]:
+        return BankThenParser, (self.path, self.parser)
+
+    @property
+    def bank(self) -> PhraseBank:
+        """The bank, known to be of the parser's key."""
+        if self._bank is None:
+            self._bank = PhraseBank(self.path, self.parser.key)
+        return self._bank
+
+    def find(self, captions: Sequence[str]) -> list[tuple[Span, ...]]:
+        unknown = [caption for caption in dict.fromkeys(captions) if caption not in self.bank]
+        parsed = dict(zip(unknown, self.parser.parse(unknown), strict=True)) if unknown else {}
+        return [parsed[caption] if caption in parsed else self.bank.phrases(caption) for caption in captions]
+
+    def missing(self, captions: Iterable[str]) -> list[str]:
+        self.bank.close()  # captions may have been added since
+        len(self.bank)  # opened, so that a bank of another key is told before training
+        return []

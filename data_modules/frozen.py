@@ -1,0 +1,89 @@
+"""Batches of rows in the place of pixels, for `FrozenImageBackbone`: after the first run no image is decoded."""
+
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from contextcir.frozen import FrozenImageBackbone, ImageList
+from contextcir.gallery import preprocess_digest
+from data_modules.base import CompositionDataModule
+from data_modules.cirr import CIRR
+from data_modules.gallery import Collate
+from data_modules.images import ImageStore
+from data_modules.scenes import Scenes
+from data_modules.triplets import GalleryDataset, Preprocess, QueryDataset, TripletDataset
+
+
+class ImageRow:
+    """Stands for an image in a dataset: its row (2,) of the tables, and its size."""
+
+    def __init__(self, row: tuple[int, int], size: tuple[int, int]) -> None:
+        self.row = row
+        self.size = size
+
+
+class ImageRows(ImageStore):
+    """The images of another store as rows. ``number``: of the list in the tables."""
+
+    def __init__(self, images: ImageStore, number: int) -> None:
+        super().__init__(images.root, images.paths)
+        self.number = number
+        self._sizes: dict[str, tuple[int, int]] = {}
+
+    def load(self, name: str, purpose: str = "") -> ImageRow:
+        """Return the row; of the file, only the head is read, once."""
+        if name not in self._sizes:
+            try:
+                with Image.open(self.root / self.paths[name]) as image:
+                    self._sizes[name] = image.size
+            except OSError:
+                self._sizes[name] = super().load(name, purpose).size  # which says what is wrong
+        return ImageRow((self.number, self.index(name)), self._sizes[name])
+
+
+def row_tensor(image: ImageRow) -> Tensor:
+    """The ``preprocess`` of rows: (2,) int64."""
+    return torch.tensor(image.row)
+
+
+class FrozenImages(CompositionDataModule):
+    """Any benchmark with rows in the place of images, for models whose backbone is a FrozenImageBackbone.
+
+    Single queries and images, which callbacks ask for, stay pixels. Without a Trainer, so do batches.
+    """
+
+    def _loader(self, kind: type[DataLoader], dataset: Dataset, collate_fn: Collate, **options: Any) -> DataLoader:
+        inner = dataset.queries if isinstance(dataset, TripletDataset) else dataset
+        if self.trainer is not None and isinstance(inner, QueryDataset | GalleryDataset):
+            inner.images, inner.preprocess = self._rows_of(inner.images, inner.preprocess), row_tensor
+        return super()._loader(kind, dataset, collate_fn, **options)
+
+    def _rows_of(self, images: ImageStore, preprocess: Preprocess) -> ImageRows:
+        backbone = getattr(self.trainer.lightning_module, "backbone", None)
+        if not isinstance(backbone, FrozenImageBackbone):
+            raise ValueError(
+                f"{type(self).__name__} needs a model that keeps features of images: set --model.backbone to "
+                "contextcir.frozen.FrozenImageBackbone"
+            )
+        known = self.__dict__.setdefault("_rows", {})
+        if (id(images), id(backbone)) not in known:
+            listed = ImageList(
+                files=list(images.paths.values()),
+                states=images.states(images.names),
+                read=lambda position: preprocess(images.load(images.names[position], "for the table of features")),
+                preprocess=preprocess_digest(preprocess),
+            )
+            # The store is kept too, so that no other one can get its id.
+            known[id(images), id(backbone)] = (images, ImageRows(images, backbone.add_images(listed)))
+        return known[id(images), id(backbone)][1]
+
+
+class FrozenScenes(FrozenImages, Scenes):
+    """Scenes without decoding its images again and again."""
+
+
+class FrozenCIRR(FrozenImages, CIRR):
+    """CIRR without decoding its images again and again."""

@@ -1,0 +1,164 @@
+"""Measure the parsers of noun phrases: captions per second one by one and in bulk, and how far the two agree.
+
+python -m experiments.benchmarks.parsers --captions CIRR/captions/cap.rc2.val.json CIRR/captions/cap.rc2.test1.json
+"""
+
+import json as json_format
+import platform
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from jsonargparse import auto_cli
+
+from contextcir.phrases.chunks import ChunkParser
+from contextcir.phrases.constituency import ConstituencyParser
+from contextcir.phrases.parser import PhraseParser, Span
+from contextcir.phrases.selection import AllPhrases, Candidate, HighestPhrases, Level, LowestPhrases, Quota
+from experiments.phrase_files import read_captions
+
+Found = list[tuple[Span, ...]]
+Result = TypeVar("Result")
+EVERYTHING = Quota(max_phrases=10_000)  # what is compared is what is found, not what has no place
+PAPER = 10  # places that the published code has for phrases of a caption
+
+
+@dataclass
+class Speed:
+    """Captions per second, by the clock, and per second of processor time, which other work hardly changes.
+
+    Args:
+        load: Seconds of processor time to load the model.
+        one_by_one: On the sample, by the clock.
+        one_by_one_cpu: On the sample.
+        bulk: On all captions, by the clock.
+        bulk_cpu: On all captions.
+        changed: How many captions have other phrases when all are parsed in another order.
+        changed_alone: How many of the sample have other phrases when they are parsed alone.
+    """
+
+    load: float
+    one_by_one: float
+    one_by_one_cpu: float
+    bulk: float
+    bulk_cpu: float
+    changed: int
+    changed_alone: int
+
+
+@dataclass
+class Agreement:
+    """How the spans of one parser agree with those of another, in percent.
+
+    Args:
+        per_caption: Phrases of the first parser in a caption, mean.
+        precision: Of its spans, the part that the other finds.
+        recall: Of the other's spans, the part that it finds.
+        f1: Their harmonic mean.
+        equal: Captions in which both find the same.
+    """
+
+    per_caption: float
+    precision: float
+    recall: float
+    f1: float
+    equal: float
+
+
+def timed(work: Callable[[], Result]) -> tuple[Result, float, float]:
+    """Return a result, seconds by the clock, and seconds of the processor."""
+    start, cpu = time.perf_counter(), time.process_time()
+    return work(), time.perf_counter() - start, time.process_time() - cpu
+
+
+def measure(parser: PhraseParser, captions: Sequence[str], sample: Sequence[int], seed: int) -> tuple[Found, Speed]:
+    """Return the phrases of all captions, and what finding them took."""
+    _, _, load = timed(lambda: parser.parse(["a small dog"]))
+    alone, alone_wall, alone_cpu = timed(lambda: [parser.parse([captions[place]])[0] for place in sample])
+    found, wall, cpu = timed(lambda: parser.parse(captions))
+    order = random.Random(seed + 1).sample(range(len(captions)), len(captions))
+    again = parser.parse([captions[place] for place in order])
+    changed = sum(phrases != found[place] for place, phrases in zip(order, again, strict=True))
+    changed_alone = sum(phrases != found[place] for place, phrases in zip(sample, alone, strict=True))
+    rates = (len(sample) / alone_wall, len(sample) / alone_cpu, len(captions) / wall, len(captions) / cpu)
+    return found, Speed(load, *rates, changed, changed_alone)
+
+
+def choose(found: Found, level: Level) -> list[set[Span]]:
+    """Return of all phrases of each caption those of a level."""
+    return [{one.span for one in level.choose([Candidate(span, 0) for span in spans])} for spans in found]
+
+
+def compare(first: list[set[Span]], other: list[set[Span]]) -> Agreement:
+    """Return how the phrases of captions agree."""
+    common = sum(len(one & two) for one, two in zip(first, other, strict=True))
+    counts = sum(map(len, first)), sum(map(len, other))
+    return Agreement(
+        per_caption=counts[0] / len(first),
+        precision=100 * common / max(counts[0], 1),
+        recall=100 * common / max(counts[1], 1),
+        f1=200 * common / max(sum(counts), 1),
+        equal=100 * sum(one == two for one, two in zip(first, other, strict=True)) / len(first),
+    )
+
+
+def parsers(
+    captions: list[Path],
+    model_dir: str | None = None,
+    package: str = "default",
+    sample: int = 200,
+    seed: int = 0,
+    threads: int = 1,
+    json: Path | None = None,
+) -> None:
+    """Measure both parsers on the captions of annotation files.
+
+    Args:
+        captions: Annotation files, manifests or .txt files.
+        model_dir: Folder of Stanza's models; by default that of STANZA_RESOURCES_DIR, or Stanza's own.
+        package: Set of Stanza's models.
+        sample: Number of captions that are also parsed one by one.
+        seed: Of the sample.
+        threads: Threads of PyTorch.
+        json: File for the results.
+    """
+    torch.set_num_threads(threads)
+    texts = [caption for path in captions for caption in read_captions(path)]
+    if not 0 < sample <= len(texts):
+        raise ValueError(f"--sample must be from 1 to the number of captions, {len(texts)}, got {sample}")
+    places = random.Random(seed).sample(range(len(texts)), sample)
+    different = len(set(texts))
+    print(f"{len(texts):,} captions ({different:,} different), {sample} of them also one by one, threads: {threads}")
+    report: dict[str, Any] = {"captions": len(texts), "different": different, "sample": sample, "threads": threads}
+    report |= {"machine": platform.machine(), "torch": torch.__version__, "speed": {}, "agreement": {}}
+    found = {}
+    for parser in (ConstituencyParser(EVERYTHING, AllPhrases(), model_dir, package), ChunkParser(EVERYTHING)):
+        found[parser.key.parser], speed = measure(parser, texts, places, seed)
+        report["speed"][str(parser.key)] = vars(speed)
+        print(f"\n{parser.key}")
+        print("\n".join(f"  {name:16}{value:10,.1f}" for name, value in vars(speed).items()), flush=True)
+    beyond = sum(len(spans) > PAPER for spans in found["stanza"])
+    print(f"\ncaptions with more than {PAPER} phrases by stanza: {beyond}")
+    print(f"{'stanza against spacy':22}{'phrases':>10}{'precision':>10}{'recall':>10}{'F1':>10}{'equal':>10}")
+    for level in (AllPhrases(), LowestPhrases(), HighestPhrases()):
+        agreement = compare(choose(found["stanza"], level), [set(spans) for spans in found["spacy"]])
+        report["agreement"][level.name] = vars(agreement)
+        print(f"{level.name:22}" + "".join(f"{value:10.2f}" for value in vars(agreement).values()))
+    if json is not None:
+        json.write_text(json_format.dumps(report | {"beyond_quota": beyond}, indent=2) + "\n")
+
+
+def main() -> None:
+    """Parse the command line."""
+    try:
+        auto_cli(parsers, as_positional=False)
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+if __name__ == "__main__":
+    main()

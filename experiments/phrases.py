@@ -1,0 +1,228 @@
+"""Find the noun phrases of captions once, and keep them in a bank for training.
+
+python -m experiments.phrases --captions FILE... --parser stanza --out BANK --workers 4
+python -m experiments.phrases --captions FILE... --parser stanza --out BANK --shard 0/8
+python -m experiments.phrases merge --out BANK BANK.shard-*-of-8
+python -m experiments.phrases list --stage fit --out captions.jsonl --config a.yaml [--config b.yaml] [--data.root=DIR]
+
+A run that was killed goes on where it stopped when it is started again. Captions are added to a bank that is there.
+"""
+
+import hashlib
+import heapq
+import json
+import os
+import re
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+from tqdm import tqdm
+
+from contextcir.phrases.bank import About, PhraseBank, byte_order, write_bank
+from contextcir.phrases.parser import PhraseParser, Span
+from experiments.phrase_files import captions_of, configured, instantiated, read_captions
+from experiments.phrase_workers import WorkFile, parse_batches
+
+PARSERS = {
+    "stanza": "contextcir.phrases.constituency.ConstituencyParser",
+    "spacy": "contextcir.phrases.chunks.ChunkParser",
+}
+
+
+def build_parser() -> ArgumentParser:
+    """Return the parser of the command line."""
+    parser = ArgumentParser(prog="python -m experiments.phrases", description=__doc__.partition("\n")[0])
+    parser.add_argument("--captions", type=Path, nargs="+", required=True, help="annotation files, manifests, .txt")
+    parser.add_argument(
+        "--parser", type=PhraseParser, required=True, help=f"{' or '.join(PARSERS)}, or a class; --parser.OPTION=..."
+    )
+    parser.add_argument("--out", type=Path, required=True, help="bank to write, or to add to")
+    parser.add_argument(
+        "--shard", type=str | None, default=None, help="I/N: only part I of N, from 0 on, to OUT.shard-I-of-N"
+    )
+    parser.add_argument("--workers", type=int, default=1, help="processes; 0 for one per core, 1 for this one")
+    parser.add_argument("--batch", type=int, default=512, help="captions that are parsed, and kept, at a time")
+    return parser
+
+
+def fill(
+    captions: Sequence[str], parser: PhraseParser, about: About, out: Path, workers: int = 1, batch: int = 512
+) -> About:
+    """Parse the captions that a bank lacks, and write it anew with them; return what it says of itself.
+
+    Raises:
+        ValueError: if the bank is of another parser or another shard, or parsing fails.
+    """
+    old = PhraseBank(out, about.key) if out.exists() else None
+    if old is not None and old.about.shard != about.shard:
+        raise ValueError(f"{out} holds {_shard_name(old.about.shard)}, not {_shard_name(about.shard)}: change --out")
+    wanted = sorted((caption for caption in set(captions) if old is None or caption not in old), key=byte_order)
+    with WorkFile(out.with_name(f"{out.name}.part"), about.key) as kept:
+        _parse_into(kept, wanted, parser, workers, batch)
+        # all that is kept, be it from an earlier run with other captions
+        new = sorted((caption for caption in kept.found if old is None or caption not in old), key=byte_order)
+        rows = ((caption, kept.found[caption]) for caption in new)
+        if old is not None:
+            about, rows = old.about, heapq.merge(old.rows(), rows, key=lambda row: byte_order(row[0]))
+        if old is None or new:
+            about = write_bank(out, rows, about)
+        kept.path.unlink()
+    return about
+
+
+def _parse_into(kept: WorkFile, wanted: Sequence[str], parser: PhraseParser, workers: int, batch: int) -> None:
+    # Batches do not depend on what is done already: a run that was killed parses the same ones as one that was not.
+    batches = [wanted[start : start + batch] for start in range(0, len(wanted), batch)]
+    left = [rest for rest in ([caption for caption in part if caption not in kept.found] for part in batches) if rest]
+    done = len(wanted) - sum(map(len, left))
+    seconds = 0.5 if sys.stderr.isatty() else 30  # in the log of a job, a line now and then
+    tqdm.monitor_interval = 0  # no thread beside this one: workers are forked
+    with tqdm(total=len(wanted), initial=done, unit=" captions", mininterval=seconds, maxinterval=seconds) as progress:
+        for found in parse_batches(parser, left, workers) if left else ():
+            kept.add(found)
+            progress.update(len(found))
+
+
+def merge(out: Path, shards: Sequence[Path]) -> About:
+    """Join the banks of all shards into one, with what is in it already.
+
+    Raises:
+        ValueError: if a shard is missing, their parsers differ, or two banks differ in the phrases of a caption.
+    """
+    banks = [PhraseBank(path) for path in dict.fromkeys([*([out] if out.exists() else []), *shards])]
+    if not banks:
+        raise ValueError("merge needs the banks of the shards: merge --out BANK SHARD...")
+    first = banks[0].about
+    for bank in banks:
+        if bank.about.key != first.key:
+            raise ValueError(f"{bank.path} was made by {bank.about.key}, but {banks[0].path} by {first.key}")
+    for count in sorted({bank.about.shard[1] for bank in banks if bank.about.shard}):
+        present = {bank.about.shard[0] for bank in banks if bank.about.shard and bank.about.shard[1] == count}
+        absent = [str(number) for number in range(count) if number not in present]
+        if absent:
+            raise ValueError(f"shard {', '.join(absent)} of {count} is not there: run it, and name all shards")
+    return write_bank(out, _joined(banks), first._replace(shard=None))
+
+
+def _joined(banks: Sequence[PhraseBank]) -> Iterator[tuple[str, tuple[Span, ...]]]:
+    rows = heapq.merge(*map(_named_rows, banks), key=lambda row: byte_order(row[0]))
+    before: tuple[str, tuple[Span, ...], PhraseBank] | None = None
+    for caption, spans, bank in rows:
+        if before is None or caption != before[0]:
+            before = (caption, spans, bank)
+            yield caption, spans
+        elif spans != before[1]:
+            raise ValueError(f"caption {caption!r} has other phrases in {bank.path} than in {before[2].path}")
+
+
+def _named_rows(bank: PhraseBank) -> Iterator[tuple[str, tuple[Span, ...], PhraseBank]]:
+    for caption, spans in bank.rows():
+        yield caption, spans, bank
+
+
+def in_shard(caption: str, shard: tuple[int, int] | None) -> bool:
+    """Tell whether a caption belongs to part ``shard[0]`` of ``shard[1]``, whatever files it stands in."""
+    return (
+        shard is None or int.from_bytes(hashlib.sha256(byte_order(caption)).digest()[:8], "big") % shard[1] == shard[0]
+    )
+
+
+def read_shard(text: str | None) -> tuple[int, int] | None:
+    """Return I and N of ``I/N``."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found or int(found[1]) >= int(found[2]):
+        raise ValueError(f"--shard must be I/N with I from 0 to N - 1, such as 0/8, got {text!r}")
+    return int(found[1]), int(found[2])
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Parse the command line."""
+    typed = list(sys.argv[1:] if args is None else args)
+    command = {"merge": _merge, "list": _list}.get(typed[0] if typed else "")
+    try:
+        if command is None:
+            _parse(typed)
+        else:
+            command(typed[1:])
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+def _parse(typed: Sequence[str]) -> None:
+    command_line = build_parser()
+    settings = command_line.parse_args([_spelled_out(typed, place) for place in range(len(typed))])
+    if settings.workers < 0 or settings.batch < 1:
+        raise ValueError(
+            f"--workers must be at least 0 and --batch at least 1, got {settings.workers}, {settings.batch}"
+        )
+    parser = instantiated(command_line, settings).parser
+    shard = read_shard(settings.shard)
+    found: set[str] = set()
+    for path in settings.captions:
+        of_file = read_captions(path)
+        found.update(of_file)
+        print(f"{path}: {len(of_file):,} captions, {len(set(of_file)):,} different")
+    chosen = [caption for caption in found if in_shard(caption, shard)]
+    out = settings.out if shard is None else _shard_path(settings.out, *shard)
+    workers = settings.workers or len(os.sched_getaffinity(0))
+    about = fill(chosen, parser, About(parser.key, _arguments(typed), 0, shard), out, workers, settings.batch)
+    print(
+        f"{about.count:,} captions in {out} ({out.stat().st_size / 1e6:.1f} MB): {_shard_name(shard)}, by {about.key}"
+    )
+    if shard is not None:
+        all_shards = shlex.quote(str(settings.out)) + f".shard-*-of-{shard[1]}"
+        print(f"when all shards are done: python -m experiments.phrases merge --out {settings.out} {all_shards}")
+
+
+def _merge(typed: Sequence[str]) -> None:
+    parser = ArgumentParser(prog="python -m experiments.phrases merge", description="Join the banks of shards.")
+    parser.add_argument("--out", type=Path, required=True, help="bank to write, or to add to")
+    parser.add_argument("shards", type=Path, nargs="+", help="banks")
+    settings = parser.parse_args(typed)
+    about = merge(settings.out, settings.shards)
+    print(f"{about.count:,} captions in {settings.out} ({settings.out.stat().st_size / 1e6:.1f} MB), by {about.key}")
+
+
+def _list(typed: Sequence[str]) -> None:
+    data, stage, out = configured(list(typed))
+    captions = sorted(set(captions_of(data, stage)), key=byte_order)
+    if out.suffix != ".jsonl":
+        raise ValueError(f"--out must name a .jsonl file, got {out}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text("".join(json.dumps({"caption": caption}) + "\n" for caption in captions), encoding="utf-8")
+    print(f"{len(captions):,} different captions in {out}")
+
+
+def _spelled_out(typed: Sequence[str], place: int) -> str:
+    """Return an argument of the command line, with the class in the place of a parser's short name."""
+    argument = typed[place]
+    if place and typed[place - 1] == "--parser":
+        return PARSERS.get(argument, argument)
+    flag, _, name = argument.partition("=")
+    return f"--parser={PARSERS[name]}" if flag == "--parser" and name in PARSERS else argument
+
+
+def _arguments(typed: Sequence[str]) -> str:
+    """Return the arguments that choose and set up the parser, for the commands that error messages give."""
+    chosen = []
+    for place, argument in enumerate(typed):
+        if argument.partition("=")[0] == "--parser" or argument.startswith("--parser."):
+            chosen.append(argument if "=" in argument else f"{argument}={typed[place + 1]}")
+    return shlex.join(chosen)
+
+
+def _shard_path(out: Path, number: int, count: int) -> Path:
+    return out.with_name(f"{out.name}.shard-{number}-of-{count}")
+
+
+def _shard_name(shard: tuple[int, int] | None) -> str:
+    return "all captions" if shard is None else f"shard {shard[0]} of {shard[1]}"
+
+
+if __name__ == "__main__":
+    main()
