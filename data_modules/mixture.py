@@ -28,7 +28,7 @@ class Mixture(CompositionDataModule):
 
     A file that two sets refer to is one image in the contrastive loss, never its own negative; files with equal names
     in different folders are different images. The loaders are set here: the sets' own batch_size, eval_batch_size,
-    num_workers, order and preprocess do not count.
+    num_workers, order, preprocess and phrases do not count.
 
     Args:
         sets: data modules, each under a name of its own: ``cirr``, ``lasco``, ..., and what a Manifest's ``name`` says.

@@ -123,7 +123,7 @@ def run_phase(
 def train_clip(
     edited: Phase = Phase(2800),  # noqa: B008  (a default of the command line)
     looks: Phase = Phase(1200, warmup=50),  # noqa: B008
-    names: Phase = Phase(1200, warmup=50, naming=1.0),  # noqa: B008
+    names: Phase = Phase(1500, lr=7e-4, warmup=50, naming=1.0),  # noqa: B008
     batches: Batches = Batches(),  # noqa: B008
     edited_bases: int = 10000,
     looks_bases: int = 4000,
