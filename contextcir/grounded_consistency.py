@@ -18,17 +18,17 @@ class GroundedConsistency(ConceptLoss):
     those that name nothing in the image, it hardly is.
 
     ``weight``: the factor of this loss in the total, which the caller applies. ``temperature``: of the softmax over
-    patches. ``alignment``: what teaches CLIP; its weight is that in the sum of both.
+    patches. ``alignment``: what teaches CLIP; its weight, 1 if None is given, is that in the sum of both.
     """
 
     def __init__(
-        self, weight: float = 0.1, temperature: float = 0.05, alignment: PhraseAlignment = PhraseAlignment(1.0)
+        self, weight: float = 0.1, temperature: float = 0.05, alignment: PhraseAlignment | None = None
     ) -> None:
         super().__init__(weight)
         if temperature <= 0:
             raise ValueError(f"the temperature must be positive, got {temperature} (--model.concept)")
         self.temperature = temperature
-        self.alignment = alignment
+        self.alignment = alignment or PhraseAlignment(1.0)
 
     def forward(self, reading: ConceptReading) -> Tensor:
         """The loss without its weight: mean over the phrases of all ranks."""
