@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from contextcir.phrases.alignment import clean
 from contextcir.phrases.chunks import ChunkParser
 from contextcir.phrases.selection import Quota
-from tests.test_phrase_alignment import CAPTIONS, TEXT
+from tests.test_phrase_spans import CAPTIONS, TEXT
 from tests.test_text import naive_span_tokens
 
 SOFA = "The dog is standing on a red sofa next to a small table, and the wall behind it is white."

@@ -15,7 +15,7 @@ from contextcir.phrases.alignment import clean
 from contextcir.phrases.constituency import PROCESSORS, ConstituencyParser
 from contextcir.phrases.selection import HighestPhrases, LowestPhrases, Quota
 from tests import tiny
-from tests.test_phrase_alignment import CAPTIONS, TEXT
+from tests.test_phrase_spans import CAPTIONS, TEXT
 from tests.test_text import naive_span_tokens
 
 stanza = pytest.importorskip("stanza", reason="needs Stanza")
@@ -71,13 +71,12 @@ def test_captions_without_phrases_have_none(parser):
 
 
 def test_captions_in_one_call_do_not_change_each_other(parser, cirr, monkeypatch):
-    captions = [*random.Random(0).sample(cirr, 40), " ".join(cirr[:80]), SOFA, "", *CAPTIONS]
-    assert len(captions[40].split()) > 500
+    captions = [*random.Random(0).sample(cirr, 20), SOFA, "", *CAPTIONS]
+    assert len(captions[-1].split()) == 500
     together = parser.parse(captions)
-    assert parser.parse(captions[::-1])[::-1] == together
     assert [parser.parse([caption])[0] for caption in captions] == together
     monkeypatch.setattr("contextcir.phrases.constituency.BULK", 7)
-    assert parser.parse([*captions, *captions]) == together * 2
+    assert parser.parse([*captions, *captions][::-1])[::-1] == together * 2
 
 
 @settings(max_examples=30, deadline=None)

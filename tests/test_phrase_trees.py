@@ -19,9 +19,10 @@ from contextcir.phrases.selection import (
 from contextcir.phrases.trees import noun_phrases
 
 # as the published code's parser sees the example of the paper's page
-SOFA = """(ROOT (S (S (NP (DT the) (NN dog)) (VP (VBZ is) (VP (VBG standing) (PP (IN on) (NP
-(NP (DT a) (JJ red) (NN sofa)) (ADVP (RB next) (PP (IN to) (NP (DT a) (JJ small) (NN table))))))))) (, ,) (CC and) (S (NP (NP (DT the) (NN wall))
-(PP (IN behind) (NP (PRP it)))) (VP (VBZ is) (ADJP (JJ white)))) (. .)))"""
+SOFA = """(ROOT (S (S (NP (DT the) (NN dog)) (VP (VBZ is) (VP (VBG standing) (PP (IN on) (NP (NP (DT a) (JJ
+red) (NN sofa)) (ADVP (RB next) (PP (IN to) (NP (DT a) (JJ small) (NN table))))))))) (, ,) (CC and)
+(S (NP (NP (DT the) (NN wall)) (PP (IN behind) (NP (PRP it)))) (VP (VBZ is) (ADJP (JJ white)))) (.
+.)))"""
 
 
 class Node(NamedTuple):

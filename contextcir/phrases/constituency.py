@@ -146,11 +146,11 @@ class ConstituencyParser(PhraseParser):
         try:
             stanza.download("en", model_dir=str(self.folder), package=self.package, processors=processors)
         except (OSError, ValueError) as error:  # the network's errors and the hub's are OSErrors
+            command = f"stanza.download('en', 'stanza_resources', '{self.package}', '{processors}')"
             raise FileNotFoundError(
                 f"{self.folder} lacks Stanza's English models, and they can't be downloaded ({type(error).__name__}): "
-                f"where there is a network, run python -c \"import stanza; stanza.download('en', package='{self.package}', "
-                f"processors='{processors}', model_dir='stanza_resources')\", copy that folder here and name it in "
-                "STANZA_RESOURCES_DIR"
+                f'where there is a network, run python -c "import stanza; {command}", copy that folder here and '
+                "name it in STANZA_RESOURCES_DIR"
             ) from None
 
 
