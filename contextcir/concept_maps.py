@@ -72,6 +72,11 @@ class ConceptReading:
             maps = self._read(self.phrases.detached)
         return maps._replace(context=self.features.fused.attention)
 
+    def among_words(self) -> tuple[Tensor, ...]:
+        """L maps (B, H, V, K) in context, without a gradient for what start and end of the captions take."""
+        attention, valid = self.features.fused.attention, self.features.text.valid
+        return among_words(attention, functional.pad(ends_of(valid), (0, attention[0].shape[-1] - valid.shape[1])))
+
     def in_context(self) -> tuple[Tensor, Tensor]:
         """Attention of every patch to F phrases in their captions (F, V - 1), with gradients, and which they are (P,).
 
@@ -79,7 +84,7 @@ class ConceptReading:
         """
         keys = self.fusion.keys_of_phrases(self.phrases.tokens, self.phrases.slot)  # (P, K)
         found = keys.any(dim=1)
-        return phrase_maps(self.features.fused.attention, self.phrases.owner[found], keys[found]), found
+        return phrase_maps(self.among_words(), self.phrases.owner[found], keys[found]), found
 
     def embeddings(self) -> ConceptEmbeddings:
         """Patches and phrases alone, comparable, with gradients through both; no fusion is run for them."""
@@ -120,6 +125,22 @@ class ConceptReading:
         position = torch.arange(len(pairs), device=pairs.device)
         first = torch.full((len(different),), len(pairs), device=pairs.device)
         return first.scatter_reduce(0, alone, position, "amin"), alone
+
+
+def ends_of(valid: Tensor) -> Tensor:
+    """Mask (B, T) of the first and the last of the valid tokens (B, T): start and end of text."""
+    ends = valid & ~functional.pad(valid[:, 1:], (0, 1))
+    ends[:, 0] = True
+    return ends
+
+
+def among_words(attention: tuple[Tensor, ...], ends: Tensor) -> tuple[Tensor, ...]:
+    """L maps (B, H, V, K) as they are, but with a gradient only for how words share what the ``ends`` (B, K) leave.
+
+    The logits of start and end of text get none: no loss of these maps is made smaller by draining attention there.
+    """
+    left = [layer.masked_fill(ends[:, None, None], 0.0).sum(dim=-1, keepdim=True) for layer in attention]
+    return tuple(layer / rest.clamp(min=1e-6) * rest.detach() for layer, rest in zip(attention, left, strict=True))
 
 
 def phrase_maps(maps: tuple[Tensor, ...], rows: Tensor, tokens: Tensor) -> Tensor:

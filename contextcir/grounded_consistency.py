@@ -10,7 +10,7 @@ from contextcir.phrase_alignment import PhraseAlignment, centre
 
 
 class GroundedConsistency(ConceptLoss):
-    """A phrase's places in its caption against those that CLIP itself finds for it, plus what teaches CLIP to find them.
+    """A phrase's places in its caption against those that CLIP finds for it, plus what teaches CLIP to find them.
 
     The alone side is the similarity of patches and phrase in CLIP's space (MaskCLIP, Zhou et al., ECCV 2022), less
     what the patch has in common with all phrases, as shares of the patches. It is a constant, and `PhraseAlignment`

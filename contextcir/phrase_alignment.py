@@ -52,11 +52,11 @@ class PhraseAlignment(ConceptLoss):
     def _said(self, given: ConceptEmbeddings, ids: Tensor, own: Tensor) -> Tensor:
         """Images (P, J) of which some caption of any rank has the wording of the phrase."""
         wording = torch.tensor([fingerprint(text) for text in given.texts], dtype=torch.long, device=own.device)
-        pairs = gather_rows(torch.stack([wording[given.row], ids[own]], dim=1))  # (all P, 2)
-        wordings, which = pairs[:, 0].unique(return_inverse=True)
+        pairs = gather_rows(torch.stack([wording[given.row], ids[own]], dim=1)).T.contiguous()  # (2, all P)
+        wordings, which = pairs[0].unique(return_inverse=True)
         images, column = ids.unique(return_inverse=True)  # (J,)
         said = torch.zeros(len(wordings), len(images), dtype=torch.bool, device=own.device)
-        said[which, torch.searchsorted(images, pairs[:, 1])] = True
+        said[which, torch.searchsorted(images, pairs[1])] = True
         return said[torch.searchsorted(wordings, wording[given.row])][:, column]  # (P, J)
 
 

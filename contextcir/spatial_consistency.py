@@ -11,8 +11,9 @@ class SpatialConsistency(ConceptLoss):
     """Jensen-Shannon divergence between a phrase's places in its caption and alone, in [0, 1].
 
     Both maps become shares of the patches at one and the same contrast, so that only the order and spacing of patches
-    is compared. The map alone is a constant. Neither making maps uniform nor draining attention into start and end of
-    text makes the loss smaller: it does not change, nor has it a gradient, along a factor or a power of a map.
+    is compared. The map alone is a constant. Making maps uniform does not make the loss smaller: it does not change,
+    nor has it a gradient, along a power of a map. Nor does draining attention into start and end of text: it does not
+    change along a factor of a map, and what those take has no gradient (`contextcir.concept_maps.among_words`).
 
     ``weight``: the factor of this loss in the total, which the caller applies. ``contrast``: standard deviation of the
     logarithm of shares; at 1 the best patches count a little more, at 3 hardly any others do.
@@ -26,7 +27,7 @@ class SpatialConsistency(ConceptLoss):
 
     def forward(self, reading: ConceptReading) -> Tensor:
         """The loss without its weight: mean over the phrases of all ranks."""
-        return self.of(reading.detached_maps())
+        return self.of(reading.detached_maps()._replace(context=reading.among_words()))
 
     def of(self, maps: ConceptMaps) -> Tensor:
         """The loss of given maps.

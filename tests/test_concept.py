@@ -7,6 +7,7 @@ from contextcir.concept import TextConceptConsistency
 from contextcir.concept_maps import ConceptMaps, phrase_maps
 from tests.concept_cases import HEADS, TEXT, VISION, maps
 
+
 def naive_loss(given: ConceptMaps, epsilon: float) -> float:
     def mean(values):
         values = list(values)

@@ -11,8 +11,8 @@ from tests.concept_cases import LOSSES, TEXT, equal_maps, gradient, maps, value
 
 OWNER = [0, 2, 2, 1]
 FAILURES = {
-    ("published", "longer captions"): "compares attention that is shared among as many tokens as there are: in a longer "
-    "caption a phrase gets less of it, and the loss is that difference",
+    ("published", "longer captions"): "it compares attention that is shared among as many tokens as there are: in a "
+    "longer caption a phrase gets less of it, and the loss is that difference",
     ("published", "a constant for the map alone"): "alone, with few tokens to share among, a phrase nearly always gets "
     "more: the gradient of |a - b| for a is a sign, and that is the same for any constant as large",
 }

@@ -16,7 +16,6 @@ import torch
 from jsonargparse import auto_cli
 
 from contextcir.concept import ConceptLoss, TextConceptConsistency
-from contextcir.fusion import CrossAttentionFusion
 from experiments.benchmarks.flops import count_flops
 from experiments.benchmarks.ranking import in_a_fork
 from experiments.benchmarks.workload import (
@@ -162,7 +161,7 @@ def step(
     batch: int = 8,
     phrases: int = 4,
     losses: list[ConceptLoss] | None = None,
-    fusion: FusionClass = CrossAttentionFusion,
+    fusion: FusionClass | None = None,
     precision: Literal["32", "bf16"] = "32",
     repeats: int = 7,
     threads: int = 1,
@@ -180,7 +179,7 @@ def step(
         batch: Triplets of a step.
         phrases: Noun phrases of each caption.
         losses: Text-CC losses, as class paths with their settings; by default the published one.
-        fusion: Another fusion, to be measured too: without a loss, and with each.
+        fusion: Another fusion than cross-attention, to be measured too: without a loss, and with each.
         precision: bf16: forward passes in bfloat16, as mixed precision has it.
         repeats: Measurements of each variant; 0 only counts operations, which is possible for any model.
         threads: Threads on a CPU.

@@ -49,14 +49,14 @@ class Recipe(NamedTuple):
     whole: type[ContextCIR] = ContextCIR
 
 
-def recipes(losses: list[ConceptLoss], fusion: FusionClass) -> dict[str, Recipe]:
+def recipes(losses: list[ConceptLoss], fusion: FusionClass | None = None) -> dict[str, Recipe]:
     """Return lambda = 0 and every loss, also of another fusion, and the published way, by name."""
     named = {name_of(loss): loss for loss in losses}
     if len(named) < len(losses):
         raise ValueError(f"each of --losses needs a name of its own, got {', '.join(map(name_of, losses))}")
     found = {BASELINE: Recipe(CrossAttentionFusion, None)}
     found |= {name: Recipe(CrossAttentionFusion, loss) for name, loss in named.items()}
-    if fusion is not CrossAttentionFusion:
+    if fusion is not None:
         other = type(fusion(Widths(64, 64, 64))).__name__  # the command line gives a function that makes one
         found[f"{other}, {BASELINE}"] = Recipe(fusion, None)
         found |= {f"{other}, {name}": Recipe(fusion, loss) for name, loss in named.items()}

@@ -1,0 +1,119 @@
+"""What the concept loss does while a run trains: how hard it pulls, on how many phrases, and where attention goes."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from contextcir.batch import Fused, ImageFeatures, QueryFeatures, TextFeatures, TripletBatch
+from contextcir.concept_maps import ConceptReading
+from contextcir.contrastive import world_size
+from contextcir.fusion import Fusion
+from contextcir.patch_shares import peakedness, shares
+from contextcir.phrase_texts import PhraseTexts
+
+SCALE = 1024.0  # of losses while they are differentiated: in float16, small gradients would become 0
+
+
+class ConceptMonitor(Callback):
+    """Log how the concept loss and the attention of phrases develop, without any influence on training.
+
+    - ``train_concept_gradient``: norm of the weighted concept loss's gradient on the fusion over that of the
+      contrastive loss's.
+    - ``train_phrases_aligned``: share of the phrases that have tokens in their caption and alone.
+    - ``train_map_entropy``: entropy of phrases' maps over the patches, over its maximum: 1 for uniform maps.
+    - ``train_attention_start``, ``train_attention_end``, ``train_attention_phrases``: share of the patches' attention
+      that goes to the start of text, to its end, and to a phrase; means over captions, and over phrases.
+
+    All are those of the batches of all ranks together. It takes a second pass of the batch, and two backward passes
+    through the fusion, every time.
+
+    Args:
+        every_n_steps: optimizer steps between two measurements, of which the first is at step 0.
+    """
+
+    def __init__(self, every_n_steps: int = 200) -> None:
+        if every_n_steps < 1:
+            raise ValueError(f"ConceptMonitor: expected every_n_steps >= 1, got {every_n_steps}")
+        self.every_n_steps = every_n_steps
+        self._last = -1
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget an earlier run."""
+        self._last = -1
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Measure, if it is time to; all ranks take part."""
+        step = trainer.global_step
+        if step % self.every_n_steps or step == self._last or not isinstance(batch, TripletBatch):
+            return
+        self._last = step  # with accumulated gradients, several batches belong to one step
+        devices = [pl_module.device] if pl_module.device.type == "cuda" else []
+        with (
+            torch.random.fork_rng(devices),  # dropout would take numbers that belong to training
+            listening(pl_module.fusion) as heard,
+            trainer.precision_plugin.train_step_context(),
+        ):
+            losses = pl_module.losses(batch)
+        figures = attention_figures(pl_module.fusion, heard[0], batch.reference_id)
+        if "concept" in losses:
+            figures["concept_gradient"] = gradient_ratio(pl_module, losses)
+        pl_module.log_dict({f"train_{name}": value for name, value in figures.items()}, batch_size=len(batch.target))
+
+
+@contextmanager
+def listening(fusion: Fusion) -> Iterator[list[QueryFeatures]]:
+    """Collect what the fusion is given and returns."""
+    heard: list[QueryFeatures] = []
+
+    def collect(_: Fusion, given: tuple[ImageFeatures, TextFeatures, PhraseTexts | None], fused: Fused) -> None:
+        image, text, phrases = given
+        heard.append(QueryFeatures(image, text, fused, phrases))
+
+    handle = fusion.register_forward_hook(collect)
+    try:
+        yield heard
+    finally:
+        handle.remove()
+
+
+def gradient_ratio(pl_module: LightningModule, losses: dict[str, Tensor]) -> Tensor:
+    """Norm of the weighted concept loss's gradient on the fusion over that of the contrastive loss's, of all ranks."""
+    weights = [weight for weight in pl_module.fusion.parameters() if weight.requires_grad]
+    norms = []
+    for loss in (pl_module.concept.weight * losses["concept"], losses["contrastive"]):
+        found = torch.autograd.grad(SCALE * loss, weights, retain_graph=True, allow_unused=True, materialize_grads=True)
+        flat = torch.cat([gradient.float().flatten() for gradient in found])
+        if world_size() > 1:
+            dist.all_reduce(flat)
+        norms.append(flat.norm())
+    return norms[0] / norms[1].clamp(min=torch.finfo(torch.float32).tiny)
+
+
+@torch.no_grad()
+def attention_figures(fusion: Fusion, features: QueryFeatures, image_id: Tensor) -> dict[str, Tensor]:
+    """Means over the captions and phrases of all ranks; {} for fusions without attention."""
+    fused, phrases, valid = features.fused, features.phrases, features.text.valid
+    if not fused.attention:
+        return {}
+    mean = torch.stack([layer[:, :, 1:].float().mean(dim=(1, 2)) for layer in fused.attention]).mean(dim=0)  # (B, K)
+    end = valid.sum(dim=1, keepdim=True) - 1  # (B, 1)
+    sums = {"attention_start": mean[:, 0].sum(), "attention_end": mean.gather(1, end).sum(), "captions": len(mean)}
+    if phrases is not None:
+        maps, found = ConceptReading(fusion, features, image_id).in_context()  # (F, V - 1), (P,)
+        keys = fusion.keys_of_phrases(phrases.tokens, phrases.slot)[found]  # (F, K)
+        sums["map_entropy"] = (1 - peakedness(shares(maps.float()))).sum()
+        sums["attention_phrases"] = (mean[phrases.owner[found]] * keys).sum()
+        alone = phrases.content.any(dim=1)[phrases.row] if len(phrases) else found  # (P,)
+        sums |= {"phrases_aligned": (found & alone).sum(), "found": found.sum(), "phrases": len(phrases)}
+    values = torch.stack([torch.as_tensor(value, device=mean.device).float() for value in sums.values()])
+    if world_size() > 1:
+        dist.all_reduce(values)
+    total = dict(zip(sums, values, strict=True))
+    counts = {name: total.pop(name).clamp(min=1) for name in ("captions", "found", "phrases") if name in total}
+    per = {"map_entropy": "found", "attention_phrases": "found", "phrases_aligned": "phrases"}
+    return {name: value / counts[per.get(name, "captions")] for name, value in total.items()}

@@ -1,0 +1,207 @@
+"""Measure what the concept losses do to a trained model: influence of the map alone, pull, and where each leads.
+
+python -m experiments.benchmarks.concept_losses --checkpoint runs/scenes/ID/checkpoints/last.ckpt --json losses.json
+"""
+
+import copy
+import itertools
+import json as json_format
+import math
+import platform
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from jsonargparse import auto_cli
+from lightning.pytorch import seed_everything
+from torch import Tensor, nn
+from torch.nn import functional
+
+from callbacks.concept import attention_figures
+from contextcir.batch import QueryFeatures, TripletBatch
+from contextcir.concept import ConceptLoss, TextConceptConsistency
+from contextcir.concept_maps import ConceptReading, phrase_attention, phrase_maps
+from contextcir.grounded_consistency import GroundedConsistency
+from contextcir.grounding import PointingGame
+from contextcir.module import ContextCIR
+from contextcir.spatial_consistency import SpatialConsistency
+from data_modules import GroupedByReference, Scenes
+
+LOSSES = {"published": TextConceptConsistency, "spatial": SpatialConsistency, "grounded": GroundedConsistency}
+
+
+@dataclass
+class Pull:
+    """How a loss pulls at a model, next to the contrastive loss.
+
+    Args:
+        influence: Cosine of the gradient with that for the map alone replaced by equal shares of the patches.
+        influence_of_mean: By the mean over phrases of the maps alone.
+        fusion_ratio: Norm of the weighted gradient over that of the contrastive loss's, on the fusion.
+        fusion_cosine: Cosine of the two.
+        text_ratio: On the text tower.
+        text_cosine: Likewise.
+    """
+
+    influence: float
+    influence_of_mean: float
+    fusion_ratio: float
+    fusion_cosine: float
+    text_ratio: float
+    text_cosine: float
+
+
+def queries_of(model: ContextCIR, batch: TripletBatch) -> tuple[QueryFeatures, ConceptReading]:
+    """Compose the queries of a batch, to be read by concept losses."""
+    features = model.encode_query(batch.query)
+    return features, ConceptReading(model.fusion, features, batch.reference_id)
+
+
+def with_constant(loss: ConceptLoss, reading: ConceptReading, constant: str) -> tuple[Tensor, Tensor]:
+    """Return the consistency that compares maps, as it is and with a ``constant`` (equal, mean) for those alone."""
+    if isinstance(loss, GroundedConsistency):
+        context, found = reading.in_context()
+        places = loss.places(reading.embeddings())[found]
+        same = torch.full_like(places, 1 / places.shape[1]) if constant == "equal" else places.mean(0).expand_as(places)
+        return loss.of(context, places), loss.of(context, same)
+    maps = reading.detached_maps()
+    if not isinstance(loss, TextConceptConsistency):
+        maps = maps._replace(context=reading.among_words())
+    mean = [layer.mean(dim=0, keepdim=True) for layer in maps.isolated]
+    same = [layer.mean(dim=(2, 3), keepdim=True) if constant == "equal" else layer for layer in mean]
+    constants = tuple(one.expand_as(layer) for one, layer in zip(same, maps.isolated, strict=True))
+    return loss.of(maps), loss.of(maps._replace(isolated=constants))
+
+
+def gradient(loss: Tensor, *parts: nn.Module) -> Tensor:
+    """Return the gradient of a loss on the weights of some parts, flat."""
+    weights = [weight for part in parts for weight in part.parameters() if weight.requires_grad]
+    found = torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True, materialize_grads=True)
+    return torch.cat([part.flatten() for part in found])
+
+
+def cosine(first: Tensor, second: Tensor) -> float:
+    """Return the cosine of two gradients; 0 where one has no length."""
+    return functional.cosine_similarity(first.double(), second.double(), dim=0, eps=1e-300).item()
+
+
+def measure_pull(model: ContextCIR, loss: ConceptLoss, batch: TripletBatch) -> Pull:
+    """Measure the gradients of a batch."""
+    text = model.backbone.clip.transformer
+    _, reading = queries_of(model, batch)
+    influences = []
+    for constant in ("equal", "mean"):
+        ours, theirs = with_constant(loss, reading, constant)
+        influences.append(cosine(gradient(ours, model.fusion, text), gradient(theirs, model.fusion, text)))
+    model.concept = loss
+    losses = model.losses(batch)
+    figures = []
+    for part in (model.fusion, text):
+        concept, contrastive = (gradient(losses[name], part) for name in ("concept", "contrastive"))
+        figures += [(loss.weight * concept.norm() / contrastive.norm()).item(), cosine(concept, contrastive)]
+    return Pull(*influences, *figures)
+
+
+@torch.no_grad()
+def length_effect(model: ContextCIR, batches: list[TripletBatch]) -> float:
+    """Return R^2 between the published loss of phrases and |1/tokens alone - 1/tokens of the caption|, with ends."""
+    losses, lengths = [], []
+    for batch in batches:
+        features, reading = queries_of(model, batch)
+        maps, phrases = reading.maps(), reading.phrases
+        alone = phrase_maps(maps.isolated, maps.alone, maps.isolated_tokens[maps.alone])
+        losses.append((phrase_attention(model.fusion, features) - alone).abs().mean(dim=1))
+        tokens_alone = phrases.content.sum(dim=1)[phrases.row] + 2
+        lengths.append((1 / tokens_alone - 1 / features.text.valid.sum(dim=1)[phrases.owner]).abs())
+    pairs = torch.stack([torch.cat(losses), torch.cat(lengths)])
+    return torch.corrcoef(pairs[:, pairs[0].isfinite()])[0, 1].square().item()
+
+
+@torch.no_grad()
+def state(model: ContextCIR, loss: ConceptLoss, batches: list[TripletBatch]) -> dict[str, float]:
+    """Return the loss and where attention goes: means over batches, and the pointing game over all of them."""
+    model.eval()
+    rows = []
+    game = PointingGame(sum(len(batch.target) for batch in batches), model.backbone.grid)
+    for number, batch in enumerate(batches):
+        features, reading = queries_of(model, batch)
+        figures = attention_figures(model.fusion, features, batch.reference_id)
+        rows.append({"loss": loss(reading).item()} | {name: value.item() for name, value in figures.items()})
+        index = torch.arange(len(batch.target)) + number * len(batches[0].target)
+        maps = phrase_attention(model.fusion, features)
+        game.update(index, batch.query.phrases.owner, maps, batch.query.phrases.boxes)
+    means = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+    return means | {"pointing_game": game.compute().get("pointing_game", torch.tensor(math.nan)).item()}
+
+
+def minimise(model: ContextCIR, loss: ConceptLoss, batches: list[TripletBatch], steps: int, lr: float) -> None:
+    """Train the model on nothing but a concept loss."""
+    weights = [weight for weight in (*model.parameters(), *loss.parameters()) if weight.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=lr)
+    model.train()
+    for batch in itertools.islice(itertools.cycle(batches), steps):
+        optimizer.zero_grad()
+        loss(queries_of(model, batch)[1]).backward()
+        optimizer.step()
+
+
+def concept_losses(
+    checkpoint: Path,
+    root: Path = Path("datasets/scenes"),
+    batches: int = 4,
+    batch_size: int = 128,
+    steps: int = 60,
+    lr: float = 1e-4,
+    seed: int = 0,
+    threads: int = 1,
+    json: Path | None = None,
+) -> None:
+    """Measure every concept loss on a model that was trained on scenes.
+
+    Args:
+        checkpoint: Of the model.
+        root: Folder of the scenes benchmark.
+        batches: Training batches that are measured on, and minimised on in turn.
+        batch_size: Triplets in each.
+        steps: Of minimising a loss alone.
+        lr: Learning rate of that.
+        seed: Of the order of the batches.
+        threads: Of the processor.
+        json: File for all figures.
+    """
+    torch.set_num_threads(threads)
+    seed_everything(seed, verbose=False)
+    trained = ContextCIR.load_from_checkpoint(checkpoint, map_location="cpu").eval()
+    data = Scenes(
+        root, batch_size=batch_size, num_workers=0, order=GroupedByReference(seed), preprocess=trained.preprocess
+    )
+    given = list(itertools.islice(data.train_dataloader(), batches))
+    effect = length_effect(trained, given)
+    report = {"checkpoint": checkpoint.name, "seed": seed, "machine": f"{platform.processor() or platform.machine()}"}
+    report |= {"torch": torch.__version__, "length_effect_r2": effect, "losses": {}}
+    print(f"R^2 of the published loss with |1/n alone - 1/n caption|: {effect:.3f}")
+    for name, kind in LOSSES.items():
+        model, loss = copy.deepcopy(trained), kind()
+        pull = asdict(measure_pull(model, loss, given[0]))
+        before = state(model, loss, given)
+        minimise(model, loss, given, steps, lr)
+        after = state(model, loss, given)
+        report["losses"][name] = {"weight": loss.weight, "pull": pull, "before": before, "after": after}
+        print(f"\n{name}, weight {loss.weight}: " + ", ".join(f"{key} {value:.4f}" for key, value in pull.items()))
+        print(f"minimised alone for {steps} steps at {lr}:")
+        for key, value in before.items():
+            print(f"  {key:20} {value:10.4f} -> {after[key]:10.4f}")
+    if json is not None:
+        json.write_text(json_format.dumps(report, indent=2) + "\n")
+
+
+def main() -> None:
+    """Parse the command line."""
+    try:
+        auto_cli(concept_losses, as_positional=False)
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+if __name__ == "__main__":
+    main()
