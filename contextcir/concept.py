@@ -15,6 +15,8 @@ ROUNDING = 1e-6
 class ConceptLoss(nn.Module):
     """A loss on how noun phrases are attended to. ``weight``: its factor in the total, which the caller applies."""
 
+    by_phrase: bool = False  # whether it is the mean of `values`, so that a batch can be read in parts
+
     def __init__(self, weight: float) -> None:
         super().__init__()
         self.weight = weight
@@ -24,6 +26,10 @@ class ConceptLoss(nn.Module):
 
         Without any phrase it is 0, with zero gradients; every rank has to call it all the same.
         """
+        return mean_over_phrases(self.values(reading))
+
+    def values(self, reading: ConceptReading) -> Tensor:
+        """The loss of each phrase that counts (F,), whatever other phrases there are, where it is a mean of such."""
         raise NotImplementedError
 
 
@@ -45,13 +51,15 @@ class TextConceptConsistency(ConceptLoss):
     ``weight``: the factor of this loss in the total, which the caller applies. ``epsilon``: tolerated difference.
     """
 
+    by_phrase = True
+
     def __init__(self, weight: float = 0.08, epsilon: float = 0.0) -> None:
         super().__init__(weight)
         self.epsilon = epsilon
 
-    def forward(self, reading: ConceptReading) -> Tensor:
-        """The loss without its weight: mean over patches, then over the phrases of all ranks."""
-        return self.of(reading.detached_maps())
+    def values(self, reading: ConceptReading) -> Tensor:
+        """Mean over patches for each phrase (F,) that has a token in its (cut) caption."""
+        return self.values_of(reading.detached_maps())
 
     def of(self, maps: ConceptMaps) -> Tensor:
         """The loss of given maps.
@@ -59,6 +67,10 @@ class TextConceptConsistency(ConceptLoss):
         Phrases without a token in their (cut) caption are left out. Without any phrase it is 0, with zero gradients;
         every rank has to call it all the same, and ``isolated`` may then be empty.
         """
+        return mean_over_phrases(self.values_of(maps))
+
+    def values_of(self, maps: ConceptMaps) -> Tensor:
+        """The `values` of given maps."""
         found = maps.context_tokens.any(dim=1) & maps.isolated_tokens.any(dim=1)[maps.alone]  # (P,)
         context = phrase_maps(maps.context, maps.owner[found], maps.context_tokens[found])  # (F, V - 1)
         isolated = context.detach()  # (F, V - 1)
@@ -66,4 +78,4 @@ class TextConceptConsistency(ConceptLoss):
             rows = maps.alone[found]  # (F,)
             isolated = phrase_maps(maps.isolated, rows, maps.isolated_tokens[rows]).detach()
         excess = (F.threshold((context - isolated).abs(), ROUNDING, 0.0) - self.epsilon).relu()
-        return mean_over_phrases(excess.mean(dim=1))
+        return excess.mean(dim=1)

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from contextcir.concept import ConceptLoss, mean_over_phrases
 from contextcir.concept_maps import ConceptEmbeddings, ConceptReading
-from contextcir.patch_shares import jensen_shannon, peakedness, shares
+from contextcir.patch_shares import jensen_shannon, log_deviations, lost_contrast, peakedness, shares_at_contrast
 from contextcir.phrase_alignment import PhraseAlignment, centre
 
 
@@ -17,18 +17,28 @@ class GroundedConsistency(ConceptLoss):
     makes it good, from nothing but the captions. It costs no pass of the fusion. Phrases count by how peaked it is: for
     those that name nothing in the image, it hardly is.
 
+    Making maps uniform does not make it smaller. Both are compared at one contrast, so that how peaked a map is does
+    not matter; and a map that is flatter than the places it should find, or than ``least_contrast``, costs the square
+    of what it lacks. Without that, maps became flatter all the same while nothing else was minimised.
+
     ``weight``: the factor of this loss in the total, which the caller applies. ``temperature``: of the softmax over
     patches. ``alignment``: what teaches CLIP; its weight, 1 if None is given, is that in the sum of both.
+    ``least_contrast``: standard deviation of the logarithm of a map that is peaked enough, whatever the places are.
     """
 
     def __init__(
-        self, weight: float = 0.1, temperature: float = 0.05, alignment: PhraseAlignment | None = None
+        self,
+        weight: float = 0.1,
+        temperature: float = 0.05,
+        alignment: PhraseAlignment | None = None,
+        least_contrast: float = 0.5,
     ) -> None:
         super().__init__(weight)
         if temperature <= 0:
             raise ValueError(f"the temperature must be positive, got {temperature} (--model.concept)")
         self.temperature = temperature
         self.alignment = alignment or PhraseAlignment(1.0)
+        self.least_contrast = least_contrast
 
     def forward(self, reading: ConceptReading) -> Tensor:
         """The loss without its weight: mean over the phrases of all ranks."""
@@ -40,7 +50,9 @@ class GroundedConsistency(ConceptLoss):
     def of(self, context: Tensor, places: Tensor) -> Tensor:
         """The consistency alone, of F phrases' attention in context (F, N) and their places (F, N), a constant."""
         places = places.detach()
-        return mean_over_phrases(peakedness(places) * jensen_shannon(shares(context), places))
+        apart = jensen_shannon(shares_at_contrast(context, 1.0), shares_at_contrast(places, 1.0))
+        flatter = lost_contrast(context, log_deviations(places)[1].clamp(max=self.least_contrast))
+        return mean_over_phrases(peakedness(places) * (apart + flatter))
 
     @torch.no_grad()
     def places(self, given: ConceptEmbeddings) -> Tensor:

@@ -16,10 +16,23 @@ def shares_at_contrast(maps: Tensor, contrast: float) -> Tensor:
     patches) and any power (how peaked it is): what is left is the order and spacing of the patches. A map without any
     structure, that is to 1 %, tends to equal shares.
     """
+    centred, deviation = log_deviations(maps)
+    return (contrast * centred / deviation).softmax(dim=1)
+
+
+def log_deviations(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Logarithm of maps (P, N), less its mean, and its standard deviation (P, 1): how peaked a map is, at least 0.01."""
     logarithm = maps.clamp(min=LEAST).log()
     centred = logarithm - logarithm.mean(dim=1, keepdim=True)
-    deviation = (centred.square().mean(dim=1, keepdim=True) + 1e-4).sqrt()  # (P, 1)
-    return (contrast * centred / deviation).softmax(dim=1)
+    return centred, (centred.square().mean(dim=1, keepdim=True) + 1e-4).sqrt()
+
+
+def lost_contrast(maps: Tensor, wanted: Tensor) -> Tensor:
+    """Square of how far a map (P, N) is flatter than it should be: (P,), 0 for those that are peaked enough.
+
+    In units of the logarithm of the deviation from `log_deviations`, of which ``wanted`` (P, 1) is the least.
+    """
+    return (wanted / log_deviations(maps)[1]).log().relu().square().squeeze(1)
 
 
 def shares(maps: Tensor) -> Tensor:

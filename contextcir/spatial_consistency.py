@@ -19,15 +19,17 @@ class SpatialConsistency(ConceptLoss):
     logarithm of shares; at 1 the best patches count a little more, at 3 hardly any others do.
     """
 
+    by_phrase = True
+
     def __init__(self, weight: float = 0.1, contrast: float = 1.0) -> None:
         super().__init__(weight)
         if contrast <= 0:
             raise ValueError(f"the contrast must be positive, got {contrast} (--model.concept.init_args.contrast)")
         self.contrast = contrast
 
-    def forward(self, reading: ConceptReading) -> Tensor:
-        """The loss without its weight: mean over the phrases of all ranks."""
-        return self.of(reading.detached_maps()._replace(context=reading.among_words()))
+    def values(self, reading: ConceptReading) -> Tensor:
+        """The divergence of each phrase (F,) that has a token in its (cut) caption."""
+        return self.values_of(reading.detached_maps()._replace(context=reading.among_words()))
 
     def of(self, maps: ConceptMaps) -> Tensor:
         """The loss of given maps.
@@ -35,10 +37,14 @@ class SpatialConsistency(ConceptLoss):
         Phrases without a token in their (cut) caption are left out. Without any phrase it is 0, with zero gradients;
         every rank has to call it all the same, and ``isolated`` may then be empty.
         """
+        return mean_over_phrases(self.values_of(maps))
+
+    def values_of(self, maps: ConceptMaps) -> Tensor:
+        """The `values` of given maps."""
         found = maps.context_tokens.any(dim=1) & maps.isolated_tokens.any(dim=1)[maps.alone]  # (P,)
         context = phrase_maps(maps.context, maps.owner[found], maps.context_tokens[found])  # (F, V - 1)
         isolated = context.detach()  # (F, V - 1)
         if found.any():  # else there may not have been an isolated pass
             rows = maps.alone[found]  # (F,)
             isolated = phrase_maps(maps.isolated, rows, maps.isolated_tokens[rows]).detach()
-        return mean_over_phrases(jensen_shannon(*(shares_at_contrast(x, self.contrast) for x in (context, isolated))))
+        return jensen_shannon(*(shares_at_contrast(x, self.contrast) for x in (context, isolated)))

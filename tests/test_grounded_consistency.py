@@ -87,6 +87,13 @@ def test_phrases_whose_place_is_anywhere_have_no_say() -> None:
     assert 0 < both == pytest.approx(first / 2, rel=1e-5)
 
 
+def test_maps_flatter_than_the_places_cost_more_up_to_the_least_contrast() -> None:
+    places = (3 * torch.randn(4, 16, generator=torch.Generator().manual_seed(0))).softmax(dim=1)  # contrast near 3
+    loss = GroundedConsistency(least_contrast=0.5)
+    equal, peaked_enough, flat, flatter = (loss.of(places**power, places).item() for power in (1.0, 0.3, 0.1, 0.02))
+    assert equal < 1e-6 and peaked_enough < 1e-3 < flat < flatter
+
+
 def test_the_whole_is_the_sum_of_both_parts(model: ContextCIR) -> None:
     features = queries(model)
     reading = ConceptReading(model.fusion, features, IMAGES)

@@ -7,7 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contextcir.patch_shares import jensen_shannon, peakedness, shares, shares_at_contrast
+from contextcir.patch_shares import (
+    jensen_shannon,
+    log_deviations,
+    lost_contrast,
+    peakedness,
+    shares,
+    shares_at_contrast,
+)
 from contextcir.spatial_consistency import SpatialConsistency
 from tests.concept_cases import HEADS, LAYERS, VISION, maps
 
@@ -60,6 +67,26 @@ def test_a_factor_and_a_power_change_no_shares_at_contrast(row: list[float], fac
     torch.testing.assert_close(
         shares_at_contrast(factor * maps**power, 1.0), shares_at_contrast(maps, 1.0), atol=2e-3, rtol=0
     )
+
+
+@settings(deadline=None, max_examples=30)
+@given(MAP, st.floats(0.02, 2.0))
+def test_contrast_that_a_map_lacks_equals_loops_and_peaked_maps_lack_none(row: list[float], wanted: float) -> None:
+    logarithm = [math.log(x) for x in row]
+    mean = sum(logarithm) / len(row)
+    deviation = math.sqrt(sum((x - mean) ** 2 for x in logarithm) / len(row) + 1e-4)
+    maps = torch.tensor([row], dtype=torch.double)
+    assert log_deviations(maps)[1].item() == pytest.approx(deviation)
+    lacking = max(0.0, math.log(wanted / deviation)) ** 2
+    assert lost_contrast(maps, torch.tensor([[wanted]])).item() == pytest.approx(lacking, abs=1e-6)
+
+
+def test_flattening_a_map_costs_contrast() -> None:
+    maps = torch.rand(3, 6, dtype=torch.double) + 0.1
+    wanted = log_deviations(maps)[1]
+    costs = [lost_contrast(maps**power, wanted) for power in (1.5, 1.0, 0.5, 0.1)]
+    assert costs[0].abs().max() == costs[1].abs().max() == 0
+    assert (costs[2] > 0.1).all() and (costs[3] > costs[2]).all()
 
 
 def test_a_map_without_structure_has_equal_shares_and_a_finite_gradient() -> None:
