@@ -21,7 +21,7 @@ def shares_at_contrast(maps: Tensor, contrast: float) -> Tensor:
 
 
 def log_deviations(maps: Tensor) -> tuple[Tensor, Tensor]:
-    """Logarithm of maps (P, N), less its mean, and its standard deviation (P, 1): how peaked a map is, at least 0.01."""
+    """Log of maps (P, N), less its mean, and its standard deviation (P, 1), at least 0.01: how peaked a map is."""
     logarithm = maps.clamp(min=LEAST).log()
     centred = logarithm - logarithm.mean(dim=1, keepdim=True)
     return centred, (centred.square().mean(dim=1, keepdim=True) + 1e-4).sqrt()

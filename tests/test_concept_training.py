@@ -1,8 +1,7 @@
-"""What the concept losses do to a model that has learned a little on scenes: who has influence, and where each leads."""
+"""What concept losses do to a model that has learned a little on scenes: who has influence, and where each leads."""
 
 import copy
 import itertools
-from pathlib import Path
 
 import pytest
 import torch

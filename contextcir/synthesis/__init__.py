@@ -1,0 +1,1 @@
+"""Triplets from images: pairs, descriptions, instructions, filters."""

@@ -1,0 +1,104 @@
+"""Append-only files of records, each line with its checksum: a process may be killed at any moment."""
+
+import json
+import os
+from collections.abc import Iterator
+from hashlib import blake2b
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+CHECKSUM = 16  # hexadecimal digits, and a space, before each line's JSON
+
+
+class Shard:
+    """One file of records that one process appends to, and anybody may read.
+
+    Args:
+        path: the file; it and its folder are made when the first record comes. Opened to append, a last line that was
+            cut off by a kill is taken away.
+
+    Raises:
+        ValueError: on reading, where a line in the middle does not have its checksum.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = None
+
+    def append(self, records: list[dict[str, Any]]) -> None:
+        """Append records and bring them to the disk, together: after this returns, they survive a kill."""
+        if not records:
+            return
+        if self._file is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._cut_broken_tail()
+            self._file = self.path.open("ab")
+        self._file.write(b"".join(map(encode, records)))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def read(self) -> Iterator[dict[str, Any]]:
+        """Yield the records that are there, in order; what a kill left of a last line is passed over."""
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.endswith(b"\n"):
+                    return  # the last one, of a process that was killed or is writing
+                yield self._decode(line, number)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def __enter__(self) -> "Shard":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _decode(self, line: bytes, number: int) -> dict[str, Any]:
+        checksum, _, text = line[:-1].partition(b" ")
+        if digest(text) != checksum:
+            raise ValueError(
+                f"{self.path}: line {number} does not have its checksum: the file is damaged or was edited. Remove it: "
+                f"its stage is done again"
+            )
+        return json.loads(text)
+
+    def _cut_broken_tail(self) -> None:
+        if not self.path.exists():
+            return
+        with self.path.open("rb+") as file:
+            whole = file.read().rfind(b"\n") + 1
+            file.truncate(whole)
+
+
+def encode(record: dict[str, Any]) -> bytes:
+    """Return the line of a record."""
+    text = json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode()
+    return digest(text) + b" " + text + b"\n"
+
+
+def digest(text: bytes) -> bytes:
+    """Return the checksum of a line's JSON."""
+    return blake2b(text, digest_size=CHECKSUM // 2).hexdigest().encode()
+
+
+def shard_path(folder: Path, stage: str, index: int, count: int) -> Path:
+    """Return the file of shard ``index`` of ``count`` (from 0) of a stage."""
+    return folder / stage / f"{index:05d}-of-{count:05d}.jsonl"
+
+
+def read_stage(folder: Path, stage: str) -> Iterator[dict[str, Any]]:
+    """Yield the records of all shards of a stage, by number of the shard."""
+    for path in sorted((folder / stage).glob("*-of-*.jsonl")):
+        yield from Shard(path).read()
+
+
+def mine(key: str, index: int, count: int) -> bool:
+    """Whether what has this key belongs to shard ``index`` of ``count``: the same on every machine."""
+    return int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "big") % count == index
