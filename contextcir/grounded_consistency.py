@@ -5,7 +5,7 @@ from torch import Tensor
 
 from contextcir.concept import ConceptLoss, mean_over_phrases
 from contextcir.concept_maps import ConceptEmbeddings, ConceptReading
-from contextcir.patch_shares import jensen_shannon, log_deviations, lost_contrast, peakedness, shares_at_contrast
+from contextcir.patch_shares import jensen_shannon, log_deviations, lost_contrast, peakedness, shares
 from contextcir.phrase_alignment import PhraseAlignment, centre
 
 
@@ -17,9 +17,9 @@ class GroundedConsistency(ConceptLoss):
     makes it good, from nothing but the captions. It costs no pass of the fusion. Phrases count by how peaked it is: for
     those that name nothing in the image, it hardly is.
 
-    Making maps uniform does not make it smaller. Both are compared at one contrast, so that how peaked a map is does
-    not matter; and a map that is flatter than the places it should find, or than ``least_contrast``, costs the square
-    of what it lacks. Without that, maps became flatter all the same while nothing else was minimised.
+    Making maps uniform does not make it smaller: a map that is flatter than the places it should find, or than
+    ``least_contrast`` where they are more peaked than that, costs the square of what it lacks. Without that, maps became
+    flatter while nothing else was minimised, for a map of the wrong places is further from them the more peaked it is.
 
     ``weight``: the factor of this loss in the total, which the caller applies. ``temperature``: of the softmax over
     patches. ``alignment``: what teaches CLIP; its weight, 1 if None is given, is that in the sum of both.
@@ -50,7 +50,7 @@ class GroundedConsistency(ConceptLoss):
     def of(self, context: Tensor, places: Tensor) -> Tensor:
         """The consistency alone, of F phrases' attention in context (F, N) and their places (F, N), a constant."""
         places = places.detach()
-        apart = jensen_shannon(shares_at_contrast(context, 1.0), shares_at_contrast(places, 1.0))
+        apart = jensen_shannon(shares(context), places)
         flatter = lost_contrast(context, log_deviations(places)[1].clamp(max=self.least_contrast))
         return mean_over_phrases(peakedness(places) * (apart + flatter))
 
