@@ -7,11 +7,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
 from contextcir.batch import Fused, ImageFeatures, QueryFeatures, TextFeatures, TripletBatch
 from contextcir.concept_maps import ConceptReading
 from contextcir.contrastive import world_size
+from contextcir.encoding import WholeBatch
 from contextcir.fusion import Fusion
 from contextcir.patch_shares import peakedness, shares
 from contextcir.phrase_texts import PhraseTexts
@@ -30,7 +32,7 @@ class ConceptMonitor(Callback):
       that goes to the start of text, to its end, and to a phrase; means over captions, and over phrases.
 
     All are those of the batches of all ranks together. It takes a second pass of the batch, and two backward passes
-    through the fusion, every time.
+    through the fusion, every time; batches that are encoded in chunks (`GradientCache`) are not measured.
 
     Args:
         every_n_steps: optimizer steps between two measurements, of which the first is at step 0.
@@ -50,6 +52,9 @@ class ConceptMonitor(Callback):
         """Measure, if it is time to; all ranks take part."""
         step = trainer.global_step
         if step % self.every_n_steps or step == self._last or not isinstance(batch, TripletBatch):
+            return
+        if type(pl_module.encoding) is not WholeBatch:
+            rank_zero_info("no figures of the concept loss: they would need a whole batch in memory at once")
             return
         self._last = step  # with accumulated gradients, several batches belong to one step
         devices = [pl_module.device] if pl_module.device.type == "cuda" else []

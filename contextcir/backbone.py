@@ -32,6 +32,7 @@ class OpenCLIPBackbone(nn.Module):
     tag or a weights file; None for random weights (or those of the folder). ``trainable_image_blocks`` and
     ``trainable_text_blocks``: None trains the whole tower, 0 freezes it with its projection, n trains the last n
     blocks, the final norm and the projection. ``image_size``: pixels, where it shall differ from the model's own.
+    ``channels_last``: the convolution that reads images has its weights, and so its result, in this memory format.
 
     Raises ValueError for an unknown model, tag or file (with close matches), for weights whose activation is another
     one, and for towers of another kind; FileNotFoundError for a folder that is not there.
@@ -45,6 +46,7 @@ class OpenCLIPBackbone(nn.Module):
         trainable_text_blocks: int | None = None,
         gradient_checkpointing: bool = False,
         image_size: int | None = None,
+        channels_last: bool = False,
     ) -> None:
         super().__init__()
         tokenizer = Tokenizer(model)
@@ -53,6 +55,8 @@ class OpenCLIPBackbone(nn.Module):
         freeze_all_but_last(self._image_parts(), trainable_image_blocks, "trainable_image_blocks")
         freeze_all_but_last(self._text_parts(), trainable_text_blocks, "trainable_text_blocks")
         self.clip.set_grad_checkpointing(gradient_checkpointing)
+        if channels_last:
+            self.clip.visual.conv1.to(memory_format=torch.channels_last)
 
     @classmethod
     def wrap(cls, clip: nn.Module, tokenizer: Tokenizer, name: str) -> "OpenCLIPBackbone":
@@ -120,6 +124,11 @@ class OpenCLIPBackbone(nn.Module):
             projection = tower.text_projection
             embedding = projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection  # (B, E)
         return TextFeatures(hidden.to(self._dtype), valid, embedding.to(self._dtype))
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The transformer blocks of the image tower, then those of the text tower."""
+        return [*self.clip.visual.transformer.resblocks, *self._text.transformer.resblocks]
 
     def freeze_text_projection(self) -> None:
         """For fusions that read text tokens only: a parameter without a gradient stops distributed training."""

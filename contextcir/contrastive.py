@@ -1,11 +1,14 @@
 """The contrastive loss, over the rows of all ranks."""
 
 import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 def world_size() -> int:
@@ -64,13 +67,19 @@ class InfoNCE(nn.Module):
     is to choose its query among all queries. Unlike in the published loss, an image counts once however often it occurs
     in the batch, and never as a negative of itself. With several ranks, candidates are those of all ranks, and the mean
     over ranks that distributed training takes of the gradients is the gradient of the joint batch.
+
+    ``rows``: logits are computed for so many queries and targets at a time, and again in backward; at most rows x 3N of
+    them exist, N the rows of all ranks. None computes and keeps those of all rows of this rank.
     """
 
-    def __init__(self, temperature: float = 0.07) -> None:
+    def __init__(self, temperature: float = 0.07, rows: int | None = None) -> None:
         super().__init__()
         if temperature <= 0:
             raise ValueError(f"the temperature must be positive, got {temperature} (--model.contrastive.temperature)")
+        if rows is not None and rows < 1:
+            raise ValueError(f"rows must be at least 1, or null, got {rows} (--model.contrastive.init_args.rows)")
         self.initial_temperature = temperature
+        self.rows = rows
 
     @property
     def temperature(self) -> float | Tensor:
@@ -86,20 +95,90 @@ class InfoNCE(nn.Module):
             precise = torch.promote_types(query.dtype, torch.float32)
             sides = torch.stack([F.normalize(side.to(precise), dim=-1) for side in (query, target, reference)], dim=1)
             counts = rows_per_rank(len(query), query.device)
-            queries, targets, references = gather_rows(sides, counts).unbind(1)  # each (N, E)
+            gathered = gather_rows(sides, counts)  # (N, 3, E)
             ids = gather_rows(torch.stack([target_id, reference_id], dim=1), counts)  # (N, 2)
-            own = torch.arange(len(query), device=query.device) + local_offset(counts)  # (B,) columns of own rows
-
-            candidates = torch.cat([targets, references])  # (2N, E)
-            to_targets = sides[:, 0] @ candidates.T / self.temperature  # (B, 2N)
-            to_queries = sides[:, 1] @ queries.T / self.temperature  # (B, N)
-
+            queries, targets, references = gathered.unbind(1)  # each (N, E)
             images = ids.T.flatten()  # (2N,) targets, then references
-            uncounted = (images == target_id[:, None]) | repeats(images)  # (B, 2N)
-            same_target = ids[:, 0] == target_id[:, None]  # (B, N)
-            loss = F.cross_entropy(_mask(to_targets, uncounted, own), own, reduction="sum")
-            loss = loss + F.cross_entropy(_mask(to_queries, same_target, own), own, reduction="sum")
+            candidates = Candidates(torch.cat([targets, references]), queries, images, repeats(images), ids[:, 0])
+            own = torch.arange(len(query), device=query.device) + local_offset(counts)  # (B,) columns of own rows
+            rows = Rows(sides[:, 0], sides[:, 1], target_id, own)
+            if self.rows is None or self.rows >= len(query):
+                loss = sum_of_rows(rows, candidates, self.temperature)
+            else:
+                temperature = torch.as_tensor(self.temperature, dtype=precise, device=query.device)
+                loss = _SumInBlocks.apply(self.rows, temperature, *rows, *candidates)
             return loss / 2 * len(counts) / sum(counts)
+
+
+class Rows(NamedTuple):
+    """Rows that choose: ``query`` and ``target`` (R, E), ``target_id`` (R,), and ``own`` (R,) columns of themselves."""
+
+    query: Tensor
+    target: Tensor
+    target_id: Tensor
+    own: Tensor
+
+
+class Candidates(NamedTuple):
+    """What queries and targets choose among: ``images`` (2N, E), targets, then references, and ``queries`` (N, E).
+
+    ``image_id`` (2N,) and ``target_id`` (N,): ids of the images, and of the queries' targets. ``repeated`` (2N,):
+    images that are there before.
+    """
+
+    images: Tensor
+    queries: Tensor
+    image_id: Tensor
+    repeated: Tensor
+    target_id: Tensor
+
+
+def sum_of_rows(rows: Rows, candidates: Candidates, temperature: float | Tensor) -> Tensor:
+    """Sum of both cross-entropies over R rows."""
+    to_targets = rows.query @ candidates.images.T / temperature  # (R, 2N)
+    to_queries = rows.target @ candidates.queries.T / temperature  # (R, N)
+    uncounted = (candidates.image_id == rows.target_id[:, None]) | candidates.repeated  # (R, 2N)
+    same_target = candidates.target_id == rows.target_id[:, None]  # (R, N)
+    loss = F.cross_entropy(_mask(to_targets, uncounted, rows.own), rows.own, reduction="sum")
+    return loss + F.cross_entropy(_mask(to_queries, same_target, rows.own), rows.own, reduction="sum")
+
+
+class _SumInBlocks(torch.autograd.Function):
+    """`sum_of_rows`, some rows at a time, each time again in backward.
+
+    Unlike torch's checkpoints, it lets go of the embeddings as soon as it has their gradients.
+    """
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, size: int, temperature: Tensor, *given: Tensor) -> Tensor:
+        ctx.size = size
+        ctx.save_for_backward(temperature, *given)
+        return sum(sum_of_rows(rows, candidates, temperature) for rows, candidates in _blocks(size, given))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        saved, *given = ctx.saved_tensors
+        of_rows, totals = ([], []), []
+        for rows, candidates in _blocks(ctx.size, given):
+            leaves = [x.detach().requires_grad_() for x in (*rows[:2], *candidates[:2], saved)]
+            query, target, images, queries, temperature = leaves
+            rows, candidates = Rows(query, target, *rows[2:]), Candidates(images, queries, *candidates[2:])
+            with torch.enable_grad(), torch.autocast(gradient.device.type, enabled=False):
+                loss = sum_of_rows(rows, candidates, temperature)
+            found = torch.autograd.grad(loss, leaves, gradient)
+            for side, part in zip(of_rows, found, strict=False):
+                side.append(part)
+            totals = [a + b for a, b in zip(totals, found[2:], strict=True)] if totals else found[2:]
+        images, queries, temperature = totals
+        return None, temperature, *(torch.cat(side) for side in of_rows), None, None, images, queries, None, None, None
+
+
+def _blocks(size: int, given: Sequence[Tensor]) -> Iterator[tuple[Rows, Candidates]]:
+    """Rows, so many at a time, with all candidates; ``given``: the tensors of both."""
+    rows, candidates = given[:4], Candidates(*given[4:])
+    for block in zip(*(side.split(size) for side in rows), strict=True):
+        yield Rows(*block), candidates
 
 
 class LearnedTemperatureInfoNCE(InfoNCE):
@@ -107,8 +186,8 @@ class LearnedTemperatureInfoNCE(InfoNCE):
 
     LOWEST = 0.01
 
-    def __init__(self, temperature: float = 0.07) -> None:
-        super().__init__(temperature)
+    def __init__(self, temperature: float = 0.07, rows: int | None = None) -> None:
+        super().__init__(temperature, rows)
         self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
 
     @property

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
@@ -13,8 +14,8 @@ from torch.nn import functional
 from contextcir.backbone import OpenCLIPBackbone, Widths
 from contextcir.batch import GalleryBatch, ImageFeatures, Phrases, QueryBatch, QueryFeatures, TripletBatch
 from contextcir.concept import ConceptLoss
-from contextcir.concept_maps import ConceptReading
 from contextcir.contrastive import InfoNCE
+from contextcir.encoding import WholeBatch
 from contextcir.fusion import CrossAttentionFusion, Fusion
 from contextcir.metrics import CompositionMetric, average_figures
 from contextcir.optim import AdamWWarmupCosine
@@ -31,6 +32,7 @@ class ContextCIR(LightningModule):
         contrastive: Loss between composed queries, targets and references.
         concept: Text Concept-Consistency loss, added with its own weight; null trains without it.
         optimizer: Optimizer and schedule.
+        encoding: How a training batch is encoded: null for all rows at once, or a GradientCache.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class ContextCIR(LightningModule):
         contrastive: InfoNCE | None = None,
         concept: ConceptLoss | None = None,
         optimizer: AdamWWarmupCosine | None = None,
+        encoding: WholeBatch | None = None,
     ) -> None:
         super().__init__()
         # Under the command line this stores the configuration, from which `load_from_checkpoint` rebuilds all parts.
@@ -51,6 +54,8 @@ class ContextCIR(LightningModule):
         self.contrastive = contrastive or InfoNCE()
         self.concept = concept
         self.optimizer = optimizer or AdamWWarmupCosine()
+        self.encoding = encoding or WholeBatch()
+        self.encoding.check(concept)
         self.metrics = nn.ModuleList()
         if not self.fusion.reads_text_embedding:
             backbone.freeze_text_projection()
@@ -62,7 +67,7 @@ class ContextCIR(LightningModule):
 
     def encode_query(self, batch: QueryBatch) -> QueryFeatures:
         """Encode references and captions, and compose them."""
-        return self._compose(self.backbone.encode_image(batch.reference), batch.captions, batch.phrases)
+        return self.compose(self.backbone.encode_image(batch.reference), batch.captions, batch.phrases)
 
     def encode_gallery(self, batch: GalleryBatch) -> ImageFeatures:
         """Encode the images of a batch, but for those whose embeddings were stored.
@@ -79,7 +84,8 @@ class ContextCIR(LightningModule):
                 embedding = embedding.index_copy(0, missing, encoded.to(embedding.dtype))
         return ImageFeatures(embedding.new_empty(len(embedding), 0, self.backbone.widths.vision), embedding)
 
-    def _compose(self, image: ImageFeatures, captions: Sequence[str], phrases: Phrases | None) -> QueryFeatures:
+    def compose(self, image: ImageFeatures, captions: Sequence[str], phrases: Phrases | None) -> QueryFeatures:
+        """Compose encoded references with B captions; without ``phrases``, nobody may ask for them."""
         text = self.backbone.encode_text(self.backbone.tokenizer(captions))
         texts = None if phrases is None else PhraseTexts(self.backbone, captions, phrases)
         return QueryFeatures(image, text, self.fusion(image, text, texts), texts)
@@ -91,7 +97,7 @@ class ContextCIR(LightningModule):
         ``phrases``: noun phrases of the captions, for fusions that read them (`contextcir.phrases`).
         """
         with evaluating(self):
-            features = self._compose(self.backbone.encode_image(images), captions, phrases)
+            features = self.compose(self.backbone.encode_image(images), captions, phrases)
             return functional.normalize(features.fused.embedding, dim=-1)
 
     @torch.no_grad()
@@ -107,39 +113,30 @@ class ContextCIR(LightningModule):
         Fusions that read ``phrases`` have a further key for each, after the text.
         """
         with evaluating(self):
-            attention = self._compose(self.backbone.encode_image(images), captions, phrases).fused.attention
+            attention = self.compose(self.backbone.encode_image(images), captions, phrases).fused.attention
         if not attention:
             raise ValueError(f"{type(self.fusion).__name__} has no attention: choose another --model.fusion")
         return torch.stack(attention)  # (L, B, H, V, T)
 
     def losses(self, batch: TripletBatch) -> dict[str, Tensor]:
         """Return ``loss`` and its parts, ``contrastive`` and (where there is one) ``concept``, unweighted."""
-        reference, target = self._encode_distinct(batch)
-        features = self._compose(reference, batch.query.captions, batch.query.phrases)
+        encoded = self.encoding(self, batch)
         parts = {
             "contrastive": self.contrastive(
-                features.fused.embedding, target, reference.embedding, batch.target_id, batch.reference_id
+                encoded.query, encoded.target, encoded.reference, batch.target_id, batch.reference_id
             )
         }
         loss = parts["contrastive"]
-        if self.concept is not None:
-            parts["concept"] = self.concept(ConceptReading(self.fusion, features, batch.reference_id))
+        if encoded.concept is not None:
+            parts["concept"] = encoded.concept
             loss = loss + self.concept.weight * parts["concept"]
         return {"loss": loss, **parts}
 
-    def _encode_distinct(self, batch: TripletBatch) -> tuple[ImageFeatures, Tensor]:
-        """Encode every distinct image of the batch once: references as features, targets as embeddings (B, E).
-
-        Batches that keep image sets together hold most references several times.
-        """
-        images = torch.cat([batch.query.reference, batch.target])  # (2B, 3, S, S)
-        ids = torch.cat([batch.reference_id, batch.target_id])  # (2B,)
-        unique, inverse = ids.unique(return_inverse=True)
-        row = torch.arange(len(ids), device=ids.device)
-        first = torch.full_like(unique, len(ids)).scatter_reduce(0, inverse, row, "amin")  # a row that holds the image
-        tokens, embedding = self.backbone.encode_image(images[first])
-        of_reference, of_target = inverse.chunk(2)
-        return ImageFeatures(tokens[of_reference], embedding[of_reference]), embedding[of_target]
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Leave it to the encoding what of a training batch is needed there at once."""
+        if isinstance(batch, TripletBatch):
+            return self.encoding.move(batch, device)
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def training_step(self, batch: TripletBatch, batch_idx: int) -> Tensor:
         if self.concept is not None and not len(batch.query.phrases.owner):

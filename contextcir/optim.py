@@ -12,7 +12,8 @@ class AdamWWarmupCosine:
     """AdamW with one learning rate for the backbone and one for everything else.
 
     The rates rise linearly over ``warmup_steps`` and fall along a cosine to ``final_lr_scale`` times their height at
-    the last step. Norms, biases, embeddings, learned queries and temperatures are not decayed.
+    the last step. Norms, biases, embeddings, learned queries and temperatures are not decayed. ``fused``: the update as
+    one kernel for all parameters; None leaves the choice of kernels to torch.
     """
 
     def __init__(
@@ -24,6 +25,7 @@ class AdamWWarmupCosine:
         betas: tuple[float, float] = (0.9, 0.98),
         eps: float = 1e-8,
         final_lr_scale: float = 0.0,
+        fused: bool | None = None,
     ) -> None:
         if warmup_steps < 0:
             raise ValueError(f"warmup_steps must not be negative, got {warmup_steps} (--model.optimizer.warmup_steps)")
@@ -34,6 +36,7 @@ class AdamWWarmupCosine:
         self.betas = (betas[0], betas[1])
         self.eps = eps
         self.final_lr_scale = final_lr_scale
+        self.fused = fused
 
     def __call__(
         self, backbone: nn.Module, head: nn.Module | Iterable[nn.Module], total_steps: int
@@ -59,7 +62,10 @@ class AdamWWarmupCosine:
                 "nothing to train: all parameters are frozen (--model.backbone.trainable_image_blocks, "
                 "--model.backbone.trainable_text_blocks)"
             )
-        optimizer = AdamW(groups, lr=self.lr, betas=self.betas, eps=self.eps)
+        optimizer = AdamW(groups, lr=self.lr, betas=self.betas, eps=self.eps, fused=self.fused)
+        # A fused optimizer can undo the scaling of float16 gradients by itself, and Lightning refuses to clip those of
+        # one that says so. It need not: where there is a scaler, that will do it.
+        optimizer._step_supports_amp_scaling = False
         return optimizer, LambdaLR(optimizer, lambda step: self.scale(step, total_steps))
 
     def scale(self, step: int, total_steps: int) -> float:
@@ -88,8 +94,9 @@ class AdamWWarmupRestarts(AdamWWarmupCosine):
         final_lr_scale: float = 0.0,
         cycle_steps: int = 2500,
         cycle_growth: int = 2,
+        fused: bool | None = None,
     ) -> None:
-        super().__init__(lr, backbone_lr, weight_decay, warmup_steps, betas, eps, final_lr_scale)
+        super().__init__(lr, backbone_lr, weight_decay, warmup_steps, betas, eps, final_lr_scale, fused)
         if cycle_steps < 1 or cycle_growth < 1:
             raise ValueError(
                 f"cycle_steps and cycle_growth must be at least 1, got {cycle_steps} and {cycle_growth} "

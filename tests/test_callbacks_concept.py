@@ -17,6 +17,7 @@ from contextcir.batch import Phrases, QueryBatch, TripletBatch
 from contextcir.concept import ConceptLoss, TextConceptConsistency
 from contextcir.concept_maps import phrase_attention
 from contextcir.fusion import CrossAttentionFusion
+from contextcir.gradient_cache import GradientCache
 from contextcir.grounded_consistency import GroundedConsistency
 from contextcir.module import ContextCIR
 from contextcir.optim import AdamWWarmupCosine
@@ -156,6 +157,13 @@ def test_two_ranks_agree_also_where_one_has_no_phrases(tmp_path: Path) -> None:
     first, second = run_ranks(ranks_train, 2, str(tmp_path))
     assert first == second and len(first) == 3
     assert all(math.isfinite(value) and value > 0 for figures in first for value in figures.values())
+
+
+def test_batches_in_chunks_are_not_measured(tmp_path: Path) -> None:
+    model = new_model(TextConceptConsistency())
+    model.encoding = GradientCache(2)
+    train(model, tmp_path, ConceptMonitor(1))
+    assert not model.recorded
 
 
 def test_an_interval_of_no_steps_is_refused() -> None:

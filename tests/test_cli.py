@@ -48,7 +48,10 @@ def weights(cli: ExperimentCLI) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("overlay", [None, *sorted(path.stem for path in (CONFIGS / "overlays").glob("*.yaml"))])
-def test_every_overlay_runs_on_scenes(overlay: str | None, on_scenes: list[str]) -> None:
+def test_every_overlay_runs_on_scenes(
+    overlay: str | None, on_scenes: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CIR_COMPILE", "eager")  # the default one compiles C++ for half a minute
     extra = [f"--config={CONFIGS / 'overlays' / overlay}.yaml"] if overlay else []
     cli = main(["fit", *on_scenes[:2], *extra, *on_scenes[2:], "--trainer.fast_dev_run=2"])
     assert cli.trainer.global_step == 2

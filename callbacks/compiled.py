@@ -1,0 +1,29 @@
+"""torch.compile for the towers, as part of a run and not of the model: checkpoints know nothing of it."""
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+
+class CompileTowers(Callback):
+    """Compiles the transformer blocks of both towers for training.
+
+    Block by block and in place: their code is compiled once and not once per block, and no weight gets another name.
+    The first steps take longer, and so does the first batch with a length of text that has not been met before.
+
+    Args:
+        backend: Of torch.compile; inductor needs a C++ compiler on a CPU, and Triton on a GPU.
+
+    Raises ValueError for a backend that does not exist.
+    """
+
+    def __init__(self, backend: str = "inductor") -> None:
+        if backend not in torch.compiler.list_backends(exclude_tags=()):
+            known = ", ".join(torch.compiler.list_backends())
+            raise ValueError(f"CompileTowers: torch.compile has no backend '{backend}'; it has {known}")
+        self.backend = backend
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Mark the blocks; they are compiled when they are first run."""
+        if stage == "fit":
+            for block in pl_module.backbone.blocks:
+                block.compile(backend=self.backend)
