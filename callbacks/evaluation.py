@@ -1,12 +1,28 @@
 """What the callbacks that watch an evaluation share: validation and test go through the same three methods."""
 
+from typing import Any
+
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from contextcir.batch import GalleryBatch, ImageFeatures, QueryBatch, QueryFeatures
 
 
 class EvaluationCallback(Callback):
-    """Sends the hooks of validation (stage ``val``) and test to `begin` and `add`."""
+    """Sends the hooks of validation (stage ``val``) and test to `begin` and `add`.
+
+    The figures of the last validation are part of checkpoints, plain numbers and texts: a run that is resumed after it
+    reports them at its end all the same.
+    """
+
+    _latest: dict[str, dict[str, Any]]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the figures of the last validation."""
+        return {"latest": self._latest}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take them up again."""
+        self._latest = state_dict["latest"]
 
     def begin(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Get ready for an evaluation of the stage's protocols."""
@@ -24,10 +40,13 @@ class EvaluationCallback(Callback):
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin."""
+        if trainer.state.fn != "fit":
+            self._latest = {}  # those of the checkpoint that is evaluated
         self.begin(trainer, pl_module, "val")
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin."""
+        self._latest = {}
         self.begin(trainer, pl_module, "test")
 
     def on_validation_batch_end(

@@ -1,6 +1,7 @@
 """What all data modules share: loaders, protocols, and single queries and images for callbacks."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from data_modules.gallery import Collate, GallerySampler, gallery_source
 from data_modules.images import ImageStore, find_images
 from data_modules.missing import Part, find_missing, without_missing
 from data_modules.phrases import check_phrases, with_phrases
+from data_modules.replay import ReplayLoader, ReplaySampler, ReplayTriplets, batches_done
 from data_modules.sampling import Shuffled, TrainingOrder
 from data_modules.triplets import (
     Evaluation,
@@ -23,13 +25,11 @@ from data_modules.triplets import (
     Preprocess,
     QueryDataset,
     TrainingSet,
-    TripletDataset,
     collate_queries,
     collate_triplets,
 )
 
 __all__ = ["CompositionDataModule", "Evaluation", "TrainingSet"]
-
 TRAINING = "(training)"  # stands beside the names of splits, and can't be one
 
 
@@ -163,10 +163,12 @@ class CompositionDataModule(LightningDataModule):
                 f"{replicas} ranks: lower --data.batch_size"
             )
         filled = with_phrases(records, self.phrases, source)
-        dataset = TripletDataset(filled, self._images(TRAINING, paths), self._checked_preprocess(), source)
-        sampler = self.order.sampler([self.order.group(record) for record in records], replicas, rank)
-        options = {"drop_last": True, "persistent_workers": self.num_workers > 0, "batch_size": self.batch_size}
-        return self._loader(DataLoader, dataset, collate_triplets, sampler=sampler, **options)
+        dataset = ReplayTriplets(filled, self._images(TRAINING, paths), self._checked_preprocess(), source)
+        sampler = ReplaySampler(self.order, [self.order.group(record) for record in records], replicas, rank)
+        options = {"sampler": sampler, "drop_last": True, "persistent_workers": self.num_workers > 0}
+        loader = self._loader(ReplayLoader, dataset, collate_triplets, batch_size=self.batch_size, **options)
+        loader.batches_done = partial(batches_done, self)
+        return loader
 
     def val_dataloader(self) -> list[DataLoader]:
         """Return the loaders of the gallery and the queries of each protocol, in turn."""

@@ -35,9 +35,12 @@ class TrainingOrder(ABC):
 
     def of_epoch(self, groups: Sequence[Hashable | None], epoch: int) -> list[int]:
         """Return the order of one epoch."""
-        seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.seed is None else self.seed
         # not seed + epoch: epoch 1 of seed 0 would be epoch 0 of seed 1
-        return self.indices(groups, random.Random(f"seed {seed}, epoch {epoch}"))
+        return self.indices(groups, random.Random(f"seed {self.run_seed()}, epoch {epoch}"))
+
+    def run_seed(self) -> int:
+        """Return the own seed, or that of the run."""
+        return int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.seed is None else self.seed
 
 
 class Shuffled(TrainingOrder):

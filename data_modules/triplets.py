@@ -156,6 +156,10 @@ class QueryDataset(Dataset[QueryItem]):
             self._last = (name, self.preprocess(image), image.size)
         return self._last[1:]
 
+    def forget(self) -> None:
+        """Let the kept reference go."""
+        self._last = None
+
     def image(self, index: int, field: str) -> Image.Image | None:
         """Return the ``reference`` or ``target`` image of a record as it is on disk, None if it has no such image."""
         record = self.records[index]

@@ -8,6 +8,8 @@ import secrets
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -18,7 +20,11 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 # Imported so that configs can name their classes without the module.
 import callbacks  # noqa: F401
 import data_modules  # noqa: F401
+from callbacks.progress import show_progress
 from contextcir.module import ContextCIR
+from experiments.help import answer_help
+from experiments.quiet import quiet, quiet_loggers
+from experiments.resume import check_checkpoint, checkpoint_of_fit, follow_command, go_offline_if_unreachable
 
 # Interpolations are resolved once, after all files and flags are merged.
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
@@ -55,14 +61,41 @@ class ExperimentCLI(LightningCLI):
             "--name", type=str, default="debug", help="Name of the experiment: its folder and W&B group."
         )
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Answer ``--help`` in a page, or parse."""
+        if hasattr(self, "_subcommand_parsers") and (args is None or isinstance(args, list)):
+            answer_help(parser, args)
+        super().parse_arguments(parser, args)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the trainer, with the progress bar of `callbacks.progress` in the place of its own."""
+        trainer = super().instantiate_trainer(**kwargs)
+        show_progress(trainer)
+        quiet_loggers(trainer)
+        return trainer
+
     def _parse_ckpt_path(self) -> None:
         """Leave the settings of a checkpoint alone: Lightning would let them silently override config and flags."""
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """Choose the checkpoint to begin with, and make sure that it goes with this command's settings."""
+        kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        if subcommand == "fit":
+            kwargs["ckpt_path"] = checkpoint_of_fit(self.trainer, kwargs.get("ckpt_path"))
+        file = Path(kwargs.get("ckpt_path") or "")
+        if file.is_file():
+            differ = check_checkpoint(file, self.model)
+            if subcommand == "fit":
+                follow_command(self.trainer, file, differ)
+        return kwargs
 
 
 def main(args: ArgsType = None) -> ExperimentCLI:
     """Parse ``args`` (default: ``sys.argv``) and run the chosen subcommand."""
     claim_run_id()
     stay_offline()
+    quiet()
+    go_offline_if_unreachable()
     torch.set_float32_matmul_precision("high")
     return ExperimentCLI(
         ContextCIR,
@@ -82,7 +115,7 @@ def one_line_errors() -> Iterator[None]:
     """Print what a user did wrong in one line; with CIR_TRACEBACK=1 the traceback comes as well."""
     try:
         yield
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         if os.environ.get("CIR_TRACEBACK") == "1":
             raise
         # An error from a loader process carries that process's traceback in its text; what matters is the last line.

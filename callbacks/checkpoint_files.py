@@ -1,0 +1,115 @@
+"""Checkpoints as files: written whole or not at all, and looked at before one is resumed."""
+
+import os
+import re
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
+RESUME = re.compile(r"resume-step=(\d+)\.ckpt")
+PART = ".part"
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Write checkpoints under another name in the same folder, to the disk, and only then give them theirs.
+
+    Lightning's own way goes through memory and the system's temporary folder, from where a file on another disk is
+    copied: a kill or a full disk in between leaves half of it.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Save a checkpoint.
+
+        Raises:
+            OSError: if it can't be written; then whatever was at ``path`` is still there.
+        """
+        path = Path(path)
+        part = path.with_name(path.name + PART)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(part, "wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, path)
+            sync_folder(path.parent)
+        except (OSError, RuntimeError) as error:  # torch's writer may hide the one behind the other
+            reason = first_cause(error)
+            part.unlink(missing_ok=True)
+            raise OSError(
+                f"no checkpoint could be written to {path} ({reason}): what was saved before is still there; make room "
+                "or set --trainer.default_root_dir to another disk, and start the same command again"
+            ) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder outlast a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def first_cause(error: BaseException) -> str:
+    """Return in one line what made an error: the system's words where there are any."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.strerror:
+            return seen.strerror
+        seen = seen.__cause__ or seen.__context__
+    return " ".join(str(error).split())[:200]
+
+
+def damage(path: Path) -> str | None:
+    """Return what is wrong with a checkpoint file, None if all of it is as it was written.
+
+    Its content is read once to compare it with its checksums, at the speed of the disk.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+    except (OSError, zipfile.BadZipFile) as error:
+        return str(error)
+    return None if broken is None else f"wrong checksum of {broken}"
+
+
+def resume_files(folder: Path) -> list[Path]:
+    """Return the checkpoints of a folder that were made to be resumed, the newest (by its step) first."""
+    found = [(int(match[1]), file) for file in _files(folder) if (match := RESUME.fullmatch(file.name))]
+    return [file for _, file in sorted(found, reverse=True)]
+
+
+def other_files(folders: Iterable[Path]) -> list[Path]:
+    """Return all other checkpoints of some folders, the newest (by its time) first; links are left out."""
+    found = {
+        file.resolve(): file
+        for folder in folders
+        for file in _files(folder)
+        if file.suffix == ".ckpt" and not RESUME.fullmatch(file.name) and not file.is_symlink()
+    }
+    return sorted(found.values(), key=lambda file: file.stat().st_mtime_ns, reverse=True)
+
+
+def newest_whole(files: Iterable[Path]) -> Path | None:
+    """Return the first file that is whole, with a warning about those before it; None if there is none."""
+    broken = []
+    for file in files:
+        reason = damage(file)
+        if reason is None:
+            for other, why in broken:
+                rank_zero_warn(f"checkpoint {other} is damaged ({why}): taking the one before, {file}")
+            return file
+        broken.append((file, reason))
+    for other, why in broken:
+        rank_zero_warn(f"checkpoint {other} is damaged ({why}), and there is none before it: starting anew")
+    return None
+
+
+def _files(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []

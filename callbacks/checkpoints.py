@@ -1,0 +1,176 @@
+"""Checkpoints to resume from: made between two batches, where a run goes on as if it had never stopped."""
+
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
+from callbacks.checkpoint_files import PART, newest_whole, other_files, resume_files
+
+KEY = "resume_point"
+
+
+class ResumePoints(Checkpoint):
+    """Keep the newest checkpoints of a run, ``resume-step=N.ckpt``, and ``last.ckpt``, a link to the newest one.
+
+    They are saved when the next batch is there but nothing was done with it: after the optimizer's step, and after the
+    validation and the end of an epoch if those were due. Such a checkpoint needs nothing but Lightning's own state for
+    a run to go on bit for bit. (At other places that is not so: one saved at the end of a batch, for instance, makes
+    Lightning leave out the validation that would have followed.) One is due after ``every_n_train_steps``, after
+    ``every_minutes``, and after every validation; and one is saved at the end of training, and before a run ends by an
+    error outside of a training step, such as an image that can't be read.
+
+    Args:
+        dirpath: folder of the checkpoints, on a local or network disk.
+        every_n_train_steps: optimizer steps from one to the next; None for no such limit.
+        every_minutes: time from one to the next, looked at every ``log_every_n_steps``; None for no such limit.
+        keep: how many to keep.
+    """
+
+    def __init__(
+        self,
+        dirpath: str | Path,
+        every_n_train_steps: int | None = None,
+        every_minutes: float | None = 10.0,
+        keep: int = 2,
+    ) -> None:
+        if keep < 1 or (every_n_train_steps is not None and every_n_train_steps < 1):
+            raise ValueError(
+                f"ResumePoints: expected keep >= 1 and every_n_train_steps >= 1, got {keep} and {every_n_train_steps}"
+            )
+        self.folder = Path(dirpath).expanduser()
+        self.every_n_train_steps = every_n_train_steps
+        self.every_minutes = every_minutes
+        self.keep = keep
+        self._due = False
+        self._saved_step = 0  # without any step there is nothing to save
+        self._saved_time = 0.0
+        self._saving = False
+        self._resumed: dict[str, int] | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin; after a resume, undo what Lightning is about to do for checkpoints of other kinds."""
+        self._saved_time, self._due = time.monotonic(), False
+        if self._resumed is not None:
+            loop = trainer.fit_loop.epoch_loop
+            loop.reset_restart_stage()  # else it takes the next batch's validation for one that was done
+            counted = loop.restarting and not loop._should_accumulate()  # then it adds 1 before the first batch
+            loop._batches_that_stepped = self._resumed["logged_steps"] - counted
+            self._saved_step, self._resumed = trainer.global_step, None
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """What was computed for this is not to be computed again."""
+        self._due = self._due or not trainer.sanity_checking
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Save, if it is time to and no gradients are being accumulated."""
+        if batch_idx % trainer.accumulate_grad_batches == 0 and self._is_due(trainer):
+            self._save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save what training has come to."""
+        self._save(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Save what there is, if the run was between two batches; only then are weights and counts in step."""
+        batches, epochs = trainer.fit_loop.epoch_loop.batch_progress.current, trainer.fit_loop.epoch_progress.current
+        between = batches.ready == batches.completed and epochs.started > epochs.processed
+        whole = batches.ready % trainer.accumulate_grad_batches == 0
+        if trainer.training and trainer.state.fn == "fit" and between and whole:
+            try:
+                self._save(trainer, alone=True)
+            except (OSError, ValueError) as error:
+                rank_zero_warn(str(error))
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Describe the place between two batches as one that Lightning goes on from."""
+        if not self._saving:
+            return
+        checkpoint[KEY] = {"logged_steps": trainer.fit_loop.epoch_loop._batches_that_stepped}
+        loops = checkpoint["loops"]["fit_loop"]
+        batches, epochs = loops["epoch_loop.batch_progress"], loops["epoch_progress"]
+        for counts in (batches["total"], batches["current"]):
+            counts.update(dict.fromkeys(("ready", "started", "processed"), counts["completed"]))
+        batches["is_last_batch"] = False
+        for counts in (loops["epoch_loop.val_loop.batch_progress"][part] for part in ("total", "current")):
+            counts.update(dict.fromkeys(counts, 0))  # of validations that are over
+        if epochs["current"]["completed"] == epochs["current"]["ready"]:  # at the end of training
+            if batches["current"]["completed"] == trainer.num_training_batches:
+                batches["current"] = dict.fromkeys(batches["current"], 0)
+            else:  # training ended within an epoch, which could go on
+                for counts in (epochs["total"], epochs["current"]):
+                    counts["processed"] -= 1
+                    counts["completed"] -= 1
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Note that training goes on from one of these."""
+        self._resumed = checkpoint.get(KEY)
+
+    def _is_due(self, trainer: Trainer) -> bool:
+        steps = trainer.global_step
+        if self._due or (self.every_n_train_steps and steps - self._saved_step >= self.every_n_train_steps):
+            return True
+        if self.every_minutes is None or steps % trainer.log_every_n_steps:
+            return False
+        passed = time.monotonic() - self._saved_time >= 60 * self.every_minutes
+        return trainer.strategy.broadcast(passed)  # clocks differ, and all ranks take part in saving
+
+    def _save(self, trainer: Trainer, alone: bool = False) -> None:
+        """Save, unless that was done for this step. ``alone``: without waiting for ranks that may not come."""
+        self._due, self._saved_time = False, time.monotonic()
+        if trainer.fast_dev_run or trainer.global_step == self._saved_step:
+            return
+        path = self.folder / f"resume-step={trainer.global_step}.ckpt"
+        self._saving = True
+        try:
+            if alone:
+                trainer.strategy.save_checkpoint(trainer._checkpoint_connector.dump_checkpoint(False), path)
+            else:
+                trainer.save_checkpoint(path)
+        finally:
+            self._saving = False
+        self._saved_step = trainer.global_step
+        if trainer.is_global_zero:
+            self._tidy(path)
+
+    def _tidy(self, path: Path) -> None:
+        """Link the new checkpoint, and remove all but the last ones up to it.
+
+        Those of later steps were left by a run that was taken back: it must not be them that the next start finds.
+        """
+        last = path.with_name("last.ckpt")
+        fresh = path.with_name(f"last.ckpt{PART}")
+        fresh.unlink(missing_ok=True)
+        try:
+            fresh.symlink_to(path.name)
+        except OSError:  # not every file system has links
+            shutil.copyfile(path, fresh)
+        os.replace(fresh, last)
+        files = resume_files(self.folder)
+        keep = files[files.index(path) :][: self.keep]
+        for file in files:
+            if file not in keep:
+                file.unlink(missing_ok=True)
+
+
+def newest_checkpoint(trainer: Trainer) -> Path | None:
+    """Return the checkpoint that a run with these callbacks would resume: the newest one that is whole, if any.
+
+    That is one of `ResumePoints`; where there are none, one of `ModelCheckpoint`, or what Lightning saved when SLURM
+    ended the job.
+    """
+    points = [callback for callback in trainer.callbacks if isinstance(callback, ResumePoints)]
+    best = [Path(callback.dirpath) for callback in trainer.callbacks if _has_folder(callback)]
+    files = [file for callback in points for file in resume_files(callback.folder)]
+    if not files and (points or best):
+        files = other_files([*best, Path(trainer.default_root_dir)])
+    return newest_whole(files)
+
+
+def _has_folder(callback: Any) -> bool:
+    return isinstance(callback, ModelCheckpoint) and callback.dirpath is not None and not callback.save_weights_only

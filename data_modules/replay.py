@@ -1,0 +1,119 @@
+"""Training batches that can be had again: each is a function of the seed, the epoch and its place there.
+
+So a run that was interrupted goes on with the batch after its checkpoint, and no image before that one is read again.
+"""
+
+import hashlib
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch.utils.data import DataLoader
+
+from data_modules.sampling import OrderSampler
+from data_modules.triplets import TripletDataset, TripletItem
+
+
+class Draw(NamedTuple):
+    """A triplet by its index, and the seed of whatever is random in loading it."""
+
+    index: int
+    seed: int
+
+
+class ReplaySampler(OrderSampler):
+    """An `OrderSampler` of `Draw`s that can leave out those that an interrupted epoch has had.
+
+    The seeds depend on the place in the order of all ranks: augmentations are the same on any number of ranks, and a
+    triplet that comes twice in an epoch has two.
+    """
+
+    start = 0  # how many of this rank's draws to leave out; set before every iteration
+
+    def __iter__(self) -> Iterator[Draw]:
+        words = f"seed {self.order.run_seed()}, epoch {self.epoch}"
+        for place, index in enumerate(super().__iter__()):
+            if place >= self.start:
+                yield Draw(index, seed_of(f"{words}, place {place * self.num_replicas + self.rank}"))
+
+
+class ReplayTriplets(TripletDataset):
+    """Triplets asked for by `Draw`s: what is random in loading them comes from their seeds, in whatever process."""
+
+    def __getitem__(self, draw: Draw) -> TripletItem:
+        return self.__getitems__([draw])[0]
+
+    def __getitems__(self, draws: Sequence[Draw]) -> list[TripletItem]:
+        """Return the items of a batch; loaders prefer this to asking for one after the other."""
+        self.queries.forget()  # else a reference that the batch before ended with would keep that one's augmentation
+        items = []
+        with random_numbers_kept():
+            for draw in draws:
+                # the CPU's generator alone: torch.manual_seed also visits accelerators, for a millisecond
+                torch.default_generator.manual_seed(draw.seed)
+                np.random.seed(draw.seed % 2**32)
+                random.seed(draw.seed)
+                items.append(super().__getitem__(draw.index))
+        return items
+
+
+class ReplayLoader(DataLoader):
+    """Loader that begins an epoch after the batches of it that a checkpoint has behind it.
+
+    Nothing is loaded before the first batch is asked for: a Trainer makes the first iterator before it has told the
+    sampler which epoch it resumes. As a loader with ``state_dict``, it is one that a Trainer trusts to be resumable.
+    """
+
+    sampler: ReplaySampler
+    batches_done: Callable[[], int] = staticmethod(lambda: 0)  # of the epoch that begins
+
+    def __iter__(self) -> Iterator[Any]:
+        self.sampler.start = self.batches_done() * self.batch_size
+        yield from super().__iter__()
+
+    def state_dict(self) -> dict[str, int]:
+        """Return what the places in an epoch depend on; the place itself is the Trainer's count of batches."""
+        sampler = self.sampler
+        return {
+            "triplets": len(self.dataset),
+            "batch": self.batch_size * sampler.num_replicas,
+            "seed": sampler.order.run_seed(),
+        }
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Warn where the rest of an interrupted epoch will not be what it would have been."""
+        differ = [f"{name} {state[name]} -> {now}" for name, now in self.state_dict().items() if state.get(name) != now]
+        if differ:
+            rank_zero_warn(
+                f"training data differ from those of the checkpoint ({', '.join(differ)}): as many batches are left "
+                "out as it had, but what follows in this epoch is not the rest of its order"
+            )
+
+
+def batches_done(data: LightningDataModule) -> int:
+    """Return how many batches of the epoch that begins a resumed checkpoint has behind it; in training alone."""
+    if data.trainer is None or not getattr(data.trainer, "training", False):
+        return 0
+    return data.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+
+
+def seed_of(words: str) -> int:
+    """Return 64 bits that any change of the words changes."""
+    return int.from_bytes(hashlib.blake2b(words.encode(), digest_size=8).digest())
+
+
+@contextmanager
+def random_numbers_kept() -> Iterator[None]:
+    """Leave the global generators of torch (CPU), numpy and Python as they were."""
+    states = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(states[0])
+        np.random.set_state(states[1])
+        random.setstate(states[2])

@@ -1,0 +1,119 @@
+"""Which checkpoint a command begins with, and whether it and the command's settings go together."""
+
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+
+from callbacks.checkpoints import newest_checkpoint
+
+NAMED = ("best", "hpc")  # words of Lightning's for a checkpoint; "last" is that of the run itself
+WANDB_URL = "https://api.wandb.ai"
+
+
+def checkpoint_of_fit(trainer: Trainer, asked: str | None) -> str | None:
+    """Return the checkpoint that a ``fit`` begins with: the run's own newest one, else what was asked for.
+
+    The same command goes on where it was interrupted, also one with ``--ckpt_path`` of another run, from which it once
+    began. To go back to an earlier checkpoint of the run itself, ask for that.
+    """
+    if trainer.fast_dev_run or asked in NAMED:
+        return asked
+    own = newest_checkpoint(trainer)
+    if own is None:
+        return asked
+    if asked not in (None, "last"):
+        if own.parent.resolve() in Path(asked).resolve().parents:
+            return asked
+        rank_zero_info(f"this run has begun already: not starting from --ckpt_path {asked} again")
+    rank_zero_info(f"resuming this run from {own} (another WANDB_RUN_ID starts a new one)")
+    return str(own)
+
+
+def check_checkpoint(file: Path, model: LightningModule) -> dict[str, tuple[Any, Any]]:
+    """Return the settings of the model that differ from those that a checkpoint was saved with: (then, now) by name.
+
+    Raises:
+        ValueError: if the file is no checkpoint, or its weights do not fit the model.
+    """
+    try:
+        saved = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        weights = saved["state_dict"]
+    except Exception as error:  # pickle's, zip's and torch's own
+        reason = " ".join(str(error).split())[:120]
+        raise ValueError(f"--ckpt_path {file} can't be read as a checkpoint ({reason})") from None
+    then, now = _flat(saved.get("hyper_parameters", {})), _flat(dict(model.hparams))
+    names = sorted(name for name in {*then, *now} if not name.startswith("_"))
+    differ = {name: (then.get(name), now.get(name)) for name in names if then.get(name) != now.get(name)}
+    own = model.state_dict()
+    shapes = [name for name in weights if name in own and own[name].shape != weights[name].shape]
+    odd = [*(f"{name} is missing" for name in own if name not in weights)]
+    odd += [f"{name} is unknown" for name in weights if name not in own]
+    odd += [f"{name} has shape {tuple(weights[name].shape)}, not {tuple(own[name].shape)}" for name in shapes]
+    if odd:
+        raise ValueError(
+            f"--ckpt_path {file} does not fit the model of this command: {odd[0]}"
+            f"{f' (and {len(odd) - 1} more)' if odd[1:] else ''}; {_settings(differ)}"
+        )
+    return differ
+
+
+class SettingsOfCommand(Callback):
+    """Give a resumed optimizer the learning rates, betas and decay of the command, not those it was saved with.
+
+    Its moments and its step are kept. Lightning alone would take the rates from the checkpoint, whatever the flags say.
+    """
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Set them."""
+        fresh = pl_module.configure_optimizers()
+        groups, schedule = trainer.optimizers[0].param_groups, trainer.lr_scheduler_configs[0].scheduler
+        schedule.base_lrs = fresh["lr_scheduler"]["scheduler"].base_lrs
+        rates = zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+        for group, wanted, (rate, scale) in zip(groups, fresh["optimizer"].param_groups, rates, strict=True):
+            group.update({name: value for name, value in wanted.items() if name != "params"})
+            group["lr"] = rate * scale(schedule.last_epoch)
+
+
+def follow_command(trainer: Trainer, file: Path, differ: Mapping[str, tuple[Any, Any]]) -> None:
+    """Say how a ``fit`` differs from the one that saved a checkpoint, and make its optimizer follow the command."""
+    if differ:
+        rank_zero_warn(f"going on from {file} with settings of this command: {_settings(differ)}")
+    if any(name.partition(".")[0] == "optimizer" for name in differ):
+        trainer.callbacks.insert(0, SettingsOfCommand())
+
+
+def go_offline_if_unreachable(seconds: float = 10.0) -> None:
+    """With ``WANDB_MODE=online``, ask the server whether it is there; if not, say so and record the run offline.
+
+    What comes after that is W&B's own business: it sends in the background, and tries again by itself.
+    """
+    if os.environ.get("WANDB_MODE") != "online":
+        return
+    url = os.environ.get("WANDB_BASE_URL", WANDB_URL)
+    try:
+        urllib.request.urlopen(url, timeout=seconds).close()
+    except urllib.error.HTTPError:  # an answer all the same
+        return
+    except (OSError, ValueError) as error:
+        os.environ["WANDB_MODE"] = "offline"
+        reason = getattr(error, "reason", error)
+        rank_zero_warn(f"W&B at {url} can't be reached ({reason}): recording offline; send it later with `wandb sync`")
+
+
+def _settings(differ: Mapping[str, tuple[Any, Any]]) -> str:
+    if not differ:
+        return "the settings of the model are equal, so its code or its backbone's weights differ"
+    return ", ".join(f"--model.{name} was {then!r}, is {now!r}" for name, (then, now) in differ.items())
+
+
+def _flat(settings: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(settings, Mapping) and settings:
+        return {name: value for key in settings for name, value in _flat(settings[key], f"{prefix}{key}.").items()}
+    return {prefix.removesuffix("."): list(settings) if isinstance(settings, tuple) else settings}
