@@ -3,11 +3,13 @@ PYTHON ?= $(firstword $(shell command -v python3.11) $(shell command -v python3.
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo demo-smoke test lint format help
+.PHONY: demo demo-smoke sweep test test-slurm lint format help
 
 help:
 	@echo "make demo       draw scenes, train, test: the whole of it in minutes"
+	@echo "make sweep      what a sweep would run (FILE=experiments/sweeps/NAME.yaml)"
 	@echo "make test       the tests"
+	@echo "make test-slurm the tests of jobs, on a SLURM of one node that they start and stop (root installs it)"
 	@echo "make lint       ruff and the import rule;  make format: ruff format"
 
 $(READY): requirements.lock
@@ -26,8 +28,15 @@ demo-smoke: $(READY)
 	  --data.size.train_references=40 --data.size.references=6 --data.size.shared_references=6 \
 	  --data.batch_size=32 --trainer.max_steps=10 --trainer.val_check_interval=5 $(FLAGS)
 
+# What a sweep would run, for example: make sweep FILE=experiments/sweeps/cirr_losses.yaml FLAGS="--count 3"
+sweep: $(READY)
+	$(BIN)/python -m experiments.sweep $(or $(FILE),experiments/sweeps/scenes_losses.yaml) $(FLAGS)
+
 test: $(READY)
 	$(BIN)/python -m pytest -q
+
+test-slurm: $(READY)
+	$(BIN)/python -m pytest -q tests/slurm
 
 lint: $(READY)
 	$(BIN)/ruff check .
