@@ -85,3 +85,4 @@ class Failure(Stored):
     stage: str
     reason: str  # a word or two, counted in the data card
     detail: str = ""
+    provenance: dict[str, Any] = field(default_factory=dict)  # model, tokens, cost: failures are paid for

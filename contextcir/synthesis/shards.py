@@ -2,13 +2,14 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 CHECKSUM = 16  # hexadecimal digits, and a space, before each line's JSON
+BLOCK = 1 << 20  # bytes that are looked at, at a time, for the end of the last whole line
 
 
 class Shard:
@@ -26,8 +27,11 @@ class Shard:
         self.path = path
         self._file = None
 
-    def append(self, records: list[dict[str, Any]]) -> None:
-        """Append records and bring them to the disk, together: after this returns, they survive a kill."""
+    def append(self, records: Sequence[dict[str, Any] | list[dict[str, Any]]]) -> None:
+        """Append records and bring them to the disk: after this returns, they survive a kill.
+
+        Records that stand in a list of their own share a line: a kill leaves all of them or none.
+        """
         if not records:
             return
         if self._file is None:
@@ -40,13 +44,26 @@ class Shard:
 
     def read(self) -> Iterator[dict[str, Any]]:
         """Yield the records that are there, in order; what a kill left of a last line is passed over."""
+        for _, records in self.lines():
+            yield from records
+
+    def lines(self) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+        """Yield where each line begins, in bytes, and its records: one, or those that were appended as a list."""
         if not self.path.exists():
             return
         with self.path.open("rb") as file:
+            start = 0
             for number, line in enumerate(file, start=1):
                 if not line.endswith(b"\n"):
                     return  # the last one, of a process that was killed or is writing
-                yield self._decode(line, number)
+                yield start, self._decode(line, f"line {number}")
+                start += len(line)
+
+    def at(self, start: int) -> list[dict[str, Any]]:
+        """Return the records of the line that begins at a byte which `lines` gave."""
+        with self.path.open("rb") as file:
+            file.seek(start)
+            return self._decode(file.readline(), f"the line at byte {start}")
 
     def close(self) -> None:
         """Close the file."""
@@ -60,25 +77,34 @@ class Shard:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _decode(self, line: bytes, number: int) -> dict[str, Any]:
+    def _decode(self, line: bytes, name: str) -> list[dict[str, Any]]:
         checksum, _, text = line[:-1].partition(b" ")
         if digest(text) != checksum:
             raise ValueError(
-                f"{self.path}: line {number} does not have its checksum: the file is damaged or was edited. Remove it: "
+                f"{self.path}: {name} does not have its checksum: the file is damaged or was edited. Remove it: "
                 f"its stage is done again"
             )
-        return json.loads(text)
+        value = json.loads(text)
+        return value if isinstance(value, list) else [value]
 
     def _cut_broken_tail(self) -> None:
         if not self.path.exists():
             return
         with self.path.open("rb+") as file:
-            whole = file.read().rfind(b"\n") + 1
-            file.truncate(whole)
+            end = file.seek(0, os.SEEK_END)
+            while end:  # from the back, for the file may be larger than memory
+                start = max(0, end - BLOCK)
+                file.seek(start)
+                found = file.read(end - start).rfind(b"\n")
+                if found >= 0:
+                    file.truncate(start + found + 1)
+                    return
+                end = start
+            file.truncate(0)
 
 
-def encode(record: dict[str, Any]) -> bytes:
-    """Return the line of a record."""
+def encode(record: dict[str, Any] | list[dict[str, Any]]) -> bytes:
+    """Return the line of a record, or of several."""
     text = json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode()
     return digest(text) + b" " + text + b"\n"
 

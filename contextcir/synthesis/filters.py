@@ -1,0 +1,169 @@
+"""Filters: which instructions are kept. Each gives a reason or none; the first reason counts."""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import NamedTuple
+
+from contextcir.phrases.parser import PhraseParser
+from contextcir.synthesis.records import Description, Instruction, Pair
+
+
+class Candidate(NamedTuple):
+    """An instruction that may be kept, with its pair and what is on the images of it."""
+
+    instruction: Instruction
+    pair: Pair
+    description: Description
+
+
+class Finding(NamedTuple):
+    """What a filter found: why the instruction is rejected, in a word or two, or None; and figures, if it has any."""
+
+    reason: str | None = None
+    scores: dict[str, float] = {}  # noqa: RUF012  (a default that nobody changes)
+
+
+class Filter(ABC):
+    """Looks at instructions, many at once; says the same of one whatever the others are."""
+
+    @abstractmethod
+    def judge(self, candidates: Sequence[Candidate]) -> list[Finding]:
+        """Return what was found for each."""
+
+
+class CaptionFilter(Filter):
+    """A filter that looks at one text at a time."""
+
+    @abstractmethod
+    def reason(self, caption: str) -> str | None:
+        """Return why a text is rejected, or None."""
+
+    def judge(self, candidates: Sequence[Candidate]) -> list[Finding]:
+        return [Finding(self.reason(candidate.instruction.caption)) for candidate in candidates]
+
+
+class Length(CaptionFilter):
+    """Rejects texts that CLIP would cut off, and those of hardly any word.
+
+    Args:
+        most: tokens, the start and the end token among them.
+        fewest_words: of a text.
+        model: whose tokenizer counts, by its name in open_clip.
+        count: tokens of a text, in place of that tokenizer.
+    """
+
+    def __init__(
+        self,
+        most: int = 77,
+        fewest_words: int = 2,
+        model: str = "ViT-B-32",
+        count: Callable[[str], int] | None = None,
+    ) -> None:
+        self.most = most
+        self.fewest_words = fewest_words
+        self.model = model
+        self._given = count
+
+    @cached_property
+    def count(self) -> Callable[[str], int]:
+        """Tells how many tokens a text has."""
+        if self._given is not None:
+            return self._given
+        import open_clip  # imports torch, which takes seconds
+
+        from contextcir.text import open_clip_name
+
+        encode = open_clip.get_tokenizer(open_clip_name(self.model)).encode
+        return lambda text: len(encode(text)) + 2
+
+    def reason(self, caption: str) -> str | None:
+        if len(caption.split()) < self.fewest_words:
+            return "too short"
+        return "too long" if self.count(caption) > self.most else None
+
+
+class Language(CaptionFilter):
+    """Rejects texts that py3langid does not take for the wanted language.
+
+    Of 1,500 captions of CIRR's validation split it takes 0.3 % for another one than English.
+
+    Args:
+        language: its ISO 639-1 code.
+    """
+
+    def __init__(self, language: str = "en") -> None:
+        self.language = language
+
+    @cached_property
+    def _classify(self) -> Callable[[str], tuple[str, float]]:
+        from py3langid.langid import MODEL_FILE, LanguageIdentifier  # loads a model of 4 MB
+
+        return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True).classify
+
+    def reason(self, caption: str) -> str | None:
+        return None if self._classify(caption)[0] == self.language else "language"
+
+
+PICTURE = r"(?:images?|pictures?|photos?|photographs?|pics?|snapshots?|lists?)"
+WHICH = r"(?:first|second|1st|2nd|original|initial|reference|target|source|query|previous)"
+# the letters only as capitals: "make the picture a little larger" is about a picture in the scene
+NAMED_IMAGE = re.compile(
+    rf"\b{WHICH}\s+(?:of\s+)?(?:(?:the|these|both|two)\s+){{0,2}}{PICTURE}\b"
+    rf"|\b{PICTURE}\s*(?:#|no\.?|number)?\s*(?:\d+|one|two|(?-i:[AB]))\b",
+    re.IGNORECASE,
+)
+
+
+class NamesNoImage(CaptionFilter):
+    """Rejects texts that speak of the images by number or part: "image 1", "the second photo", "target image"."""
+
+    def reason(self, caption: str) -> str | None:
+        return "names an image" if NAMED_IMAGE.search(caption) else None
+
+
+class HasPhrase(Filter):
+    """Rejects texts without a noun phrase: nothing in them could be attended to.
+
+    Args:
+        parser: finds the phrases.
+    """
+
+    def __init__(self, parser: PhraseParser) -> None:
+        self.parser = parser
+
+    def judge(self, candidates: Sequence[Candidate]) -> list[Finding]:
+        found = self.parser.parse([candidate.instruction.caption for candidate in candidates])
+        return [Finding(None if spans else "no noun phrase") for spans in found]
+
+
+class Consistency(ABC):
+    """Whether a model of images and texts agrees that a text leads from a reference to its target."""
+
+    @abstractmethod
+    def score(self, pairs: Sequence[Pair], captions: Sequence[str]) -> list[dict[str, float]]:
+        """Return figures for each caption of a pair; they go to the verdict as they are."""
+
+    @abstractmethod
+    def reason(self, scores: dict[str, float]) -> str | None:
+        """Return why what has these figures is rejected, in a word or two, or None."""
+
+
+class Consistent(Filter):
+    """Rejects what a `Consistency` rejects; put it last, for it looks at images.
+
+    Args:
+        consistency: the model and its bounds.
+    """
+
+    def __init__(self, consistency: Consistency) -> None:
+        self.consistency = consistency
+
+    def judge(self, candidates: Sequence[Candidate]) -> list[Finding]:
+        pairs = [candidate.pair for candidate in candidates]
+        scores = self.consistency.score(pairs, [candidate.instruction.caption for candidate in candidates])
+        if len(scores) != len(pairs):
+            name = type(self.consistency).__name__
+            raise ValueError(f"{name}.score gave {len(scores)} results for {len(pairs)} captions: a bug of it")
+        return [Finding(self.consistency.reason(each), each) for each in scores]

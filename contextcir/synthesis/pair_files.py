@@ -1,0 +1,91 @@
+"""Pairs of images: what gives them, and the simplest of it, a file that lists them."""
+
+import json
+from collections.abc import Iterable, Iterator
+from hashlib import blake2b
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
+
+from contextcir.synthesis.records import Pair
+
+
+class PairSource(Protocol):
+    """Gives the pairs of a synthesis: the same ones, in the same order, every time."""
+
+    def pairs(self) -> Iterator[Pair]:
+        """Yield the pairs; raises ValueError or FileNotFoundError where that fails."""
+
+
+class PairFile:
+    """Pairs from a JSON list, or a JSON object a line (.jsonl), with the fields ``reference`` and ``target``.
+
+    Paths are those of images below the image folder. Optional: ``image_set``, a list of the paths of up to 6 images
+    that look alike; all other fields, such as the caption of a manifest, are passed over. A pair that is listed several
+    times is one pair.
+
+    Args:
+        file: path of the file.
+        source: what `Pair.source` is to say; None for the name of the file.
+
+    Raises (from `pairs`):
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no such list, or a path leads out of the image folder.
+    """
+
+    def __init__(self, file: Path, source: str | None = None) -> None:
+        self.file = Path(file).expanduser()
+        self.source = source or self.file.name
+
+    def pairs(self) -> Iterator[Pair]:
+        known: set[str] = set()
+        for place, record in enumerate(self._records()):
+            where = f"{self.file}: record {place}"
+            reference, target = (_path(record, field, where) for field in ("reference", "target"))
+            listed = record.get("image_set")
+            members = tuple(image_path(image, where) for image in listed) if isinstance(listed, list) else ()
+            if reference == target:
+                raise ValueError(f"{where}: reference and target are the same image, {reference}")
+            key = pair_key(reference, target)
+            if key not in known:
+                known.add(key)
+                yield Pair(key, reference, target, members, source=self.source)
+
+    def _records(self) -> Iterable[Any]:
+        if not self.file.is_file():
+            raise FileNotFoundError(f"no file {self.file}: change --pairs.file")
+        try:
+            with self.file.open(encoding="utf-8") as file:
+                if self.file.suffix != ".jsonl":
+                    content = json.load(file)
+                    if not isinstance(content, list):
+                        raise ValueError("it holds no list")
+                    yield from content
+                else:
+                    yield from (json.loads(line) for line in file if line.strip())
+        except ValueError as error:
+            raise ValueError(f"{self.file}: expected a JSON list, or .jsonl with an object a line ({error})") from None
+
+
+def pair_key(reference: str, target: str) -> str:
+    """Return the key of a pair: what names the two images, and nothing else, determines it."""
+    return blake2b(json.dumps([reference, target]).encode(), digest_size=10).hexdigest()
+
+
+def image_path(path: object, where: str) -> str:
+    """Return a path below the image folder in its shortest form.
+
+    Raises:
+        ValueError: if it is none; ``where`` says whose it is.
+    """
+    if not isinstance(path, str) or not path.strip() or not path.isprintable():
+        raise ValueError(f"{where}: expected the path of an image, got {path!r}")
+    parts = PurePosixPath(path)
+    if parts.is_absolute() or ".." in parts.parts:
+        raise ValueError(f"{where}: {path!r} leads out of the image folder: give paths below it, without '..'")
+    return str(parts)
+
+
+def _path(record: Any, field: str, where: str) -> str:
+    if not isinstance(record, dict) or field not in record:
+        raise ValueError(f"{where}: expected an object with the fields reference and target")
+    return image_path(record[field], f"{where}, field {field}")

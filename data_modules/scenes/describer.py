@@ -1,0 +1,136 @@
+"""A model for scenes that knows instead of looking: it draws their graphs again from the seed of the benchmark."""
+
+import json
+import re
+from collections.abc import AsyncIterator, Iterable
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from contextcir.synthesis.models import Answer, Request, VisionLanguageModel
+from data_modules.scenes.differences import difference
+from data_modules.scenes.edits import Edit
+from data_modules.scenes.graph import PLACES, Scene, SceneObject
+from data_modules.scenes.groups import caption
+from data_modules.scenes.records import STREAMS, Base, draw_base, draw_shared_base
+from data_modules.scenes.wording import Caption
+from data_modules.scenes.writer import STATE, VERSION
+
+NAME = re.compile(r"(train|val|test|test_unseen)-(\d+)-(\d+)")
+SHARED_NAME = re.compile(r"\d{12}")
+BASES = 4096  # that are kept drawn
+
+
+class SceneGraphs:
+    """The graphs of the images of a drawn benchmark.
+
+    Nothing is read but its seed: what an image shows follows from that and from the image's name.
+
+    Args:
+        root: of the benchmark.
+
+    Raises (from `find`):
+        FileNotFoundError: if no benchmark is there.
+        ValueError: if it was drawn by another version, or a path is not that of one of its images.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root).expanduser()
+        self._seed: int | None = None
+        self._base = lru_cache(BASES)(self._draw)
+
+    def find(self, path: str) -> Scene:
+        """Return what an image shows, by its path or name."""
+        stem = PurePosixPath(path).stem
+        named, shared = NAME.fullmatch(stem), SHARED_NAME.fullmatch(stem)
+        if named:
+            split, number, index = named[1], int(named[2]), int(named[3])
+        elif shared and int(stem) // 1_000_000 in (1, 2):  # `coco_id`
+            split = f"circo_{('val', 'test')[int(stem) // 1_000_000 - 1]}"
+            number, index = divmod(int(stem) % 1_000_000, 100)
+        else:
+            raise ValueError(f"{path!r} is no image of the scenes in {self.root}: change --images or --model.root")
+        pictures = self._base(split, number).pictures
+        if index >= len(pictures):
+            raise ValueError(f"{path!r} is no image of the scenes in {self.root}: base {number} has {len(pictures)}")
+        return pictures[index].scene
+
+    def _draw(self, split: str, number: int) -> Base:
+        assert split in STREAMS
+        if split.startswith("circo_"):
+            return draw_shared_base(self._known_seed(), split.removeprefix("circo_"), number)
+        return draw_base(self._known_seed(), split, number)
+
+    def _known_seed(self) -> int:
+        if self._seed is None:
+            path = self.root / STATE
+            if not path.is_file():
+                raise FileNotFoundError(
+                    f"no file {path}: draw scenes there with `python -m experiments.scenes`, or change --model.root"
+                )
+            state = json.loads(path.read_text(encoding="utf-8"))
+            if state["version"] != VERSION:
+                raise ValueError(f"{path} is of version {state['version']}, not {VERSION}: draw the scenes again")
+            self._seed = state["seed"]
+        return self._seed
+
+
+class SceneDescriber(VisionLanguageModel):
+    """Describes scenes without an error, and words their differences in the grammar of the benchmark.
+
+    Styles are left to the grammar, and so are the numbers of changes that the scenes do not have.
+
+    Args:
+        root: of the benchmark.
+    """
+
+    name = "scene-graphs"
+
+    def __init__(self, root: str | Path) -> None:
+        self.graphs = SceneGraphs(root)
+
+    async def answer(self, requests: Iterable[Request]) -> AsyncIterator[Answer]:
+        for request in requests:
+            content = self._texts(request) if request.context["stage"] == "instruct" else self._objects(request)
+            yield Answer(request.key, content, model=f"{self.name}-{VERSION}", usage={"requests": 1})
+
+    def _objects(self, request: Request) -> dict[str, Any]:
+        scene = self.graphs.find(request.context["image"])
+        items = [{"object": item.shape, "descriptors": descriptors(item)} for item in scene.objects]
+        return {"objects": [*items, {"object": "background", "descriptors": [scene.background]}]}
+
+    def _texts(self, request: Request) -> dict[str, Any]:
+        rng = np.random.default_rng(request.seed)
+        pair = request.context["pair"]
+        reference, target = self.graphs.find(pair.reference), self.graphs.find(pair.target)
+        edits = difference(reference, target)
+        texts = []
+        for asked in request.context["plan"]:
+            wanted = len(edits) if asked["concepts"] is None else min(asked["concepts"], len(edits))
+            chosen = tuple(edits[i] for i in rng.permutation(len(edits))[:wanted])
+            if chosen:
+                changes = [_said(rng, reference, edit) for edit in chosen]
+                texts.append({"caption": caption(rng, reference, chosen).text, "changes": changes})
+        return {"texts": texts}
+
+
+def descriptors(item: SceneObject) -> list[str]:
+    """Return what is special about an object, its place last; the same words whenever it looks the same."""
+    name = PLACES[item.cell]
+    if name == "centre":
+        place = "in the centre"
+    elif " " in name:
+        place = f"in the {name} corner"
+    elif name in ("left", "right"):
+        place = f"on the {name} side"
+    else:
+        place = f"at the {name} edge"
+    return [item.size, item.fill, item.colour, place]
+
+
+def _said(rng: np.random.Generator, scene: Scene, edit: Edit) -> str:
+    words = Caption()
+    edit.say(rng, scene, words)
+    return words.text
