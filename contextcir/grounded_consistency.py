@@ -18,9 +18,9 @@ class GroundedConsistency(ConceptLoss):
     those that name nothing in the image, it hardly is.
 
     Making maps uniform does not make it smaller: a map that is flatter than the places it should find, or than
-    ``least_contrast`` where they are more peaked than that, costs the square of what it lacks. Without that, maps
-    became flatter while nothing else was minimised: a map of wrong places is further from the right ones the more
-    peaked it is.
+    ``least_contrast`` where they are more peaked than that, costs the square of the share that it lacks. Without
+    that, maps became flatter while nothing else was minimised: a map of wrong places is further from the right ones the
+    more peaked it is.
 
     ``weight``: the factor of this loss in the total, which the caller applies. ``temperature``: of the softmax over
     patches. ``alignment``: what teaches CLIP; its weight, 1 if None is given, is that in the sum of both.

@@ -28,11 +28,12 @@ def log_deviations(maps: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def lost_contrast(maps: Tensor, wanted: Tensor) -> Tensor:
-    """Square of how far a map (P, N) is flatter than it should be: (P,), 0 for those that are peaked enough.
+    """Square of the share of its contrast that a map (P, N) lacks: (P,), 0 for those that are peaked enough, else < 1.
 
-    In units of the logarithm of the deviation from `log_deviations`, of which ``wanted`` (P, 1) is the least.
+    The share is 1 less the ratio of the deviation from `log_deviations` to the ``wanted`` one (P, 1). A map without
+    structure, as at the start of training, is hardly pulled at: there is nothing in it yet that could be made clearer.
     """
-    return (wanted / log_deviations(maps)[1]).log().relu().square().squeeze(1)
+    return (1 - log_deviations(maps)[1] / wanted).relu().square().squeeze(1)
 
 
 def shares(maps: Tensor) -> Tensor:
