@@ -3,10 +3,11 @@ PYTHON ?= $(firstword $(shell command -v python3.11) $(shell command -v python3.
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo demo-smoke sweep test test-slurm lint format help
+.PHONY: demo demo-smoke synth-demo synth-demo-smoke sweep test test-slurm lint format help
 
 help:
 	@echo "make demo       draw scenes, train, test: the whole of it in minutes"
+	@echo "make synth-demo  triplets from unlabelled scenes, and fits on them against fits on hand-made ones: an hour"
 	@echo "make sweep      what a sweep would run (FILE=experiments/sweeps/NAME.yaml)"
 	@echo "make test       the tests"
 	@echo "make test-slurm the tests of jobs, on a SLURM of one node that they start and stop (root installs it)"
@@ -28,6 +29,15 @@ demo-smoke: $(READY)
 	  --data.size.train_references=40 --data.size.references=6 --data.size.shared_references=6 \
 	  --data.batch_size=32 --trainer.max_steps=10 --trainer.val_check_interval=5 $(FLAGS)
 
+# Triplets from unlabelled scenes, how true they are, and fits on them, on hand-made ones and on both; FLAGS=--jobs=2.
+synth-demo: $(READY)
+	$(BIN)/python -m experiments.synth_demo $(FLAGS)
+
+synth-demo-smoke: $(READY)
+	$(BIN)/python -m experiments.synth_demo --out=runs/synth-demo-smoke --study=experiments/studies/synthesis_smoke.yaml \
+	  --root=datasets/scenes-synth-smoke --size.train_references=20 --size.references=4 --size.shared_references=4 \
+	  --unlabelled=datasets/scenes-unlabelled-smoke --unlabelled_references=6 --triplets=120 $(FLAGS)
+
 # What a sweep would run, for example: make sweep FILE=experiments/sweeps/cirr_losses.yaml FLAGS="--count 3"
 sweep: $(READY)
 	$(BIN)/python -m experiments.sweep $(or $(FILE),experiments/sweeps/scenes_losses.yaml) $(FLAGS)
@@ -36,7 +46,7 @@ test: $(READY)
 	$(BIN)/python -m pytest -q
 
 test-slurm: $(READY)
-	$(BIN)/python -m pytest -q tests/slurm
+	$(BIN)/python -m pytest -q tests/slurm $(FLAGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

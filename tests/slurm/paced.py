@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 
 class Paced(Callback):
-    """Writes `START:STEP` to a file for every step, and waits.
+    """Writes `START:STEP:TIME` to a file for every step, and waits.
 
     Args:
         file: where to.
@@ -25,5 +25,5 @@ class Paced(Callback):
         if trainer.is_global_zero:
             with open(self.file, "a") as file:
                 start = int(os.environ.get("SLURM_RESTART_COUNT", 0)) + 1
-                file.write(f"{start}:{trainer.global_step - 1}\n")
+                file.write(f"{start}:{trainer.global_step - 1}:{time.time()}\n")
         time.sleep(self.seconds)

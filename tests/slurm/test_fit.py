@@ -1,6 +1,7 @@
 """Training in jobs: on two tasks, over seeds, and taken back to the queue in the middle."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +54,18 @@ def test_a_job_that_is_taken_back_goes_on_where_it_was(jobs: Jobs, small_fit: li
     steps = jobs.folder / "steps"
     paced = ["--trainer.callbacks+=tests.slurm.paced.Paced", f"--trainer.callbacks.init_args.file={steps}"]
     job = jobs.submit("fit.sbatch", *small_fit, "--data.batch_size=4", *paced, options=PAIR)
-    jobs.until(lambda: steps.exists() and "1:1" in steps.read_text(), job)
+    jobs.until(lambda: steps.exists() and "1:1:" in steps.read_text(), job)
     jobs.cluster.output("scancel", "--batch", "--signal=USR1", job)
+    asked = time.time()
     log = jobs.completed(job)
     assert "back to the queue" in log and f"job {job} on localhost, start 2" in log
-    starts, numbers = zip(*(line.split(":") for line in steps.read_text().split()), strict=True)
+    starts, numbers, times = zip(*(line.split(":") for line in steps.read_text().split()), strict=True)
     assert list(numbers) == [str(step) for step in range(6)], "a step was left out, or done twice"
     assert set(starts) == {"1", "2"}
+    gap = float(times[starts.index("2")]) - asked
+    print(
+        f"requeue: {gap:.1f} s from the signal to the end of the next step, {jobs.cluster.hold} s of them SLURM's wait"
+    )
     run = jobs.runs / "scenes" / job
     again, expected = weights(run), weights(on_two)
     assert all(torch.equal(value, again[name]) for name, value in expected.items())
