@@ -3,13 +3,13 @@ PYTHON ?= $(firstword $(shell command -v python3.11) $(shell command -v python3.
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo demo-smoke synth-demo synth-demo-smoke sweep test test-slurm lint format help
+.PHONY: demo demo-smoke synth-demo synth-demo-smoke sweep test test-slow test-slurm lint format help
 
 help:
 	@echo "make demo       draw scenes, train, test: the whole of it in minutes"
 	@echo "make synth-demo  triplets from unlabelled scenes, and fits on them against fits on hand-made ones: an hour"
 	@echo "make sweep      what a sweep would run (FILE=experiments/sweeps/NAME.yaml)"
-	@echo "make test       the tests"
+	@echo "make test       the tests;  make test-slow: those over 30 s"
 	@echo "make test-slurm the tests of jobs, on a SLURM of one node that they start and stop (root installs it)"
 	@echo "make lint       ruff and the import rule;  make format: ruff format"
 
@@ -43,7 +43,10 @@ sweep: $(READY)
 	$(BIN)/python -m experiments.sweep $(or $(FILE),experiments/sweeps/scenes_losses.yaml) $(FLAGS)
 
 test: $(READY)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -m "not slow"
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -q -m slow
 
 test-slurm: $(READY)
 	$(BIN)/python -m pytest -q tests/slurm $(FLAGS)

@@ -10,6 +10,7 @@ from lightning.pytorch.loggers import WandbLogger
 IGNORED = (
     r".*isinstance\(treespec, LeafSpec\).* is deprecated",  # Lightning's own use of torch
     r"Precision .* is not supported by the model summary",  # of which we want the counts, not the megabytes
+    r"You have overridden `transfer_batch_to_device`",  # which is meant: gradient caching moves images chunk by chunk
     r"LightningCLI's args parameter is intended",  # the demo and studies call the command line from Python
 )
 LOGS = ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.trainer.connectors.checkpoint_connector")

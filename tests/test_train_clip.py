@@ -32,6 +32,7 @@ def test_a_story_tells_the_reference_and_what_is_different() -> None:
     assert all(stories[row].split(". ")[0].count(" ") > 3 for row in told)
 
 
+@pytest.mark.slow
 def test_all_phases_run_and_leave_a_model_that_loads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     short = Phase(2, warmup=1)
     naming = Phase(2, warmup=1, naming=1.0)
