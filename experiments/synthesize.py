@@ -11,7 +11,7 @@ import json
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,11 +22,12 @@ from contextcir.synthesis.card import write_card
 from contextcir.synthesis.collect import collect
 from contextcir.synthesis.describe import DescribeReference, DescribeSettings, DescribeTarget
 from contextcir.synthesis.duplicates import Duplicates
-from contextcir.synthesis.figures import count
+from contextcir.synthesis.exports.export import Export, export
+from contextcir.synthesis.figures import count, spent
 from contextcir.synthesis.filters import Filter
 from contextcir.synthesis.instruct import Instruct, InstructSettings
 from contextcir.synthesis.models import BudgetSpent, VisionLanguageModel
-from contextcir.synthesis.pair_files import PairSource
+from contextcir.synthesis.pair_files import ImageSource, PairSource
 from contextcir.synthesis.runner import Run, ask
 from contextcir.synthesis.sheet import LinkedImages, SheetImages, write_sheet
 from contextcir.synthesis.sift import sift
@@ -45,12 +46,14 @@ class WriteSettings:
         val_share: Share of triplets for validation; no image is in both splits.
         samples: How many texts the page of samples shows.
         images: How that page gets at images; null for links to them.
+        exports: Formats of other sets that it is written in as well, to the folder exports.
     """
 
     phrases: PhraseParser | None = None
     val_share: float = 0.1
     samples: int = 60
     images: SheetImages | None = None
+    exports: list[Export] = field(default_factory=list)
 
 
 class Synthesis:
@@ -59,7 +62,7 @@ class Synthesis:
     Args:
         out: Folder of the run: a folder of shards for each stage, and the manifest.
         images: Folder that image paths are below.
-        pairs: Gives the pairs of images.
+        pairs: Gives the pairs of images; if it has to look at them, what it finds is kept in the folder pairs-work.
         model: Answers what is asked.
         filters: Reject texts, in this order.
         describe: How images are described.
@@ -92,6 +95,7 @@ class Synthesis:
         self.duplicates = duplicates
         self.write = write
         self.seed = seed
+        self._counted = False  # what was spent before this process began
 
     def run(self, stage: str, shard: tuple[int, int], retry: bool, settings: Namespace, text: str) -> None:
         """Do one of the `STAGES`, and print a line about it.
@@ -104,18 +108,32 @@ class Synthesis:
             text: all settings, as YAML.
         """
         run = Run(self.out, *shard, retry)
+        if stage in ("describe", "instruct") and not self._counted:
+            self.model.count_earlier(spent(run))
+            self._counted = True
         if stage == "pairs":
-            print(collect(run, self.pairs, json.loads(json.dumps(settings.pairs, default=str))))
+            self._pairs(run, json.loads(json.dumps(settings.pairs, default=str)))
         elif stage == "describe":
             for part in (DescribeReference, DescribeTarget):
                 print(ask(run, part(self.images, self.describe, self.seed), self.model), flush=True)
         elif stage == "instruct":
             print(ask(run, Instruct(self.instruct, self.seed), self.model), flush=True)
         elif stage == "filter":
-            tally = sift(run, self.filters, self.duplicates)
+            tally = sift(run, self.filters, self.duplicates, self.images)
             print(str(tally).replace(" done,", " kept,", 1).replace(" failed", " rejected", 1), flush=True)
         else:
             self._write(text)
+
+    def _pairs(self, run: Run, settings: Any) -> None:
+        if not isinstance(self.pairs, ImageSource):
+            print(collect(run, self.pairs, settings))
+            return
+        source = self.pairs.within(self.images, self.out / "pairs-work")
+        if run.count > 1:
+            with run.claimed("pairs"):
+                print(source.prepare(run.index, run.count))
+        else:
+            print(collect(run, source, settings))
 
     def _write(self, text: str) -> None:
         written = write_manifest(self.out, self.write.phrases, self.write.val_share, self.seed)
@@ -124,6 +142,9 @@ class Synthesis:
         sheet = write_sheet(self.out, self.images, self.write.images or LinkedImages(), self.write.samples, self.seed)
         splits = ", ".join(f"{number:,} in {split}" for split, number in written.triplets.items())
         print(f"write: {splits}; {folder}/*.jsonl, {folder / 'card.md'}, {sheet}")
+        for kind in self.write.exports:
+            where, records = export(self.out, self.images, kind)
+            print(f"write: {records:,} records in {where}")
 
 
 def build_parser() -> ArgumentParser:

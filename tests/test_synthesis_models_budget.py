@@ -61,7 +61,7 @@ def test_a_larger_budget_goes_on_and_what_was_spent_earlier_counts():
         told, _ = until_spent(first, requests(5))
         again = endpoint(server.url, budget=Budget(requests=5))
         for answer in told:
-            again.account.add_earlier(answer.usage)
+            again.count_earlier(answer.usage)
         rest = ask(again, [one for one in requests(5) if one.key not in {answer.key for answer in told}])
         assert len(told) + len(rest) == len(server.asked) == 5
         assert server.paid_twice() == []

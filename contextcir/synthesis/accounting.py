@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from contextcir.synthesis.models import BudgetSpent
+from contextcir.synthesis.models import BudgetSpent, VisionLanguageModel
 
 Usage = dict[str, float]
 NAMES = ("requests", "input_tokens", "output_tokens", "cost")
@@ -139,3 +139,13 @@ class Account:
             f"need {most['cost']:.4g} and {most['input_tokens'] + most['output_tokens']:,.0f} tokens; all answers so "
             f"far are kept: raise the budget and start again"
         )
+
+
+class PaidModel(VisionLanguageModel):
+    """A model whose requests are counted in an account."""
+
+    account: Account
+
+    def count_earlier(self, usage: Mapping[str, float]) -> None:
+        """Count what was used before this process began against the budget."""
+        self.account.add_earlier(usage)

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 
-from contextcir.synthesis.accounting import Account, Budget, Usage
+from contextcir.synthesis.accounting import Account, Budget, PaidModel, Usage
 from contextcir.synthesis.batch_folder import Batch, BatchFolder, Json
 from contextcir.synthesis.batch_lines import Line
 from contextcir.synthesis.batch_server import BatchServer, Ended
@@ -12,13 +12,13 @@ from contextcir.synthesis.connection import connect
 from contextcir.synthesis.dialects import Dialect
 from contextcir.synthesis.exchange import ChatModel
 from contextcir.synthesis.keys import check_url
-from contextcir.synthesis.models import Answer, BudgetSpent, Request, VisionLanguageModel
+from contextcir.synthesis.models import Answer, BudgetSpent, Request
 from contextcir.synthesis.retries import Retries
 from contextcir.synthesis.structured import Flaw
 from contextcir.synthesis.troubles import ServerError
 
 
-class BatchEndpoint(VisionLanguageModel):
+class BatchEndpoint(PaidModel):
     """Asks a server in batches, which it answers within a day.
 
     What was sent is remembered in a folder before and after it is sent: a process that was killed goes on waiting for

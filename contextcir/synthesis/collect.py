@@ -24,18 +24,19 @@ def collect(run: Run, source: PairSource, settings: Any = None) -> Tally:
         ValueError: if this is not the first shard of one, the pairs are those of other settings, or a path leads out
             of the image folder.
     """
-    done = run.folder / STAGE / "complete.json"
+    begun, done = (run.folder / STAGE / name for name in ("settings.json", "complete.json"))
+    if begun.is_file() and (kept := json.loads(begun.read_text(encoding="utf-8"))) != settings:
+        raise ValueError(
+            f"{run.folder} holds pairs that were made with other settings ({kept}): give another --out, or change "
+            "--pairs back"
+        )
     if done.is_file():
-        kept = json.loads(done.read_text(encoding="utf-8"))
-        if kept["settings"] != settings:
-            raise ValueError(
-                f"{run.folder} holds pairs that were made with other settings ({kept['settings']}): give another "
-                "--out, or change --pairs back"
-            )
-        return Tally(STAGE, total=kept["count"], before=kept["count"])
+        count = json.loads(done.read_text(encoding="utf-8"))["count"]
+        return Tally(STAGE, total=count, before=count)
     if run.count > 1:
         raise ValueError(f"there are no pairs in {run.folder} yet: run --stage pairs first, without --shard")
     with run.claimed(STAGE), run.shard(STAGE) as shard:
+        _write(begun, settings)
         known = {record["key"] for record in read_stage(run.folder, STAGE)}
         tally = Tally(STAGE, before=len(known), total=len(known))
         waiting: list[dict[str, Any]] = []
@@ -57,7 +58,7 @@ def collect(run: Run, source: PairSource, settings: Any = None) -> Tally:
         tally.total = tally.before + tally.done
         if not tally.total:
             raise ValueError("the source gives no pairs: change --pairs")
-        _write(done, {"settings": settings, "count": tally.total})
+        _write(done, {"count": tally.total})
         return tally
 
 

@@ -7,12 +7,12 @@ from contextlib import aclosing
 from random import Random
 from typing import Any
 
-from contextcir.synthesis.accounting import Account, Budget, add
+from contextcir.synthesis.accounting import Account, Budget, PaidModel, add
 from contextcir.synthesis.connection import connect
 from contextcir.synthesis.dialects import Dialect
 from contextcir.synthesis.exchange import ChatModel, Exchange
 from contextcir.synthesis.keys import check_url
-from contextcir.synthesis.models import Answer, Request, VisionLanguageModel
+from contextcir.synthesis.models import Answer, Request
 from contextcir.synthesis.pacing import Pace, Pacer
 from contextcir.synthesis.parallel import in_parallel
 from contextcir.synthesis.retries import Retries
@@ -22,7 +22,7 @@ from contextcir.synthesis.troubles import ServerError, Trouble, trouble_of
 log = logging.getLogger(__name__)
 
 
-class Endpoint(VisionLanguageModel):
+class Endpoint(PaidModel):
     """Asks a server, many requests at once.
 
     A request that fails for good is an answer with its reason: timed out, connection, rate limited, server error, bad

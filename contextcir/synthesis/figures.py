@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from contextcir.synthesis.runner import Run
 from contextcir.synthesis.shards import read_stage
 
 ASKED = ("describe-reference", "describe", "instruct")  # stages that ask a model
@@ -68,6 +69,16 @@ def _count_stage(folder: Path, stage: str) -> StageFigures:
             reasons[record["key"]] = record["reason"]
     found.failed.update(reasons.values())
     return found
+
+
+def spent(run: Run) -> Counter[str]:
+    """Return what the requests of one process's shards have used so far, failed ones too."""
+    used: Counter[str] = Counter()
+    for stage in ASKED:
+        for name in (stage, f"{stage}-failures"):
+            for record in run.shard(name).read():
+                used.update({kind: record["provenance"].get("usage", {}).get(kind, 0) for kind in USAGE})
+    return used
 
 
 def totals(stages: Iterable[StageFigures]) -> Counter[str]:

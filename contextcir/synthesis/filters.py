@@ -4,6 +4,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import NamedTuple
 
 from contextcir.phrases.parser import PhraseParser
@@ -27,6 +28,9 @@ class Finding(NamedTuple):
 
 class Filter(ABC):
     """Looks at instructions, many at once; says the same of one whatever the others are."""
+
+    def begin(self, folder: Path, images: Path) -> None:  # noqa: B027  (most have no use for it)
+        """Learn where the synthesis and its images lie; comes before the first `judge`."""
 
     @abstractmethod
     def judge(self, candidates: Sequence[Candidate]) -> list[Finding]:
@@ -141,6 +145,9 @@ class HasPhrase(Filter):
 class Consistency(ABC):
     """Whether a model of images and texts agrees that a text leads from a reference to its target."""
 
+    def begin(self, folder: Path, images: Path) -> None:  # noqa: B027
+        """Learn where the synthesis and its images lie; comes before the first `score`."""
+
     @abstractmethod
     def score(self, pairs: Sequence[Pair], captions: Sequence[str]) -> list[dict[str, float]]:
         """Return figures for each caption of a pair; they go to the verdict as they are."""
@@ -159,6 +166,9 @@ class Consistent(Filter):
 
     def __init__(self, consistency: Consistency) -> None:
         self.consistency = consistency
+
+    def begin(self, folder: Path, images: Path) -> None:
+        self.consistency.begin(folder, images)
 
     def judge(self, candidates: Sequence[Candidate]) -> list[Finding]:
         pairs = [candidate.pair for candidate in candidates]

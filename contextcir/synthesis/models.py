@@ -1,7 +1,7 @@
 """What a synthesis asks of a vision-language model, whoever runs it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,9 @@ class VisionLanguageModel(ABC):
 
         ``requests`` is drawn from only as fast as there is room, so that it may be endless.
         """
+
+    def count_earlier(self, usage: Mapping[str, float]) -> None:  # noqa: B027  (most have no budget)
+        """Learn what was used before this process began, for a budget; comes before the first `answer`."""
 
 
 class BudgetSpent(ValueError):

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from contextcir.synthesis.records import Pair
 
@@ -14,6 +14,17 @@ class PairSource(Protocol):
 
     def pairs(self) -> Iterator[Pair]:
         """Yield the pairs; raises ValueError or FileNotFoundError where that fails."""
+
+
+@runtime_checkable
+class ImageSource(PairSource, Protocol):
+    """Finds pairs by looking at images, which are given to it."""
+
+    def within(self, images: Path, work: Path) -> "ImageSource":
+        """Return the pairs of the images below a folder; what is found on the way is kept in ``work``."""
+
+    def prepare(self, index: int, count: int) -> str:
+        """Do part ``index`` of ``count`` of what can be divided; return a line about it."""
 
 
 class PairFile:

@@ -15,10 +15,20 @@ STAGE = "filter"
 BATCH = 256
 
 
-def sift(run: Run, filters: Sequence[Filter], duplicates: Duplicates = Duplicates()) -> Tally:  # noqa: B008
+def sift(
+    run: Run,
+    filters: Sequence[Filter],
+    duplicates: Duplicates = Duplicates(),  # noqa: B008
+    images: Path = Path(),
+) -> Tally:
     """Judge the instructions of this shard that have no verdict yet; `Tally.failed` counts rejections by reason.
 
     Filters come in order, and only see what those before them kept; duplicates are looked for first, over all shards.
+    Batches are those of an undisturbed run, also after a kill: sums of a model depend in their last digits on the
+    batch.
+
+    Args:
+        images: folder that image paths are below, for filters that look at images.
 
     Raises:
         ValueError: if a shard is damaged or in use.
@@ -32,17 +42,22 @@ def sift(run: Run, filters: Sequence[Filter], duplicates: Duplicates = Duplicate
                 tally.total += 1
                 tally.before += instruction.key in known
         pairs, descriptions = Lookup(run.folder, "pairs"), Lookup(run.folder, "describe")
-        new = (each for each in instructions(run.folder) if run.is_mine(each.pair) and each.key not in known)
+        for each in filters:
+            each.begin(run.folder, images)
+        mine = (each for each in instructions(run.folder) if run.is_mine(each.pair))
         with progress(tally) as bar:
-            while batch := [
-                Candidate(
-                    instruction,
-                    Pair.from_json(pairs[instruction.pair]),
-                    Description.from_json(descriptions[instruction.pair]),
-                )
-                for instruction in islice(new, BATCH)
-            ]:
-                verdicts = judge(batch, filters, repeated)
+            while batch := list(islice(mine, BATCH)):
+                if all(instruction.key in known for instruction in batch):
+                    continue
+                candidates = [
+                    Candidate(
+                        instruction,
+                        Pair.from_json(pairs[instruction.pair]),
+                        Description.from_json(descriptions[instruction.pair]),
+                    )
+                    for instruction in batch
+                ]
+                verdicts = [each for each in judge(candidates, filters, repeated) if each.key not in known]
                 shard.append([verdict.to_json() for verdict in verdicts])
                 for verdict in verdicts:
                     if verdict.reason is None:

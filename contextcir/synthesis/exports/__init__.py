@@ -1,0 +1,1 @@
+"""What was kept, in the file formats of other training sets."""

@@ -1,0 +1,179 @@
+"""Measure how well the consistency filter tells the texts of pairs from those of other pairs, on CIRR's format.
+
+python -m experiments.benchmarks.consistency --root datasets/scenes --split val
+python -m experiments.benchmarks.consistency --root /path/to/CIRR --model ViT-B-32-quickgelu --pretrained openai
+"""
+
+import json as json_format
+import random
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jsonargparse import auto_cli
+
+from contextcir.synthesis.consistency import ClipConsistency
+from contextcir.synthesis.pair_files import pair_key
+from contextcir.synthesis.records import Instruction, Pair
+from contextcir.synthesis.shards import Shard, shard_path
+from data_modules.cirr import CIRR
+
+MARGINS = (-0.1, -0.05, 0.0, 0.05, 0.1, 0.15, 0.2)
+SLACKS = (2.0, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0)
+Scores = list[dict[str, float]]
+
+
+class Case(NamedTuple):
+    """A pair, its text, that of another reference, and one of the same reference and another target, if there is."""
+
+    pair: Pair
+    true: str
+    other: str
+    same: str | None
+    concepts: int | None
+
+
+def read_cases(root: Path, split: str, most: int, seed: int) -> list[Case]:
+    """Return cases of a split in CIRR's format, drawn by the seed."""
+    module = CIRR(root, val_splits=[split], test_splits=[])
+    evaluation = module.read_evaluation(split)
+    protocol, paths = evaluation.protocol, evaluation.image_paths
+    if evaluation.records[0].target is None:
+        raise ValueError(f"the targets of {split} are hidden: change --split")
+    strata = {query: name for name, queries in protocol.strata.items() for query in queries}
+    draw, cases = random.Random(seed), []
+    for number in sorted(draw.sample(range(len(evaluation.records)), min(most, len(evaluation.records)))):
+        record = evaluation.records[number]
+        reference, target = (paths[str(name)].removeprefix("./") for name in (record.reference, record.target))
+        members = tuple(paths[protocol.gallery[image]].removeprefix("./") for image in protocol.subsets[number])
+        others = [each for each in evaluation.records if each.reference != record.reference]
+        same = [each for each in evaluation.records if each.reference == record.reference]
+        same = [each for each in same if each.target != record.target]
+        cases.append(
+            Case(
+                Pair(pair_key(reference, target), reference, target, members),
+                record.caption,
+                draw.choice(others).caption,
+                draw.choice(same).caption if same else None,
+                int(strata[number].removeprefix("concepts_")) if number in strata else None,
+            )
+        )
+    return cases
+
+
+def interval(passed: int, total: int, z: float = 1.96) -> tuple[float, float]:
+    """Return the 95 % interval of a share, in percent (Wilson, J. Am. Stat. Assoc. 1927)."""
+    share, scale = passed / total, 1 + z**2 / total
+    middle = (share + z**2 / (2 * total)) / scale
+    half = z / scale * (share * (1 - share) / total + z**2 / (4 * total**2)) ** 0.5
+    return 100 * (middle - half), 100 * (middle + half)
+
+
+def told_apart(true: Sequence[float], wrong: Sequence[float]) -> float:
+    """Return in percent how often a true text has the higher figure; ties count half (area under the ROC curve)."""
+    difference = np.subtract.outer(np.array(true), np.array(wrong))  # (N, M)
+    return float(100 * ((difference > 0).mean() + 0.5 * (difference == 0).mean()))
+
+
+def score_all(cases: Sequence[Case], images: Path, model: str, pretrained: str | None) -> dict[str, dict[str, Scores]]:
+    """Return the scores of true and wrong texts by kind, with the mean of texts taken off, and without."""
+    kinds = {
+        "true": [(case.pair, case.true) for case in cases],
+        "other pair": [(case.pair, case.other) for case in cases],
+        "same reference": [(case.pair, case.same) for case in cases if case.same is not None],
+    }
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        texts = [Instruction(f"{case.pair.key}#{n}", case.pair.key, case.true, 1) for n, case in enumerate(cases)]
+        for stage, records in (("pairs", [case.pair for case in cases]), ("instruct", texts)):
+            with Shard(shard_path(folder, stage, 0, 1)) as shard:
+                shard.append([record.to_json() for record in records])
+        rule = ClipConsistency(model, pretrained, workers=2)
+        rule.begin(folder, images)
+        found = {}
+        for way in ("mean taken off", "as they are"):
+            if way == "as they are":
+                rule.origin = np.zeros_like(rule.origin)
+            found[way] = {kind: rule.score(*zip(*given, strict=True)) for kind, given in kinds.items() if given}
+    return found
+
+
+def consistency(
+    root: Path = Path("datasets/scenes"),
+    split: str = "val",
+    images: Path | None = None,
+    model: str = "scenes-vit",
+    pretrained: str | None = None,
+    queries: int = 600,
+    seed: int = 0,
+    threads: int = 1,
+    json: Path | None = None,
+) -> None:
+    """Measure the consistency filter.
+
+    Args:
+        root: Folder of a set in CIRR's format.
+        split: With hard targets.
+        images: Folder of its images; img_raw in root by default.
+        model: Name of an open_clip model.
+        pretrained: Tag or file of its weights.
+        queries: Pairs that are drawn.
+        seed: Draws pairs and wrong texts.
+        threads: Threads of PyTorch.
+        json: File for the results.
+    """
+    torch.set_num_threads(threads)
+    cases = read_cases(root, split, queries, seed)
+    found = score_all(cases, images or root / "img_raw", model, pretrained)
+    scores = found["mean taken off"]
+    counts = ", ".join(f"{len(each)} {kind}" for kind, each in scores.items())
+    print(f"{' '.join(filter(None, (model, pretrained)))} on {root.name} {split}: texts: {counts}\n")
+    report: dict[str, object] = {"model": model, "split": split, "texts": {k: len(v) for k, v in scores.items()}}
+    print("How often a true text has the higher figure than a wrong one, percent:\n")
+    print("| figure | " + " | ".join(list(scores)[1:]) + " |\n| --- |" + " ---: |" * (len(scores) - 1))
+    for way, by_kind in found.items():
+        for figure in ("direction", "lead"):
+            values = {kind: [each[figure] for each in listed] for kind, listed in by_kind.items()}
+            apart = {kind: told_apart(values["true"], values[kind]) for kind in list(values)[1:]}
+            report[f"{figure}, {way}"] = apart
+            print(f"| {figure}, {way} | " + " | ".join(f"{value:.1f}" for value in apart.values()) + " |")
+    print("\nKept, percent (95 % interval):\n")
+    print("| margin | slack | " + " | ".join(scores) + " |\n| ---: | ---: |" + " ---: |" * len(scores))
+    grid = [(margin, SLACKS[0]) for margin in MARGINS] + [(0.05, slack) for slack in SLACKS[1:]]
+    for margin, slack in grid:
+        rule = ClipConsistency(margin=margin, slack=slack)
+        kept = {kind: sum(rule.reason(each) is None for each in listed) for kind, listed in scores.items()}
+        report[f"kept at margin {margin}, slack {slack}"] = kept
+        cells = []
+        for kind, count in kept.items():
+            low, high = interval(count, len(scores[kind]))
+            cells.append(f"{100 * count / len(scores[kind]):.1f} ({low:.1f} to {high:.1f})")
+        print(f"| {margin} | {'none' if slack == SLACKS[0] else slack} | " + " | ".join(cells) + " |")
+    numbers = sorted({case.concepts for case in cases if case.concepts is not None})
+    if numbers:
+        print("\nTrue texts kept at the default bounds, by the number of changes they ask for:\n")
+        print("| changes | texts | kept |\n| ---: | ---: | ---: |")
+        rule = ClipConsistency()
+        for number in numbers:
+            own = [each for each, case in zip(scores["true"], cases, strict=True) if case.concepts == number]
+            count = sum(rule.reason(each) is None for each in own)
+            low, high = interval(count, len(own))
+            report[f"kept of {number} changes"] = count / len(own)
+            print(f"| {number} | {len(own)} | {100 * count / len(own):.1f} ({low:.1f} to {high:.1f}) |")
+    if json is not None:
+        json.write_text(json_format.dumps(report, indent=2) + "\n")
+
+
+def main() -> None:
+    """Parse the command line."""
+    try:
+        auto_cli(consistency, as_positional=False)
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+if __name__ == "__main__":
+    main()
