@@ -7,7 +7,7 @@ READY := .venv/.ready
 
 help:
 	@echo "make demo       draw scenes, train, test: the whole of it in minutes"
-	@echo "make synth-demo  triplets from unlabelled scenes, and fits on them against fits on hand-made ones: an hour"
+	@echo "make synth-demo  triplets from unlabelled scenes, and fits on them against fits on hand-made ones: half an hour"
 	@echo "make sweep      what a sweep would run (FILE=experiments/sweeps/NAME.yaml)"
 	@echo "make test       the tests;  make test-slow: those over 30 s"
 	@echo "make test-slurm the tests of jobs, on a SLURM of one node that they start and stop (root installs it)"

@@ -13,6 +13,7 @@ from data_modules.base import CompositionDataModule
 from data_modules.cirr import CIRR
 from data_modules.gallery import Collate
 from data_modules.images import ImageStore
+from data_modules.mixture import Mixture
 from data_modules.scenes import Scenes
 from data_modules.triplets import GalleryDataset, Preprocess, QueryDataset, TripletDataset
 
@@ -30,8 +31,13 @@ class ImageRows(ImageStore):
 
     def __init__(self, images: ImageStore, number: int) -> None:
         super().__init__(images.root, images.paths)
+        self.images = images
         self.number = number
         self._sizes: dict[str, tuple[int, int]] = {}
+
+    def index(self, name: str) -> int:
+        """Return the number that the other store knows the image by: where a file has several names, they share it."""
+        return self.images.index(name)
 
     def load(self, name: str, purpose: str = "") -> ImageRow:
         """Return the row; of the file, only the head is read, once."""
@@ -41,7 +47,7 @@ class ImageRows(ImageStore):
                     self._sizes[name] = image.size
             except OSError:
                 self._sizes[name] = super().load(name, purpose).size  # which says what is wrong
-        return ImageRow((self.number, self.index(name)), self._sizes[name])
+        return ImageRow((self.number, self._index[name]), self._sizes[name])
 
 
 def row_tensor(image: ImageRow) -> Tensor:
@@ -87,3 +93,7 @@ class FrozenScenes(FrozenImages, Scenes):
 
 class FrozenCIRR(FrozenImages, CIRR):
     """CIRR without decoding its images again and again."""
+
+
+class FrozenMixture(FrozenImages, Mixture):
+    """Several sets without decoding their images again and again."""

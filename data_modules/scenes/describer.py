@@ -93,27 +93,42 @@ class SceneDescriber(VisionLanguageModel):
 
     async def answer(self, requests: Iterable[Request]) -> AsyncIterator[Answer]:
         for request in requests:
-            content = self._texts(request) if request.context["stage"] == "instruct" else self._objects(request)
+            context = request.context
+            if context["stage"] == "instruct":
+                content = texts(request, self.reference(context["pair"].reference), self.target(context["pair"].target))
+            elif context["stage"] == "describe":
+                content = objects(self.target(context["image"]))
+            else:
+                content = objects(self.reference(context["image"]))
             yield Answer(request.key, content, model=f"{self.name}-{VERSION}", usage={"requests": 1})
 
-    def _objects(self, request: Request) -> dict[str, Any]:
-        scene = self.graphs.find(request.context["image"])
-        items = [{"object": item.shape, "descriptors": descriptors(item)} for item in scene.objects]
-        return {"objects": [*items, {"object": "background", "descriptors": [scene.background]}]}
+    def reference(self, path: str) -> Scene:
+        """Return what is on the first image of a pair."""
+        return self.graphs.find(path)
 
-    def _texts(self, request: Request) -> dict[str, Any]:
-        rng = np.random.default_rng(request.seed)
-        pair = request.context["pair"]
-        reference, target = self.graphs.find(pair.reference), self.graphs.find(pair.target)
-        edits = difference(reference, target)
-        texts = []
-        for asked in request.context["plan"]:
-            wanted = len(edits) if asked["concepts"] is None else min(asked["concepts"], len(edits))
-            chosen = tuple(edits[i] for i in rng.permutation(len(edits))[:wanted])
-            if chosen:
-                changes = [_said(rng, reference, edit) for edit in chosen]
-                texts.append({"caption": caption(rng, reference, chosen).text, "changes": changes})
-        return {"texts": texts}
+    def target(self, path: str) -> Scene:
+        """Return what is on the second image of a pair."""
+        return self.graphs.find(path)
+
+
+def objects(scene: Scene) -> dict[str, Any]:
+    """Return the description of a scene, as `describe.OBJECTS` wants it."""
+    items = [{"object": item.shape, "descriptors": descriptors(item)} for item in scene.objects]
+    return {"objects": [*items, {"object": "background", "descriptors": [scene.background]}]}
+
+
+def texts(request: Request, reference: Scene, target: Scene) -> dict[str, Any]:
+    """Return the texts that a request asks for, as `instruct.TEXTS` wants them."""
+    rng = np.random.default_rng(request.seed)
+    edits = difference(reference, target)
+    found = []
+    for asked in request.context["plan"]:
+        wanted = len(edits) if asked["concepts"] is None else min(asked["concepts"], len(edits))
+        chosen = tuple(edits[i] for i in rng.permutation(len(edits))[:wanted])
+        if chosen:
+            changes = [_said(rng, reference, edit) for edit in chosen]
+            found.append({"caption": caption(rng, reference, chosen).text, "changes": changes})
+    return {"texts": found}
 
 
 def descriptors(item: SceneObject) -> list[str]:

@@ -1,0 +1,139 @@
+"""Read instructions about scenes: from words to what they ask for, by a grammar of its own.
+
+It shares the vocabulary with those who write such texts, and nothing else, so that their faults can be found with it.
+"""
+
+import re
+from dataclasses import dataclass
+
+from data_modules.scenes.graph import BACKGROUNDS, COLOURS, FILLS, SHAPES, SIZES
+
+KINDS = {  # attribute by word
+    **dict.fromkeys(SIZES, "size"),
+    **dict.fromkeys(FILLS, "fill"),
+    **dict.fromkeys(COLOURS, "colour"),
+    **dict.fromkeys(SHAPES, "shape"),
+}
+GENERIC = ("object", "shape")  # nouns that tell nothing
+ROWS = {"top": 0, "bottom": 2}
+COLUMNS = {"left": 0, "right": 2}
+COMPARED = {"smaller": "small", "bigger": "large", "larger": "large"}
+BACKGROUND = "background"
+
+ADJECTIVE = rf"(?:{'|'.join((*SIZES, *FILLS, *COLOURS))})"
+NOUN = rf"(?:{'|'.join((*SHAPES, *GENERIC))})"
+THE = rf"(?P<it>the (?:{ADJECTIVE} )*{NOUN})"
+A = rf"(?P<new>an? (?:{ADJECTIVE} )*(?:{'|'.join(SHAPES)}))"
+INTO = rf"an? (?P<shape>{'|'.join(SHAPES)})"
+VALUE = rf"(?P<value>{ADJECTIVE})"
+GROUND = rf"(?P<ground>{'|'.join(BACKGROUNDS)})"
+WHERE = (
+    r"(?:in|at|on|to) the (?P<place>centre|middle|(?:top|bottom) (?:left|right)|top|bottom|left|right)"
+    r"(?: (?:corner|edge|side))?"
+)
+
+PATTERNS = (
+    rf"(?:make|change|turn|paint|colour|recolour) {THE} (?:to |in )?{VALUE}",
+    rf"fill {THE} so that it is {VALUE}",
+    rf"give {THE} an? {VALUE} fill",
+    rf"{THE} (?:should be|is|becomes) {VALUE}(?: now)?",
+    rf"make {THE} (?P<compared>{'|'.join(COMPARED)})",
+    rf"(?P<shrink>shrink|reduce) {THE}",
+    rf"scale {THE} (?P<scale>down|up)",
+    rf"(?P<grow>enlarge) {THE}",
+    rf"(?:turn|replace|change|make|swap) {THE} (?:into |with |to |for )?{INTO}",
+    rf"{THE} should be {INTO}",
+    rf"{INTO} instead of {THE}",
+    rf"(?:move|shift|put) {THE} {WHERE}",
+    rf"{THE} is {WHERE} now",
+    rf"(?P<remove>remove|delete|take away|get rid of|without|erase) {THE}",
+    rf"{THE} is (?P<gone>gone)",
+    rf"(?:add|put|place|there should be|insert|draw) {A}(?: {WHERE}| somewhere)?",
+    rf"(?:change|make) the background (?:to )?{GROUND}",
+    rf"the background (?:is|should be) {GROUND}",
+    rf"(?:on|with|use) an? {GROUND} background",
+)
+CLAUSES = tuple(re.compile(pattern) for pattern in PATTERNS)
+JOINTS = re.compile(r"\. also |\. |, then |, | and ")
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a phrase says of an object; None for what it leaves open. ``cell``: its place, as in a scene."""
+
+    size: str | None = None
+    fill: str | None = None
+    colour: str | None = None
+    shape: str | None = None
+    cell: int | None = None
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One change that a text asks for.
+
+    ``about``: the look of the object in the reference; None where an object is added, or the background changes.
+    ``becomes``: what of it is new; None if the object is removed. ``background``: the new one.
+    """
+
+    about: Look | None = None
+    becomes: Look | None = None
+    background: str | None = None
+
+
+class Unreadable(ValueError):
+    """The grammar has no clause like this."""
+
+
+def read(text: str) -> tuple[Statement, ...]:
+    """Return what a text asks for, each change once, in order.
+
+    Raises:
+        Unreadable: if some clause is none that scenes are described in.
+    """
+    clauses = JOINTS.split(" ".join(text.lower().split()).rstrip("."))
+    return tuple(dict.fromkeys(_read_clause(clause) for clause in clauses))
+
+
+def _read_clause(clause: str) -> Statement:
+    for pattern in CLAUSES:
+        found = pattern.fullmatch(clause)
+        if found:
+            return _statement({name: words for name, words in found.groupdict().items() if words})
+    raise Unreadable(f"no clause about scenes: {clause!r}")
+
+
+def _statement(words: dict[str, str]) -> Statement:
+    if "ground" in words:
+        return Statement(background=words["ground"])
+    cell = _cell(words["place"]) if "place" in words else None
+    if "new" in words:
+        return Statement(becomes=Look(**_attributes(words["new"]), cell=cell))
+    about = Look(**_attributes(words["it"]))
+    if "remove" in words or "gone" in words:
+        return Statement(about)
+    if cell is not None:
+        return Statement(about, Look(cell=cell))
+    if "shape" in words:
+        return Statement(about, Look(shape=words["shape"]))
+    if "value" in words:
+        return Statement(about, Look(**_attributes(words["value"])))
+    if "compared" in words:
+        return Statement(about, Look(size=COMPARED[words["compared"]]))
+    return Statement(about, Look(size="large" if "grow" in words or words.get("scale") == "up" else "small"))
+
+
+def _attributes(phrase: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for word in phrase.split():
+        if word in KINDS and found.setdefault(KINDS[word], word) != word:
+            raise Unreadable(f"two of a kind: {phrase!r}")
+    return found
+
+
+def _cell(place: str) -> int:
+    """Return the cell of a place: rows of three, from the top left."""
+    words = place.split()
+    row = next((ROWS[word] for word in words if word in ROWS), 1)
+    column = next((COLUMNS[word] for word in words if word in COLUMNS), 1)
+    return 3 * row + column

@@ -1,0 +1,156 @@
+"""Score the instructions of a synthesis on scenes against what the images show: Markdown tables.
+
+python -m experiments.benchmarks.synthesis_precision --run runs/synthesis/scenes --root datasets/scenes
+
+A text is true if every change that it asks for is one of its pair, and complete if it asks for all of them. It is read
+by a grammar of its own (data_modules/scenes/reading.py); what the describer meant is not looked at.
+"""
+
+import json as json_format
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from jsonargparse import auto_cli
+
+from contextcir.synthesis.lookup import Lookup
+from contextcir.synthesis.records import Instruction
+from contextcir.synthesis.shards import read_stage
+from data_modules.scenes.describer import SceneGraphs
+from data_modules.scenes.truth import Judgement, judge
+from experiments.study_statistics import LEVEL
+
+NORMAL = 1.959963984540054  # of a normal variable, the share LEVEL is within so many standard deviations
+MEASURES = ("true", "complete", "right")
+LAST = 5  # from here on, numbers of changes share a row
+Group = tuple[str, str]  # "all" or "kept", and the number of changes, or "all"
+
+assert LEVEL == 0.95
+
+
+@dataclass
+class Score:
+    """How many of ``n`` texts are ``true``, ``complete``, ``right`` (both), ``unread``; ``idle``: ask for what is."""
+
+    n: int = 0
+    true: int = 0
+    complete: int = 0
+    right: int = 0
+    unread: int = 0
+    idle: int = 0
+
+    def take(self, judgement: Judgement) -> None:
+        """Count a text."""
+        self.n += 1
+        self.true += judgement.true
+        self.complete += judgement.complete
+        self.right += judgement.true and judgement.complete
+        self.unread += bool(judgement.unread)
+        self.idle += judgement.idle > 0
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A text, what is wrong with it, and why filters rejected it: None if they kept it, "" if they did not see it."""
+
+    instruction: Instruction
+    judgement: Judgement
+    reason: str | None
+
+
+def judge_run(run: Path, root: Path) -> Iterator[Judged]:
+    """Yield every text of a synthesis.
+
+    Raises:
+        ValueError: if there is none, a shard is damaged, or an image is none of the scenes.
+        FileNotFoundError: if there are no scenes.
+    """
+    graphs, pairs, verdicts = SceneGraphs(root), Lookup(run, "pairs"), Lookup(run, "filter")
+    found = False
+    for record in read_stage(run, "instruct"):
+        found = True
+        instruction = Instruction.from_json(record)
+        pair = pairs[instruction.pair]
+        scenes = (graphs.find(pair[side]) for side in ("reference", "target"))
+        reason = verdicts[instruction.key]["reason"] if instruction.key in verdicts else ""
+        yield Judged(instruction, judge(instruction.caption, *scenes), reason)
+    if not found:
+        raise ValueError(f"{run} holds no instructions: set --run to the folder (--out) of a synthesis")
+
+
+def score(texts: Iterable[Judged]) -> dict[Group, Score]:
+    """Count texts, those that filters kept once more, by the number of changes that they ask for."""
+    scores: dict[Group, Score] = {}
+    for text in texts:
+        count = text.instruction.concepts
+        row = str(count) if count < LAST else f"{LAST} or more"
+        for kept in ("all", "kept") if text.reason is None else ("all",):
+            for changes in (row, "all"):
+                scores.setdefault((kept, changes), Score()).take(text.judgement)
+    return dict(sorted(scores.items()))
+
+
+def wilson(hits: int, n: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share, from 0 to 1 (Wilson, 1927; as in Brown, Cai and DasGupta, 2001)."""
+    if not n:
+        return 0.0, 1.0
+    share, square = hits / n, NORMAL**2
+    middle = (share + square / (2 * n)) / (1 + square / n)
+    half = NORMAL / (1 + square / n) * math.sqrt(share * (1 - share) / n + square / (4 * n * n))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def markdown(scores: Mapping[Group, Score]) -> str:
+    """Return the table: percentages, and their intervals in brackets."""
+    lines = [
+        "| texts | changes | n | true % | complete % | right % | idle | unread |",
+        "| --- " * 2 + "| ---: " * 6 + "|",
+    ]
+    for (kept, changes), row in scores.items():
+        shares = " | ".join(_share(getattr(row, measure), row.n) for measure in MEASURES)
+        lines.append(f"| {kept} | {changes} | {row.n:,} | {shares} | {row.idle:,} | {row.unread:,} |")
+    return "\n".join(lines)
+
+
+def _share(hits: int, n: int) -> str:
+    low, high = wilson(hits, n)
+    return f"{100 * hits / n:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def synthesis_precision(
+    run: Path = Path("runs/synthesis/scenes"),
+    root: Path = Path("datasets/scenes"),
+    json: Path | None = None,
+    examples: int = 5,
+) -> None:
+    """Print how many texts are true, complete, and right (both), of all and of those that the filters kept.
+
+    Args:
+        run: Folder of the synthesis.
+        root: Of the scenes.
+        json: File for the numbers.
+        examples: How many texts that are not right are listed below the table.
+    """
+    texts = list(judge_run(run, root))
+    scores = score(texts)
+    print(markdown(scores))
+    wrong = [text for text in texts if not (text.judgement.true and text.judgement.complete)]
+    for text in wrong[:examples]:
+        about = text.judgement.unread or f"{text.judgement.false} false, {text.judgement.missing} missing"
+        print(f"{text.instruction.key}: {text.instruction.caption!r}: {about}")
+    if json is not None:
+        rows = [{"texts": kept, "changes": changes, **asdict(row)} for (kept, changes), row in scores.items()]
+        json.write_text(json_format.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Parse the command line."""
+    try:
+        auto_cli(synthesis_precision, as_positional=False, args=None if args is None else list(args))
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+if __name__ == "__main__":
+    main()

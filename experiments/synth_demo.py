@@ -1,0 +1,117 @@
+"""Unlabelled scenes to pairs to triplets to a fit, against a fit on hand-made triplets, and on both: tables.
+
+python -m experiments.synth_demo [--publish docs/studies] [--jobs 2] [--trainer.accelerator=cpu]
+
+What is done is kept: the same command goes on where it was stopped. Flags like --data.*, --model.*, --trainer.* and
+--config go to all fits (experiments.study).
+"""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+from jsonargparse import auto_cli
+
+from data_modules.scenes.writer import Size, write_scenes
+from experiments.benchmarks.synthesis_precision import judge_run, markdown, score
+from experiments.study import split_flags
+from experiments.synth_demo_data import TRAIN, count_records, hand_made, study_data, write_records
+
+HERE = Path(__file__).parent
+CONFIGS = HERE / "configs" / "synthesis"
+EXACT = ("scenes.yaml", "scenes_mined.yaml")
+FAULTY = (*EXACT, "scenes_faulty.yaml")  # of the same pairs
+TITLES = {"synthesis": "Exact describer", "faulty": "Describer with faults in 30 % of the targets"}
+
+
+def synth_demo(
+    out: Path = Path("runs/synth-demo"),
+    root: Path = Path("datasets/scenes"),
+    size: Size = Size(),  # noqa: B008  (immutable)
+    unlabelled: Path = Path("datasets/scenes-unlabelled"),
+    unlabelled_references: int = 175,
+    triplets: int = 4000,
+    study: Path = HERE / "studies" / "synthesis.yaml",
+    jobs: int = 1,
+    publish: Path | None = None,
+    flags: Sequence[str] = (),
+) -> None:
+    """Make triplets of unlabelled scenes, score them, and compare fits on them with fits on hand-made ones.
+
+    Args:
+        out: Folder of the synthesis, the manifests and the fits.
+        root: Of the benchmark, with the hand-made triplets; drawn if it is not there.
+        size: Of the benchmark.
+        unlabelled: Folder of other scenes, whose annotations are not used; drawn if it is not there.
+        unlabelled_references: Size of that: 11 images each.
+        triplets: At most; there are as many hand-made ones.
+        study: The fits.
+        jobs: Fits at a time.
+        publish: Folder to copy tables and figure to.
+        flags: More flags for all fits; those of --data, --model, --trainer and --config need no `--flags`.
+    """
+    write_scenes(root, 0, size)
+    write_scenes(unlabelled, 1, Size(unlabelled_references, 1, 1))
+    run = out / "synthesis"
+    for name, configs in {"synthesis": EXACT, "faulty": FAULTY}.items():
+        make_triplets(out / name, unlabelled, triplets, configs)
+    table = precision(out, unlabelled)
+    print(table, flush=True)
+    synthetic, hand, data = run / "manifest" / "train.jsonl", out / "hand_made.jsonl", out / "data.yaml"
+    write_records(hand_made(root, count_records(synthetic)), hand)
+    data.write_text(yaml.safe_dump(study_data(root, size, hand, unlabelled, synthetic), sort_keys=False))
+    name = f"{study.stem}_precision.md"
+    (out / name).write_text(table, encoding="utf-8")
+    run_study(study, out, data, jobs, publish, flags)
+    if publish is not None:
+        (publish / name).write_text(table, encoding="utf-8")
+        print(publish / name)
+
+
+def make_triplets(run: Path, scenes: Path, most: int, configs: Sequence[str]) -> None:
+    """Mine pairs of the training images of scenes, and make a manifest of texts about them."""
+    folders = [f"--out={run}", f"--images={scenes / TRAIN}", f"--model.root={scenes}"]
+    files = [f"--config={CONFIGS / name}" for name in configs]
+    command("experiments.synthesize", *files, *folders, f"--pairs.most={most}", "--write.val_share=0")
+
+
+def precision(out: Path, scenes: Path) -> str:
+    """Return the tables of how many texts are true of their pair, and the whole truth."""
+    parts = [f"## {title}\n\n{markdown(score(judge_run(out / name, scenes)))}\n" for name, title in TITLES.items()]
+    return "\n".join(["# Precision of synthetic texts on Scenes\n", *parts])
+
+
+def run_study(study: Path, out: Path, data: Path, jobs: int, publish: Path | None, flags: Sequence[str]) -> None:
+    """Run the fits, and make their tables."""
+    here = Path.cwd()
+    file = study.relative_to(here) if study.is_relative_to(here) else study  # it stands in the report
+    own = [f"--config={data}", f"--out={out / 'study'}", f"--jobs={jobs}"]
+    own += [] if publish is None else [f"--publish={publish}"]
+    command("experiments.study", str(file), *own, *flags)
+
+
+def command(module: str, *flags: str) -> None:
+    """Run a command of this project, in a process of its own: what it took of memory is free afterwards.
+
+    Raises:
+        ValueError: if it fails; it has told why.
+    """
+    done = subprocess.run([sys.executable, "-m", module, *flags], check=False)
+    if done.returncode:
+        raise ValueError(f"{module} ended with status {done.returncode}: its last lines tell why")
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Parse the command line."""
+    try:
+        auto_cli(synth_demo, as_positional=False, args=split_flags(sys.argv[1:] if args is None else args))
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"error: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit("stopped: what is done is kept, the same command goes on") from None
+
+
+if __name__ == "__main__":
+    main()
