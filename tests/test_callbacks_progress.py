@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from rich.console import Console
 
 from callbacks.progress import ProgressLines, RunProgress, show_progress
-from tests.watched import model, train
+from tests.watched import Clock, PassTime, model, train
 
 
 class Watch(Callback):
@@ -48,26 +48,6 @@ def test_bars_of_an_evaluation_stay_as_they_are() -> None:
     assert times.render(task).plain == "0:01:01 • 0:00:05" and speed.render(task).plain == "2.00it/s"
 
 
-class Clock:
-    """Ten seconds pass whenever somebody looks."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def __call__(self) -> float:
-        return self.seconds
-
-
-class PassTime(Callback):
-    """Lets every batch take ten seconds."""
-
-    def __init__(self, time: Clock) -> None:
-        self.time = time
-
-    def on_train_batch_start(self, *_: Any) -> None:
-        self.time.seconds += 10
-
-
 def lines_of(capsys: pytest.CaptureFixture[str]) -> list[str]:
     return [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
 
@@ -75,7 +55,7 @@ def lines_of(capsys: pytest.CaptureFixture[str]) -> list[str]:
 def test_lines_come_at_first_now_and_then_and_at_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     time = Clock()
     lines = ProgressLines(every=30, now=time)
-    train(model(), tmp_path, PassTime(time), lines, max_steps=8, enable_progress_bar=True)
+    train(model(), tmp_path, PassTime(time, 10), lines, max_steps=8, enable_progress_bar=True)
     first, fourth, seventh, last = lines_of(capsys)
     assert first.startswith("epoch 1, step 1/8, loss ") and first.endswith("0 triplets/s, -:--:-- left")
     assert fourth.startswith("epoch 1, step 4/8") and fourth.endswith("0:00:40 left")

@@ -14,7 +14,7 @@ from callbacks.gradients import GradientNorms
 from callbacks.throughput import TrainingSpeed
 from contextcir.batch import QueryBatch, TripletBatch
 from contextcir.module import ContextCIR
-from tests.watched import batch, model, train
+from tests.watched import Clock, PassTime, batch, model, train
 
 
 def logged(folder: Path, trained: ContextCIR, *callbacks: Callback, **options: object) -> dict[int, dict[str, float]]:
@@ -63,30 +63,10 @@ def test_both_are_logged_every_few_steps(tmp_path: Path, accumulated: int) -> No
     assert all("train_loss" in figures for figures in found.values())  # in the same rows
 
 
-class Clock:
-    """A clock that only the steps of training and evaluations move."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def __call__(self) -> float:
-        return self.seconds
-
-
-class PassTime(Callback):
-    """Lets every batch take half a second."""
-
-    def __init__(self, time: Clock) -> None:
-        self.time = time
-
-    def on_train_batch_start(self, *_: Any) -> None:
-        self.time.seconds += 0.5
-
-
 def test_the_throughput_is_triplets_over_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     time = Clock()
     monkeypatch.setattr("callbacks.pace.Pace.__init__.__defaults__", (50, time))
-    found = logged(tmp_path, model(), TrainingSpeed(), PassTime(time), log_every_n_steps=2)
+    found = logged(tmp_path, model(), TrainingSpeed(), PassTime(time, 0.5), log_every_n_steps=2)
     assert [figures["train_triplets_per_second"] for figures in found.values()] == [8.0, 8.0]  # four in half a second
 
 

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from jsonargparse import auto_cli
 from lightning.pytorch import seed_everything
 from torch import Tensor, nn
 from torch.nn import functional
@@ -26,6 +25,7 @@ from contextcir.grounding import PointingGame
 from contextcir.module import ContextCIR
 from contextcir.spatial_consistency import SpatialConsistency
 from data_modules import GroupedByReference, Scenes
+from experiments.benchmarks.command import command
 
 LOSSES = {"published": TextConceptConsistency, "spatial": SpatialConsistency, "grounded": GroundedConsistency}
 
@@ -197,10 +197,7 @@ def concept_losses(
 
 def main() -> None:
     """Parse the command line."""
-    try:
-        auto_cli(concept_losses, as_positional=False)
-    except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(f"error: {error}") from None
+    command(concept_losses)
 
 
 if __name__ == "__main__":

@@ -13,13 +13,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jsonargparse import auto_cli
 
 from contextcir.synthesis.consistency import ClipConsistency
 from contextcir.synthesis.pair_files import pair_key
 from contextcir.synthesis.records import Instruction, Pair
 from contextcir.synthesis.shards import Shard, shard_path
 from data_modules.cirr import CIRR
+from experiments.benchmarks.command import command
 
 MARGINS = (-0.1, -0.05, 0.0, 0.05, 0.1, 0.15, 0.2)
 SLACKS = (2.0, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0)
@@ -169,10 +169,7 @@ def consistency(
 
 def main() -> None:
     """Parse the command line."""
-    try:
-        auto_cli(consistency, as_positional=False)
-    except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(f"error: {error}") from None
+    command(consistency)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
-from jsonargparse import auto_cli
 from torch import Tensor
 
 from contextcir.backbone import OpenCLIPBackbone
@@ -24,6 +23,7 @@ from contextcir.encoding import WholeBatch
 from contextcir.gradient_cache import GradientCache
 from contextcir.module import ContextCIR
 from contextcir.optim import AdamWWarmupCosine
+from experiments.benchmarks.command import command, publish
 from experiments.benchmarks.queries import random_triplets
 from experiments.benchmarks.ranking import peak_memory
 from experiments.benchmarks.step import processor
@@ -180,18 +180,12 @@ def memory(
     setting = Setting(model, chunk, rows, threads, seed, place)
     side = OpenCLIPBackbone(model).image_size
     text = as_markdown(setting, measure(setting, batches, limit), 2 * 3 * side**2 * 4 / 2**20)
-    print(text)
-    if markdown is not None:
-        markdown.parent.mkdir(parents=True, exist_ok=True)
-        markdown.write_text(text, encoding="utf-8")
+    publish(text, markdown)
 
 
 def main() -> None:
     """Parse the command line."""
-    try:
-        auto_cli(memory, as_positional=False)
-    except (ValueError, FileNotFoundError, RuntimeError) as error:
-        raise SystemExit(f"error: {error}") from None
+    command(memory)
 
 
 if __name__ == "__main__":

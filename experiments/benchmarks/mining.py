@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jsonargparse import auto_cli
 
 from contextcir.synthesis.mining.duplicates import NearDuplicates
 from contextcir.synthesis.mining.groups import find_groups
@@ -24,6 +23,7 @@ from contextcir.synthesis.mining.search import ApproximateSearch
 from contextcir.synthesis.mining.selection import Band, MostSimilar, Uses, choose_pairs
 from contextcir.synthesis.mining.vectors import BLOCK, Vectors
 from contextcir.synthesis.mining.whole_files import whole_array
+from experiments.benchmarks.command import command
 
 GROUP = 20  # vectors around each centre
 TOPIC = 50  # centres around each centre of centres
@@ -172,10 +172,7 @@ def mining(
 
 def main() -> None:
     """Parse the command line."""
-    try:
-        auto_cli(mining, as_positional=False)
-    except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(f"error: {error}") from None
+    command(mining)
 
 
 if __name__ == "__main__":

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from jsonargparse import auto_cli
 
 from contextcir.phrases.chunks import ChunkParser
 from contextcir.phrases.constituency import ConstituencyParser
 from contextcir.phrases.parser import PhraseParser, Span
 from contextcir.phrases.selection import AllPhrases, Candidate, HighestPhrases, Level, LowestPhrases, Quota
+from experiments.benchmarks.command import command
 from experiments.phrase_files import read_captions
 
 Found = list[tuple[Span, ...]]
@@ -154,10 +154,7 @@ def parsers(
 
 def main() -> None:
     """Parse the command line."""
-    try:
-        auto_cli(parsers, as_positional=False)
-    except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(f"error: {error}") from None
+    command(parsers)
 
 
 if __name__ == "__main__":

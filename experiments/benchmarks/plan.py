@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jsonargparse import auto_cli
 
+from experiments.benchmarks.command import command, publish
 from experiments.benchmarks.counts import Counts, count
 from experiments.benchmarks.step import processor
 
@@ -164,18 +164,12 @@ def calculate(
         )
     torch.set_num_threads(1)
     text = as_markdown(model, count(model, phrases, image_size, images), machine, job, gpus)
-    print(text)
-    if markdown is not None:
-        markdown.parent.mkdir(parents=True, exist_ok=True)
-        markdown.write_text(text, encoding="utf-8")
+    publish(text, markdown)
 
 
 def main() -> None:
     """Parse the command line."""
-    try:
-        auto_cli(calculate, as_positional=False)
-    except (ValueError, FileNotFoundError, RuntimeError) as error:
-        raise SystemExit(f"error: {error}") from None
+    command(calculate)
 
 
 if __name__ == "__main__":

@@ -19,12 +19,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jsonargparse import auto_cli
 from torch import Tensor
 
 from contextcir.metrics import CompositionMetric
 from contextcir.protocol import Protocol
 from contextcir.ranking import pad_rows
+from experiments.benchmarks.command import command
 
 ELEMENTS = 2**25  # scores that are there at a time: that of `ranking.score_chunks`, for all variants
 BATCH = 256  # rows that an evaluation feeds at a time
@@ -240,10 +240,7 @@ def ranking(
 
 def main() -> None:
     """Parse the command line."""
-    try:
-        auto_cli(ranking, as_positional=False)
-    except (ValueError, RuntimeError) as error:
-        raise SystemExit(f"error: {error}") from None
+    command(ranking)
 
 
 if __name__ == "__main__":

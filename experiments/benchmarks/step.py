@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from jsonargparse import auto_cli
 
 from contextcir.concept import ConceptLoss, TextConceptConsistency
+from experiments.benchmarks.command import command, publish
 from experiments.benchmarks.flops import count_flops
 from experiments.benchmarks.ranking import in_a_fork
 from experiments.benchmarks.workload import (
@@ -196,18 +196,12 @@ def step(
     setting = Setting(model, batch, phrases, precision)
     found = measure(setting, recipes(losses or [TextConceptConsistency()], fusion), place, threads, repeats)
     text = as_markdown(setting, found, place, threads)
-    print(text)
-    if markdown is not None:
-        markdown.parent.mkdir(parents=True, exist_ok=True)
-        markdown.write_text(text, encoding="utf-8")
+    publish(text, markdown)
 
 
 def main() -> None:
     """Parse the command line."""
-    try:
-        auto_cli(step, as_positional=False)
-    except (ValueError, FileNotFoundError, RuntimeError) as error:
-        raise SystemExit(f"error: {error}") from None
+    command(step)
 
 
 if __name__ == "__main__":

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jsonargparse import auto_cli
 from PIL import Image
 
 from contextcir.synthesis.endpoint import Endpoint
 from contextcir.synthesis.exchange import ChatModel
 from contextcir.synthesis.models import Request
+from experiments.benchmarks.command import command
 from experiments.benchmarks.instant_server import instant_server
 
 OBJECT = {
@@ -115,10 +115,7 @@ def synthesis(requests: int = 2000, concurrency: int = 32, json: Path | None = N
 
 def main() -> None:
     """Parse the command line."""
-    try:
-        auto_cli(synthesis, as_positional=False)
-    except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(f"error: {error}") from None
+    command(synthesis)
 
 
 if __name__ == "__main__":
