@@ -86,7 +86,7 @@ def test_stages_that_ask_nobody_go_on_too(stage: str, tmp_path: Path) -> None:
 
 def test_an_interrupt_keeps_what_was_answered(tmp_path: Path) -> None:
     out, log = tmp_path / "out", tmp_path / "log"
-    args = flags(tmp_path, out, f"--model.log={log}", "--model.pause=0.02", f"--model.at_once={AT_ONCE}")
+    args = flags(tmp_path, out, f"--model.log={log}", "--model.pause=0.2", f"--model.at_once={AT_ONCE}")
     process = multiprocessing.get_context("fork").Process(target=main, args=(args,))
     process.start()
     wait_for_requests(process, log, 40)
