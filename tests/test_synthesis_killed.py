@@ -84,10 +84,16 @@ def test_stages_that_ask_nobody_go_on_too(stage: str, tmp_path: Path) -> None:
     assert len(asked(log)) == REQUESTS
 
 
+def interruptible(args: list[str]) -> None:
+    """Run a synthesis that Ctrl-C reaches even where a shell has put the tests in the background."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    main(args)
+
+
 def test_an_interrupt_keeps_what_was_answered(tmp_path: Path) -> None:
     out, log = tmp_path / "out", tmp_path / "log"
     args = flags(tmp_path, out, f"--model.log={log}", "--model.pause=0.2", f"--model.at_once={AT_ONCE}")
-    process = multiprocessing.get_context("fork").Process(target=main, args=(args,))
+    process = multiprocessing.get_context("fork").Process(target=interruptible, args=(args,))
     process.start()
     wait_for_requests(process, log, 40)
     os.kill(process.pid, signal.SIGINT)
