@@ -10,9 +10,11 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from callbacks.evaluation import EvaluationCallback
 from callbacks.figures import PhraseFigure, displayable, draw_query
 from callbacks.results import add_results
-from contextcir.batch import GalleryBatch, ImageFeatures, QueryBatch, QueryFeatures
-from contextcir.concept_maps import phrase_attention
-from contextcir.grounding import AttentionInside, PhraseMetric, PointingGame
+from contextcir.batch import GalleryBatch, QueryBatch
+from contextcir.encoders.features import ImageFeatures
+from contextcir.encoders.phrase_texts import QueryFeatures
+from contextcir.evaluation.grounding import AttentionInside, PhraseMetric, PointingGame
+from contextcir.losses.maps import phrase_attention
 
 
 class AttentionFigures(EvaluationCallback):

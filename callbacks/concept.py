@@ -10,13 +10,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
-from contextcir.batch import Fused, ImageFeatures, QueryFeatures, TextFeatures, TripletBatch
-from contextcir.concept_maps import ConceptReading
-from contextcir.contrastive import world_size
-from contextcir.encoding import WholeBatch
-from contextcir.fusion import Fusion
-from contextcir.patch_shares import peakedness, shares
-from contextcir.phrase_texts import PhraseTexts
+from contextcir.batch import TripletBatch
+from contextcir.encoders.features import Fused, ImageFeatures, TextFeatures
+from contextcir.encoders.phrase_texts import PhraseTexts, QueryFeatures
+from contextcir.fusion.cross_attention import Fusion
+from contextcir.losses.contrastive import world_size
+from contextcir.losses.maps import ConceptReading, peakedness, shares
+from contextcir.training.encoding import WholeBatch
 
 SCALE = 1024.0  # of losses while they are differentiated: in float16, small gradients would become 0
 

@@ -4,7 +4,9 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from contextcir.batch import GalleryBatch, ImageFeatures, QueryBatch, QueryFeatures
+from contextcir.batch import GalleryBatch, QueryBatch
+from contextcir.encoders.features import ImageFeatures
+from contextcir.encoders.phrase_texts import QueryFeatures
 
 
 class EvaluationCallback(Callback):

@@ -6,8 +6,10 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from contextcir.batch import GalleryBatch, ImageFeatures, QueryBatch, QueryFeatures
-from contextcir.gallery import GalleryFeatures, GalleryStore, Precision, weights_digest
+from contextcir.batch import GalleryBatch, QueryBatch
+from contextcir.embeddings import GalleryFeatures, GalleryStore, Precision, weights_digest
+from contextcir.encoders.features import ImageFeatures
+from contextcir.encoders.phrase_texts import QueryFeatures
 
 
 class StoreGallery(Callback):

@@ -11,10 +11,12 @@ from torch import Tensor
 
 from callbacks.evaluation import EvaluationCallback
 from callbacks.results import add_results
-from contextcir.batch import GalleryBatch, ImageFeatures, QueryBatch, QueryFeatures
-from contextcir.metrics import CompositionMetric
-from contextcir.protocol import Protocol
-from contextcir.ranking import pad_rows, pick, score_chunks
+from contextcir.batch import GalleryBatch, QueryBatch
+from contextcir.encoders.features import ImageFeatures
+from contextcir.encoders.phrase_texts import QueryFeatures
+from contextcir.evaluation.metrics import CompositionMetric
+from contextcir.evaluation.protocol import Protocol
+from contextcir.evaluation.ranking import pad_rows, pick, score_chunks
 
 Roles = Sequence[Mapping[str, str]]  # of each query: image name -> role
 

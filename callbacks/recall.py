@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from callbacks.evaluation import EvaluationCallback
 from callbacks.results import Sheet, add_results, make_sheets, provenance
-from contextcir.baselines import ImageOnly, Sum, TextOnly
-from contextcir.batch import GalleryBatch, ImageFeatures, QueryBatch, QueryFeatures
-from contextcir.metrics import CompositionMetric, average_figures
-from contextcir.protocol import Protocol, averaging_groups
+from contextcir.batch import GalleryBatch, QueryBatch
+from contextcir.encoders.features import ImageFeatures
+from contextcir.encoders.phrase_texts import QueryFeatures
+from contextcir.evaluation.metrics import CompositionMetric, average_figures
+from contextcir.evaluation.protocol import Protocol, averaging_groups
+from contextcir.fusion.baselines import ImageOnly, Sum, TextOnly
 
 BASELINES = {"image_only": ImageOnly, "text_only": TextOnly, "sum": Sum}
 # Of the baselines only these, the headline and the means go to the loggers: the rest is in metrics.json.

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from lightning.pytorch import LightningModule, Trainer
 
-from contextcir.gallery import state_digest
+from contextcir.embeddings import state_digest
 
 METRICS_FILE = "metrics.json"
 TABLE_FILE = "recall_table.md"

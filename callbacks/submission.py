@@ -7,11 +7,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from callbacks.results import replace_text
-from contextcir.batch import GalleryBatch, ImageFeatures, QueryBatch, QueryFeatures
-from contextcir.metrics import CompositionMetric
-from contextcir.nearest import ranked_lists
-from contextcir.submission import formats_of, make
-from contextcir.submission_check import check, parse
+from contextcir.batch import GalleryBatch, QueryBatch
+from contextcir.encoders.features import ImageFeatures
+from contextcir.encoders.phrase_texts import QueryFeatures
+from contextcir.evaluation.metrics import CompositionMetric
+from contextcir.evaluation.submission import formats_of, make, ranked_lists
+from contextcir.evaluation.submission_check import check, parse
 
 FOLDER = "submission"
 

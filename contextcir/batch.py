@@ -4,12 +4,11 @@ Letters: B queries in the batch, P noun phrases in the batch, V vision tokens (C
 L fusion layers, H heads, D width, E embedding, S image side in pixels.
 """
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from contextcir.phrase_texts import PhraseTexts
 
 
 class Phrases(NamedTuple):
@@ -74,45 +73,15 @@ class GalleryBatch(NamedTuple):
     stored: StoredEmbeddings | None = None
 
 
-class TokenBatch(NamedTuple):
-    """Token ids (B, T) int64, T the longest text of the batch, and ``valid`` (B, T) bool, true up to and with EOT."""
+def phrases_of(spans: Sequence[Iterable[tuple[int, int]]], device: torch.device | str = "cpu") -> Phrases:
+    """The noun phrases of B captions, as `PhraseParser.parse` or a bank gives them, as a batch; no boxes are known.
 
-    ids: Tensor
-    valid: Tensor
+    ``device``: that of the images they go with. To compose queries with phrases that are parsed on the fly::
 
-
-class ImageFeatures(NamedTuple):
-    """A pass of the image tower: ``tokens`` (B, V, D) before the final norm; ``embedding`` (B, E), not normalised."""
-
-    tokens: Tensor
-    embedding: Tensor
-
-
-class TextFeatures(NamedTuple):
-    """A pass of the text tower.
-
-    ``tokens`` (B, T, D) after the final norm, ``valid`` (B, T) bool, ``embedding`` (B, E), not normalised.
+        phrases = phrases_of(parser.parse(captions), images.device)
+        queries = model.embed_query(images, captions, phrases)
     """
-
-    tokens: Tensor
-    valid: Tensor
-    embedding: Tensor
-
-
-class Fused(NamedTuple):
-    """A composed query: ``embedding`` (B, E), not normalised; ``attention``, L times (B, H, V, K), () for baselines.
-
-    The first T of the K keys are the text tokens; a fusion may add keys of its own (`Fusion.keys_of_phrases`).
-    """
-
-    embedding: Tensor
-    attention: tuple[Tensor, ...]
-
-
-class QueryFeatures(NamedTuple):
-    """All that was computed for a batch of queries; ``phrases`` None where nobody named any."""
-
-    image: ImageFeatures
-    text: TextFeatures
-    fused: Fused
-    phrases: "PhraseTexts | None" = None
+    found = [(row, start, end) for row, caption in enumerate(spans) for start, end in caption]
+    places = torch.tensor(found, dtype=torch.int64, device=device).reshape(-1, 3)  # (P, 3)
+    boxes = torch.full((len(found), 4), float("nan"), device=device)  # (P, 4)
+    return Phrases(places[:, 0], places[:, 1:], boxes)

@@ -10,9 +10,9 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from contextcir.batch import QueryBatch
-from contextcir.gallery import GalleryStore
+from contextcir.embeddings import GalleryStore
+from contextcir.evaluation.protocol import Protocol
 from contextcir.phrases.sources import PhraseSource
-from contextcir.protocol import Protocol
 from data_modules.gallery import Collate, GallerySampler, gallery_source
 from data_modules.images import ImageStore, find_images
 from data_modules.missing import Part, find_missing, without_missing

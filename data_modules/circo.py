@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from contextcir.protocol import Protocol
+from contextcir.evaluation.protocol import Protocol
 from data_modules.annotations import AnnotationFile, clean, is_kind, read_json, shorten
 from data_modules.base import CompositionDataModule, Evaluation
 from data_modules.triplets import QueryRecord

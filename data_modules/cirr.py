@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from contextcir.protocol import Protocol
+from contextcir.evaluation.protocol import Protocol
 from data_modules.annotations import AnnotationFile, read_json, shorten
 from data_modules.base import CompositionDataModule, Evaluation, TrainingSet
 from data_modules.triplets import QueryRecord

@@ -7,8 +7,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from contextcir.frozen import FrozenImageBackbone, ImageList
-from contextcir.gallery import preprocess_digest
+from contextcir.embeddings import preprocess_digest
+from contextcir.encoders.frozen import FrozenImageBackbone, ImageList
 from data_modules.base import CompositionDataModule
 from data_modules.cirr import CIRR
 from data_modules.gallery import Collate
@@ -72,7 +72,7 @@ class FrozenImages(CompositionDataModule):
         if not isinstance(backbone, FrozenImageBackbone):
             raise ValueError(
                 f"{type(self).__name__} needs a model that keeps features of images: set --model.backbone to "
-                "contextcir.frozen.FrozenImageBackbone"
+                "contextcir.encoders.frozen.FrozenImageBackbone"
             )
         known = self.__dict__.setdefault("_rows", {})
         if (id(images), id(backbone)) not in known:

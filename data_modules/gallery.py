@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from contextcir.batch import GalleryBatch, StoredEmbeddings
-from contextcir.gallery import GalleryFeatures, GalleryStore
+from contextcir.embeddings import GalleryFeatures, GalleryStore
 from data_modules.triplets import GalleryDataset, GalleryItem, collate_gallery
 
 Collate = Callable[[Sequence[Any]], Any]

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from contextcir.protocol import Protocol
+from contextcir.evaluation.protocol import Protocol
 from data_modules.annotations import AnnotationFile, shorten
 from data_modules.base import CompositionDataModule, Evaluation
 from data_modules.crops import Crop, find_crops

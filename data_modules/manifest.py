@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from contextcir.protocol import Protocol
+from contextcir.evaluation.protocol import Protocol
 from data_modules.annotations import MISSING, read_json, shorten
 from data_modules.base import CompositionDataModule
 from data_modules.manifest_file import ManifestFile, SplitSource

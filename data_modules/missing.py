@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from contextcir.protocol import Protocol
+from contextcir.evaluation.protocol import Protocol
 from data_modules.images import ImageStore
 from data_modules.triplets import Evaluation, QueryRecord, Source, TrainingSet
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from contextcir.protocol import WORD
+from contextcir.evaluation.protocol import WORD
 from data_modules.base import TRAINING, CompositionDataModule
 from data_modules.images import ImageStore
 from data_modules.sampling import TrainingOrder

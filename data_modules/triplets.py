@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from contextcir.batch import GalleryBatch, Phrases, QueryBatch, TripletBatch
-from contextcir.protocol import Protocol
+from contextcir.evaluation.protocol import Protocol
 from data_modules.images import ImageStore
 
 Box = tuple[float, float, float, float]

@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from contextcir.concept_maps import ConceptMaps
-from contextcir.spatial_consistency import SpatialConsistency
+from contextcir.losses.maps import ConceptMaps
+from contextcir.losses.text_cc import SpatialConsistency
 
 
 class MismatchedConsistency(SpatialConsistency):

@@ -7,7 +7,7 @@ from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import LightningArgumentParser
 
-from contextcir.module import ContextCIR
+from contextcir.training.module import ContextCIR
 from data_modules.annotations import shorten
 from data_modules.base import CompositionDataModule
 from data_modules.circo import QueryText

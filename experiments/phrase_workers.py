@@ -13,8 +13,7 @@ from types import TracebackType
 
 import torch
 
-from contextcir.phrases.alignment import clean
-from contextcir.phrases.parser import ParserKey, PhraseParser, Span
+from contextcir.phrases.parser import ParserKey, PhraseParser, Span, clean
 
 Found = dict[str, tuple[Span, ...]]
 

@@ -21,7 +21,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 import callbacks  # noqa: F401
 import data_modules  # noqa: F401
 from callbacks.progress import show_progress
-from contextcir.module import ContextCIR
+from contextcir.training.module import ContextCIR
 from experiments.help import answer_help
 from experiments.quiet import quiet, quiet_loggers
 from experiments.resume import check_checkpoint, checkpoint_of_fit, follow_command, go_offline_if_unreachable

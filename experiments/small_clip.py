@@ -7,9 +7,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from contextcir import assets
-from contextcir.backbone import OpenCLIPBackbone
-from contextcir.batch import ImageFeatures, TokenBatch
-from contextcir.text import Tokenizer
+from contextcir.encoders.backbone import OpenCLIPBackbone
+from contextcir.encoders.features import ImageFeatures, TokenBatch
+from contextcir.encoders.text import Tokenizer
 from data_modules.scenes.graph import PLACES, Scene
 from data_modules.scenes.groups import caption, draw_sets
 from data_modules.scenes.wording import describe, describe_object

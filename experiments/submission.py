@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from jsonargparse import ArgumentParser
 
-from contextcir.protocol import Protocol
-from contextcir.submission import FORMATS, SubmissionFormat, score
-from contextcir.submission_check import Submission, check, lists_of, parse, recognise
+from contextcir.evaluation.protocol import Protocol
+from contextcir.evaluation.submission import FORMATS, SubmissionFormat, score
+from contextcir.evaluation.submission_check import Submission, check, lists_of, parse, recognise
 from data_modules.annotations import AnnotationFile
 from data_modules.circo import CIRCO, IMAGE_LIST, first_file
 from data_modules.cirr import CIRR

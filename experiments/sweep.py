@@ -20,7 +20,7 @@ import yaml
 from jsonargparse import ArgumentParser, auto_cli
 from lightning.pytorch import LightningDataModule
 
-from contextcir.module import ContextCIR
+from contextcir.training.module import ContextCIR
 from experiments.quiet import quiet
 from experiments.run import ExperimentCLI, claim_run_id
 

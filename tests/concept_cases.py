@@ -3,11 +3,9 @@
 import torch
 from torch import Tensor
 
-from contextcir.concept import ConceptLoss, TextConceptConsistency
-from contextcir.concept_maps import ConceptMaps, phrase_maps
-from contextcir.grounded_consistency import GroundedConsistency
-from contextcir.patch_shares import shares
-from contextcir.spatial_consistency import SpatialConsistency
+from contextcir.losses.grounded import GroundedConsistency
+from contextcir.losses.maps import ConceptMaps, phrase_maps, shares
+from contextcir.losses.text_cc import ConceptLoss, SpatialConsistency, TextConceptConsistency
 
 LAYERS, HEADS, VISION, TEXT, ALONE, PHRASES = 2, 3, 6, 7, 4, 6
 LOSSES = {

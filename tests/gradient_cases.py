@@ -6,16 +6,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from contextcir.baselines import Sum
 from contextcir.batch import Phrases, QueryBatch, TripletBatch
-from contextcir.concept import ConceptLoss, TextConceptConsistency
-from contextcir.concept_fusion import ConceptAttentionFusion
-from contextcir.contrastive import InfoNCE, LearnedTemperatureInfoNCE
-from contextcir.encoding import WholeBatch
-from contextcir.fusion import CrossAttentionFusion, Fusion
-from contextcir.gradient_cache import GradientCache
-from contextcir.module import ContextCIR
-from contextcir.spatial_consistency import SpatialConsistency
+from contextcir.fusion.baselines import Sum
+from contextcir.fusion.concept_attention import ConceptAttentionFusion
+from contextcir.fusion.cross_attention import CrossAttentionFusion, Fusion
+from contextcir.losses.contrastive import InfoNCE, LearnedTemperatureInfoNCE
+from contextcir.losses.text_cc import ConceptLoss, SpatialConsistency, TextConceptConsistency
+from contextcir.training.encoding import WholeBatch
+from contextcir.training.gradient_cache import GradientCache
+from contextcir.training.module import ContextCIR
 from experiments.benchmarks.queries import random_triplets
 from tests import tiny
 

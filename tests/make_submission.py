@@ -3,8 +3,8 @@
 import random
 from typing import Any
 
-from contextcir.protocol import Protocol
-from contextcir.submission import FORMATS, SubmissionFormat
+from contextcir.evaluation.protocol import Protocol
+from contextcir.evaluation.submission import FORMATS, SubmissionFormat
 
 RECALL, SUBSET = FORMATS["cirr"]
 (CIRCO,) = FORMATS["circo"]

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from contextcir.metrics import CompositionMetric
-from contextcir.protocol import Protocol
+from contextcir.evaluation.metrics import CompositionMetric
+from contextcir.evaluation.protocol import Protocol
 
 QUERIES, GALLERY, WIDTH = 13, 29, 6
 

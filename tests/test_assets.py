@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from contextcir import assets
-from contextcir.backbone import OpenCLIPBackbone
+from contextcir.encoders.backbone import OpenCLIPBackbone
 from data_modules.scenes.records import draw_base
 from data_modules.scenes.render import render
 from data_modules.scenes.wording import describe

@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from contextcir.backbone import OpenCLIPBackbone, Widths, check_pretrained
+from contextcir.encoders.backbone import OpenCLIPBackbone, Widths, check_pretrained
 from tests import tiny
 
 CAPTIONS = ["the dog lies on a red sofa", "", "zoom out", "more zebras and a long tail of further words"]

@@ -14,13 +14,13 @@ from torch.utils.data import DataLoader
 
 from callbacks.concept import ConceptMonitor, attention_figures, gradient_ratio, listening
 from contextcir.batch import Phrases, QueryBatch, TripletBatch
-from contextcir.concept import ConceptLoss, TextConceptConsistency
-from contextcir.concept_maps import phrase_attention
-from contextcir.fusion import CrossAttentionFusion
-from contextcir.gradient_cache import GradientCache
-from contextcir.grounded_consistency import GroundedConsistency
-from contextcir.module import ContextCIR
-from contextcir.optim import AdamWWarmupCosine
+from contextcir.fusion.cross_attention import CrossAttentionFusion
+from contextcir.losses.grounded import GroundedConsistency
+from contextcir.losses.maps import phrase_attention
+from contextcir.losses.text_cc import ConceptLoss, TextConceptConsistency
+from contextcir.training.gradient_cache import GradientCache
+from contextcir.training.module import ContextCIR
+from contextcir.training.optim import AdamWWarmupCosine
 from tests import tiny
 from tests.distributed import run_ranks
 

@@ -11,9 +11,9 @@ import torch
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
-import contextcir.nearest
+import contextcir.evaluation.submission
 from callbacks import RecallTable, SubmissionFiles
-from contextcir.protocol import Protocol
+from contextcir.evaluation.protocol import Protocol
 from experiments.run import main as run
 from experiments.submission import main as submission
 from tests import tiny
@@ -146,7 +146,7 @@ def test_missing_images_leave_no_file(tmp_path: Path) -> None:
 
 def test_no_file_that_would_be_rejected_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def reversed_lists(*args: Any) -> list[list[int]]:
-        return [[*row[:-1], row[0]] for row in contextcir.nearest.ranked_lists(*args)]
+        return [[*row[:-1], row[0]] for row in contextcir.evaluation.submission.ranked_lists(*args)]
 
     monkeypatch.setattr("callbacks.submission.ranked_lists", reversed_lists)
     with pytest.raises(ValueError, match="cirr_test1: the submission file would be rejected: query 100: lists image"):

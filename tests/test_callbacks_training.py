@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import CSVLogger
 from callbacks.gradients import GradientNorms
 from callbacks.throughput import TrainingSpeed
 from contextcir.batch import QueryBatch, TripletBatch
-from contextcir.module import ContextCIR
+from contextcir.training.module import ContextCIR
 from tests.watched import Clock, PassTime, batch, model, train
 
 

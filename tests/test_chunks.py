@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contextcir.phrases.alignment import clean
 from contextcir.phrases.chunks import ChunkParser
+from contextcir.phrases.parser import clean
 from contextcir.phrases.selection import Quota
 from tests.test_phrase_spans import CAPTIONS, TEXT
 from tests.test_text import naive_span_tokens

@@ -9,7 +9,7 @@ import torch
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from contextcir.module import ContextCIR
+from contextcir.training.module import ContextCIR
 from data_modules.scenes.writer import Size, write_scenes
 from experiments.demo import summarise
 from experiments.run import ExperimentCLI, main, one_line_errors

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from contextcir.concept import TextConceptConsistency
-from contextcir.concept_maps import ConceptMaps, phrase_maps
+from contextcir.losses.maps import ConceptMaps, phrase_maps
+from contextcir.losses.text_cc import TextConceptConsistency
 from tests.concept_cases import HEADS, TEXT, VISION, maps
 
 

@@ -5,13 +5,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from contextcir.batch import Phrases, QueryBatch, TripletBatch
-from contextcir.concept import TextConceptConsistency
-from contextcir.concept_fusion import ConceptAttentionFusion
-from contextcir.concept_maps import ConceptReading, phrase_attention
-from contextcir.module import ContextCIR
-from contextcir.phrases.batch import phrases_of
+from contextcir.batch import Phrases, QueryBatch, TripletBatch, phrases_of
+from contextcir.fusion.concept_attention import ConceptAttentionFusion
+from contextcir.losses.maps import ConceptReading, phrase_attention
+from contextcir.losses.text_cc import TextConceptConsistency
 from contextcir.phrases.parser import ParserKey, PhraseParser, Span
+from contextcir.training.module import ContextCIR
 from tests import tiny
 
 CAPTIONS = ["make the dog bigger and add a red ball", "without the cat", " ", "the dog, the dog on a sofa"]

@@ -9,11 +9,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from contextcir.batch import QueryBatch, TripletBatch
-from contextcir.concept import TextConceptConsistency
-from contextcir.concept_fusion import ConceptAttentionFusion
-from contextcir.module import ContextCIR
-from contextcir.phrases.batch import phrases_of
+from contextcir.batch import QueryBatch, TripletBatch, phrases_of
+from contextcir.fusion.concept_attention import ConceptAttentionFusion
+from contextcir.losses.text_cc import TextConceptConsistency
+from contextcir.training.module import ContextCIR
 from experiments.run import ExperimentCLI, main
 from tests import tiny
 from tests.distributed import run_ranks

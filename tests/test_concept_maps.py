@@ -2,7 +2,7 @@
 
 import torch
 
-from contextcir.concept_maps import among_words, ends_of
+from contextcir.losses.maps import among_words, ends_of
 
 
 def test_ends_are_the_first_and_the_last_of_the_valid_tokens() -> None:

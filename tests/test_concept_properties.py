@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from contextcir.concept_maps import ConceptMaps
+from contextcir.losses.maps import ConceptMaps
 from tests.concept_cases import LOSSES, TEXT, equal_maps, gradient, maps, value
 
 OWNER = [0, 2, 2, 1]

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from contextcir.concept import ConceptLoss
-from contextcir.concept_maps import ConceptMaps
+from contextcir.losses.maps import ConceptMaps
+from contextcir.losses.text_cc import ConceptLoss
 from tests.concept_cases import HEADS, LOSSES, maps, value
 from tests.distributed import run_ranks
 

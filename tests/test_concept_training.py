@@ -7,12 +7,12 @@ import pytest
 import torch
 from lightning.pytorch import seed_everything
 
-from contextcir.backbone import OpenCLIPBackbone
 from contextcir.batch import TripletBatch
-from contextcir.concept import ConceptLoss
-from contextcir.contrastive import InfoNCE
-from contextcir.fusion import CrossAttentionFusion
-from contextcir.module import ContextCIR
+from contextcir.encoders.backbone import OpenCLIPBackbone
+from contextcir.fusion.cross_attention import CrossAttentionFusion
+from contextcir.losses.contrastive import InfoNCE
+from contextcir.losses.text_cc import ConceptLoss
+from contextcir.training.module import ContextCIR
 from data_modules import GroupedByReference, Scenes
 from data_modules.scenes.writer import Size
 from experiments.benchmarks.concept_losses import length_effect, measure_pull, minimise, state

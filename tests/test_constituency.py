@@ -11,8 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contextcir.phrases.alignment import clean
 from contextcir.phrases.constituency import PROCESSORS, ConstituencyParser
+from contextcir.phrases.parser import clean
 from contextcir.phrases.selection import HighestPhrases, LowestPhrases, Quota
 from tests import tiny
 from tests.test_phrase_spans import CAPTIONS, TEXT

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from contextcir.contrastive import InfoNCE, LearnedTemperatureInfoNCE, gather_rows, repeats
+from contextcir.losses.contrastive import InfoNCE, LearnedTemperatureInfoNCE, gather_rows, repeats
 from tests.distributed import run_ranks
 
 

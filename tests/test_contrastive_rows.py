@@ -7,7 +7,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from contextcir.contrastive import InfoNCE, LearnedTemperatureInfoNCE
+from contextcir.losses.contrastive import InfoNCE, LearnedTemperatureInfoNCE
 from tests.distributed import run_ranks
 from tests.test_contrastive import CASES, batch, naive_loss
 

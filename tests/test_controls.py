@@ -2,7 +2,7 @@
 
 import torch
 
-from contextcir.spatial_consistency import SpatialConsistency
+from contextcir.losses.text_cc import SpatialConsistency
 from experiments.controls import MismatchedConsistency
 from tests.concept_cases import equal_maps, gradient, maps
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from contextcir.module import ContextCIR
+from contextcir.training.module import ContextCIR
 from data_modules import BothOrders, FashionIQ
 from tests import tiny
 from tests.make_data import edited, preprocess, write_json

@@ -8,7 +8,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
-from contextcir.module import ContextCIR
+from contextcir.training.module import ContextCIR
 from data_modules import (
     BothOrders,
     CaptionText,

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from contextcir.backbone import OpenCLIPBackbone
 from contextcir.batch import TripletBatch
-from contextcir.frozen import FeatureTable, FrozenImageBackbone
-from contextcir.module import ContextCIR
+from contextcir.encoders.backbone import OpenCLIPBackbone
+from contextcir.encoders.frozen import FeatureTable, FrozenImageBackbone
+from contextcir.training.module import ContextCIR
 from data_modules import Scenes
 from data_modules.frozen import FrozenScenes
 from data_modules.scenes.writer import Size, write_scenes

@@ -3,11 +3,11 @@ import math
 import pytest
 import torch
 
-from contextcir.backbone import Widths
-from contextcir.baselines import ImageOnly, Sum, TextOnly
-from contextcir.batch import ImageFeatures, TextFeatures
-from contextcir.concept_fusion import ConceptAttentionFusion
-from contextcir.fusion import Attention, AttentionPool, CrossAttentionFusion, FusionBlock
+from contextcir.encoders.backbone import Widths
+from contextcir.encoders.features import ImageFeatures, TextFeatures
+from contextcir.fusion.baselines import ImageOnly, Sum, TextOnly
+from contextcir.fusion.concept_attention import ConceptAttentionFusion
+from contextcir.fusion.cross_attention import Attention, AttentionPool, CrossAttentionFusion, FusionBlock
 
 WIDTHS = Widths(vision=16, text=12, embed=10)
 FUSIONS = [CrossAttentionFusion, ConceptAttentionFusion]  # without phrases, the second does what the first does

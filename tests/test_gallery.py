@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from contextcir.gallery import GalleryFeatures, GalleryStore, file_stamps, preprocess_digest, weights_digest
+from contextcir.embeddings import GalleryFeatures, GalleryStore, file_stamps, preprocess_digest, weights_digest
 from data_modules.gallery import GallerySampler
 from tests import tiny
 from tests.make_data import preprocess

@@ -13,9 +13,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from callbacks import RecallTable, StoreGallery
-from contextcir.batch import ImageFeatures
-from contextcir.gallery import GalleryStore
-from contextcir.module import ContextCIR
+from contextcir.embeddings import GalleryStore
+from contextcir.encoders.features import ImageFeatures
+from contextcir.training.module import ContextCIR
 from data_modules import CIRCO, CIRR
 from tests.make_data import make_circo, make_cirr, preprocess, write_image
 from tests.toy_evaluation import ToyData, ToyModule

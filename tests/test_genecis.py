@@ -10,8 +10,8 @@ import torch
 from lightning.pytorch import Trainer
 from PIL import Image
 
-from contextcir.metrics import CompositionMetric
-from contextcir.module import ContextCIR
+from contextcir.evaluation.metrics import CompositionMetric
+from contextcir.training.module import ContextCIR
 from data_modules import GeneCIS
 from tests import tiny
 from tests.make_data import edited, preprocess, write_image, write_json

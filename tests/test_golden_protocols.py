@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from contextcir.metrics import CompositionMetric
-from contextcir.scoring import known_answers, score_queries
+from contextcir.evaluation.metrics import CompositionMetric
+from contextcir.evaluation.scoring import known_answers, score_queries
 from data_modules import CIRCO, CIRR
 from tests.make_data import write_json
 

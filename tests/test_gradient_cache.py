@@ -5,11 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contextcir.encoding import Distinct, WholeBatch, distinct_images
-from contextcir.gradient_cache import GradientCache, add, plan_chunks
-from contextcir.grounded_consistency import GroundedConsistency
-from contextcir.module import ContextCIR
-from contextcir.phrase_alignment import PhraseAlignment
+from contextcir.losses.grounded import GroundedConsistency, PhraseAlignment
+from contextcir.training.encoding import Distinct, WholeBatch, distinct_images
+from contextcir.training.gradient_cache import GradientCache, add, plan_chunks
+from contextcir.training.module import ContextCIR
 from tests import tiny
 from tests.gradient_cases import CACHE, MODELS, assert_same, gradients, new_batch, new_model
 

@@ -8,10 +8,10 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.nn.parallel import DistributedDataParallel
 
 from contextcir.batch import TripletBatch
-from contextcir.contrastive import InfoNCE
-from contextcir.encoding import WholeBatch
-from contextcir.gradient_cache import GradientCache
-from contextcir.module import ContextCIR
+from contextcir.losses.contrastive import InfoNCE
+from contextcir.training.encoding import WholeBatch
+from contextcir.training.gradient_cache import GradientCache
+from contextcir.training.module import ContextCIR
 from tests.distributed import run_ranks
 from tests.gradient_cases import assert_same, gradients, new_batch, new_model, rows_of
 

@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader
 
-from contextcir.encoding import WholeBatch
-from contextcir.gradient_cache import GradientCache
-from contextcir.module import ContextCIR
-from contextcir.optim import AdamWWarmupCosine
+from contextcir.training.encoding import WholeBatch
+from contextcir.training.gradient_cache import GradientCache
+from contextcir.training.module import ContextCIR
+from contextcir.training.optim import AdamWWarmupCosine
 from tests.gradient_cases import CACHE, new_batch, new_model
 
 BATCHES = [new_batch(7, torch.float32, seed=seed) for seed in range(4)]

@@ -5,11 +5,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from contextcir.batch import Phrases, QueryBatch, QueryFeatures
-from contextcir.concept_maps import ConceptReading, phrase_attention
-from contextcir.grounded_consistency import GroundedConsistency, similarity
-from contextcir.module import ContextCIR
-from contextcir.phrase_alignment import PhraseAlignment
+from contextcir.batch import Phrases, QueryBatch
+from contextcir.encoders.phrase_texts import QueryFeatures
+from contextcir.losses.grounded import GroundedConsistency, PhraseAlignment, similarity
+from contextcir.losses.maps import ConceptReading, phrase_attention
+from contextcir.training.module import ContextCIR
 from tests import tiny
 
 CAPTIONS = ["the dog sees the dog and a red ball", "a red ball", "no phrases"]

@@ -5,7 +5,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contextcir.grounding import AttentionInside, PointingGame, attention_inside, covered_patches, touched_patches
+from contextcir.evaluation.grounding import (
+    AttentionInside,
+    PointingGame,
+    attention_inside,
+    covered_patches,
+    touched_patches,
+)
 from tests.distributed import run_ranks
 from tests.toy_evaluation import GRID, NAN
 

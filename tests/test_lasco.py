@@ -7,7 +7,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
-from contextcir.module import ContextCIR
+from contextcir.training.module import ContextCIR
 from data_modules import LaSCo
 from tests import tiny
 from tests.make_data import colour_of, edited, preprocess, write_json

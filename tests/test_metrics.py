@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from contextcir.metrics import CompositionMetric
-from contextcir.protocol import Protocol
+from contextcir.evaluation.metrics import CompositionMetric
+from contextcir.evaluation.protocol import Protocol
 from tests.distributed import run_ranks
 from tests.metric_oracle import GALLERY, QUERIES, VIEWS, WIDTH, fed, make_embeddings, make_protocol, make_views, naive
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from contextcir.metrics import CompositionMetric, average_figures
-from contextcir.protocol import Protocol
+from contextcir.evaluation.metrics import CompositionMetric, average_figures
+from contextcir.evaluation.protocol import Protocol
 from tests.metric_oracle import GALLERY, QUERIES, VIEWS, WIDTH, fed, make_embeddings, make_protocol, make_views, naive
 
 

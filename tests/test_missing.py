@@ -8,7 +8,7 @@ import pytest
 from lightning.pytorch import Trainer
 
 from callbacks import AttentionFigures, RecallTable
-from contextcir.module import ContextCIR
+from contextcir.training.module import ContextCIR
 from data_modules import CIRCO, CIRR, CompositionDataModule
 from data_modules.images import ImageStore
 from tests import tiny

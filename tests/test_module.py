@@ -5,13 +5,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from contextcir.baselines import Sum
 from contextcir.batch import Phrases, QueryBatch, TripletBatch
-from contextcir.concept import TextConceptConsistency
-from contextcir.concept_maps import ConceptReading
-from contextcir.contrastive import InfoNCE
-from contextcir.module import ContextCIR
-from contextcir.optim import AdamWWarmupCosine
+from contextcir.fusion.baselines import Sum
+from contextcir.losses.contrastive import InfoNCE
+from contextcir.losses.maps import ConceptReading
+from contextcir.losses.text_cc import TextConceptConsistency
+from contextcir.training.module import ContextCIR
+from contextcir.training.optim import AdamWWarmupCosine
 from tests import tiny
 
 CAPTIONS = ["make the dog bigger and add a red ball", "without the cat", " ", "the dog is on a sofa"]

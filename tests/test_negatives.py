@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from callbacks.negatives import NegativeRoles, RoleMetric
-from contextcir.protocol import Protocol
+from contextcir.evaluation.protocol import Protocol
 from data_modules import Scenes
 from data_modules.scenes.writer import Size, write_scenes
 from tests.test_callbacks_recall import make_trainer, saved

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from contextcir.module import ContextCIR
+from contextcir.training.module import ContextCIR
 from experiments.run import main
 from tests.make_data import write_json
 

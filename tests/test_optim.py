@@ -3,9 +3,9 @@ import math
 import pytest
 import torch
 
-from contextcir.contrastive import LearnedTemperatureInfoNCE
-from contextcir.fusion import CrossAttentionFusion
-from contextcir.optim import AdamWWarmupCosine, AdamWWarmupRestarts
+from contextcir.fusion.cross_attention import CrossAttentionFusion
+from contextcir.losses.contrastive import LearnedTemperatureInfoNCE
+from contextcir.training.optim import AdamWWarmupCosine, AdamWWarmupRestarts
 from tests import tiny
 
 

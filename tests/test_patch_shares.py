@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contextcir.patch_shares import (
+from contextcir.losses.maps import (
     jensen_shannon,
     log_deviations,
     lost_contrast,
@@ -15,7 +15,7 @@ from contextcir.patch_shares import (
     shares,
     shares_at_contrast,
 )
-from contextcir.spatial_consistency import SpatialConsistency
+from contextcir.losses.text_cc import SpatialConsistency
 from tests.concept_cases import HEADS, LAYERS, VISION, maps
 
 MAP = st.lists(st.floats(0.01, 1.0), min_size=5, max_size=5)

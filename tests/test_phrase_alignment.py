@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from contextcir.concept_maps import ConceptEmbeddings
-from contextcir.phrase_alignment import PhraseAlignment, centre, fingerprint
+from contextcir.losses.grounded import PhraseAlignment, centre, fingerprint
+from contextcir.losses.maps import ConceptEmbeddings
 from tests.distributed import run_ranks
 
 PATCHES, WIDTH = 4, 5

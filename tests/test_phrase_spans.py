@@ -9,8 +9,8 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from contextcir.phrases.alignment import clean, whole_characters
 from contextcir.phrases.constituency import candidates
+from contextcir.phrases.parser import clean, whole_characters
 from contextcir.phrases.selection import AllPhrases, Quota
 from tests import tiny
 from tests.test_phrase_trees import Node

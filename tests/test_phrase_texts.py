@@ -5,9 +5,9 @@ import torch
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from contextcir.batch import TokenBatch
-from contextcir.phrase_texts import PhraseTexts
-from contextcir.phrases.batch import phrases_of
+from contextcir.batch import phrases_of
+from contextcir.encoders.features import TokenBatch
+from contextcir.encoders.phrase_texts import PhraseTexts
 from contextcir.phrases.parser import Span
 from tests import tiny
 

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from contextcir.phrases.constituency import noun_phrases
 from contextcir.phrases.parser import Span
 from contextcir.phrases.selection import (
     AllPhrases,
@@ -16,7 +17,6 @@ from contextcir.phrases.selection import (
     names_something,
     trim,
 )
-from contextcir.phrases.trees import noun_phrases
 
 # as the published code's parser sees the example of the paper's page
 SOFA = """(ROOT (S (S (NP (DT the) (NN dog)) (VP (VBZ is) (VP (VBG standing) (PP (IN on) (NP (NP (DT a) (JJ

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from contextcir.protocol import Protocol, averaging_groups
+from contextcir.evaluation.protocol import Protocol, averaging_groups
 
 PROTOCOL = Protocol(
     benchmark="toy",

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contextcir.ranking import (
+from contextcir.evaluation.ranking import (
     average_precision_at,
     cosine_scores,
     graded_ranks,

@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 
 from contextcir import reference
 from contextcir.batch import Phrases, QueryBatch, TripletBatch
-from contextcir.concept import TextConceptConsistency
-from contextcir.concept_maps import ConceptReading
-from contextcir.text import Tokenizer
+from contextcir.encoders.text import Tokenizer
+from contextcir.losses.maps import ConceptReading
+from contextcir.losses.text_cc import TextConceptConsistency
 
 RELATIVE = 1e-5
 

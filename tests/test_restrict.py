@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contextcir.metrics import CompositionMetric
-from contextcir.protocol import Protocol
+from contextcir.evaluation.metrics import CompositionMetric
+from contextcir.evaluation.protocol import Protocol
 from data_modules.missing import restrict
 from data_modules.triplets import QueryRecord
 

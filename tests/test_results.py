@@ -9,9 +9,9 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from callbacks.results import Sheet, make_sheets
-from contextcir.gallery import state_digest
-from contextcir.module import ContextCIR
-from contextcir.protocol import Protocol
+from contextcir.embeddings import state_digest
+from contextcir.evaluation.protocol import Protocol
+from contextcir.training.module import ContextCIR
 from data_modules import CIRR
 from data_modules.base import Evaluation
 from tests import tiny

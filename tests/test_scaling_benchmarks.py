@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from contextcir.gradient_cache import GradientCache
+from contextcir.training.gradient_cache import GradientCache
 from experiments.benchmarks import memory, plan
 from experiments.benchmarks.counts import BATCH, Counts, count, forward_flops
 from experiments.benchmarks.plan import Job, Machine

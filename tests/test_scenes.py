@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from contextcir.text import Tokenizer
+from contextcir.encoders.text import Tokenizer
 from data_modules.scenes.graph import SHAPES, UNSEEN, Scene, SceneObject, random_scene
 from data_modules.scenes.groups import apply, caption, draw_sets
 from data_modules.scenes.records import draw_base, draw_shared_base

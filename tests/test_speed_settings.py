@@ -9,9 +9,9 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from callbacks.compiled import CompileTowers
-from contextcir.backbone import OpenCLIPBackbone
-from contextcir.module import ContextCIR
-from contextcir.optim import AdamWWarmupCosine, AdamWWarmupRestarts
+from contextcir.encoders.backbone import OpenCLIPBackbone
+from contextcir.training.module import ContextCIR
+from contextcir.training.optim import AdamWWarmupCosine, AdamWWarmupRestarts
 from data_modules.scenes.writer import Size, write_scenes
 from experiments.run import ExperimentCLI, main
 from tests import tiny

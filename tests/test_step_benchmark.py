@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from contextcir.concept import TextConceptConsistency
-from contextcir.concept_fusion import ConceptAttentionFusion
-from contextcir.concept_maps import ConceptReading
-from contextcir.fusion import CrossAttentionFusion
-from contextcir.module import ContextCIR
+from contextcir.fusion.concept_attention import ConceptAttentionFusion
+from contextcir.fusion.cross_attention import CrossAttentionFusion
+from contextcir.losses.maps import ConceptReading
+from contextcir.losses.text_cc import TextConceptConsistency
+from contextcir.training.module import ContextCIR
 from experiments.benchmarks import step as benchmark
 from experiments.benchmarks.flops import NoModules, count_flops
 from experiments.benchmarks.published import CHUNK, PublishedWay
@@ -120,8 +120,8 @@ def test_the_command_measures_every_variant(
 ) -> None:
     file = tmp_path / "new" / "step.md"
     flags = [f"--model=local-dir:{clip_folder}", "--batch=2", "--repeats=2", f"--markdown={file}", "--device=cpu"]
-    flags += ["--fusion=contextcir.concept_fusion.ConceptAttentionFusion"]
-    monkeypatch.setattr("sys.argv", ["step", *flags, f"--losses+=contextcir.concept.{OURS}"])
+    flags += ["--fusion=contextcir.fusion.concept_attention.ConceptAttentionFusion"]
+    monkeypatch.setattr("sys.argv", ["step", *flags, f"--losses+=contextcir.losses.text_cc.{OURS}"])
     benchmark.main()
     table = [line.split(" | ") for line in file.read_text().splitlines() if line.startswith("| ")]
     other = "ConceptAttentionFusion"

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from contextcir.submission import SubmissionFormat, formats_of, make
-from contextcir.submission_check import check, lists_of, parse, recognise
+from contextcir.evaluation.submission import SubmissionFormat, formats_of, make
+from contextcir.evaluation.submission_check import check, lists_of, parse, recognise
 from tests.make_submission import CIRCO, RECALL, SUBSET, circo_protocol, cirr_protocol, protocol_of, some_lists
 
 

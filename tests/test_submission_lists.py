@@ -9,11 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import contextcir.nearest
-from contextcir.nearest import ranked_lists, top_columns
-from contextcir.ranking import score_chunks
-from contextcir.submission import SubmissionFormat, make, score
-from contextcir.submission_check import check, lists_of, parse
+import contextcir.evaluation.submission
+from contextcir.evaluation.ranking import score_chunks
+from contextcir.evaluation.submission import SubmissionFormat, make, ranked_lists, score, top_columns
+from contextcir.evaluation.submission_check import check, lists_of, parse
 from tests import submission_oracle
 from tests.make_submission import CIRCO, GALLERY, RECALL, SUBSET, circo_protocol, cirr_protocol, protocol_of, some_lists
 
@@ -48,7 +47,9 @@ def test_a_reference_outside_of_the_gallery_takes_no_place() -> None:
 
 @pytest.mark.parametrize("form", [RECALL, SUBSET, CIRCO])
 def test_lists_hold_the_nearest_images_in_order(form: SubmissionFormat, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contextcir.nearest, "score_chunks", partial(score_chunks, elements=GALLERY))  # query by query
+    monkeypatch.setattr(
+        contextcir.evaluation.submission, "score_chunks", partial(score_chunks, elements=GALLERY)
+    )  # query by query
     generator = torch.Generator().manual_seed(1)
     gallery, queries = torch.randn(GALLERY, 8, generator=generator), torch.randn(3, 8, generator=generator)
     protocol = protocol_of(form)

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from contextcir.submission import FORMATS, make
-from contextcir.submission_check import check, lists_of, parse
+from contextcir.evaluation.submission import FORMATS, make
+from contextcir.evaluation.submission_check import check, lists_of, parse
 from data_modules import CIRR
 from experiments.submission import circo_without_images, main
 from tests import submission_oracle

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from contextcir.frozen import FrozenImageBackbone
+from contextcir.encoders.frozen import FrozenImageBackbone
 from data_modules import Manifest, Scenes
 from data_modules.frozen import FrozenMixture
 from data_modules.scenes.writer import Size, write_scenes

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from contextcir.backbone import OpenCLIPBackbone
+from contextcir.encoders.backbone import OpenCLIPBackbone
 from contextcir.synthesis import sift as sift_module
 from contextcir.synthesis.clip_embeddings import ClipEmbeddings
 from contextcir.synthesis.consistency import ClipConsistency, measure

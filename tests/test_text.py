@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from open_clip.tokenizer import SimpleTokenizer
 
-from contextcir.text import Tokenizer
+from contextcir.encoders.text import Tokenizer
 from tests import tiny
 
 START, END = 49406, 49407

@@ -7,8 +7,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import Tensor
 
-from contextcir.module import ContextCIR
-from contextcir.optim import AdamWWarmupCosine
+from contextcir.training.module import ContextCIR
+from contextcir.training.optim import AdamWWarmupCosine
 from data_modules import CIRR
 from tests.make_data import make_cirr
 from tests.watch import new_model

@@ -8,8 +8,8 @@ import open_clip
 import torch
 from safetensors.torch import save_file
 
-from contextcir.backbone import OpenCLIPBackbone
-from contextcir.text import Tokenizer
+from contextcir.encoders.backbone import OpenCLIPBackbone
+from contextcir.encoders.text import Tokenizer
 
 CONFIG = {
     "embed_dim": 32,

@@ -13,8 +13,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from contextcir.batch import Fused, GalleryBatch, ImageFeatures, Phrases, QueryBatch, QueryFeatures, TextFeatures
-from contextcir.protocol import Protocol
+from contextcir.batch import GalleryBatch, Phrases, QueryBatch
+from contextcir.encoders.features import Fused, ImageFeatures, TextFeatures
+from contextcir.encoders.phrase_texts import QueryFeatures
+from contextcir.evaluation.protocol import Protocol
 
 QUERIES, GALLERY, SIDE = 7, 11, 4
 GRID = (4, 4)

@@ -6,8 +6,9 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from contextcir.batch import GalleryBatch, ImageFeatures
-from contextcir.module import ContextCIR
+from contextcir.batch import GalleryBatch
+from contextcir.encoders.features import ImageFeatures
+from contextcir.training.module import ContextCIR
 from tests import tiny
 
 

@@ -9,9 +9,9 @@ from lightning.pytorch import Callback, Trainer
 from torch.utils.data import DataLoader
 
 from contextcir.batch import Phrases, QueryBatch, TripletBatch
-from contextcir.fusion import CrossAttentionFusion
-from contextcir.module import ContextCIR
-from contextcir.optim import AdamWWarmupCosine
+from contextcir.fusion.cross_attention import CrossAttentionFusion
+from contextcir.training.module import ContextCIR
+from contextcir.training.optim import AdamWWarmupCosine
 from tests import tiny
 
 

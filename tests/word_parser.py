@@ -6,8 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import ClassVar
 
-from contextcir.phrases.alignment import clean
-from contextcir.phrases.parser import ParserKey, PhraseParser, Span
+from contextcir.phrases.parser import ParserKey, PhraseParser, Span, clean
 
 PHRASE = re.compile(r"\b(?:the|an?|\d+) \w+")
 

@@ -23,8 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from contextcir.phrases.alignment import clean
-from contextcir.phrases.parser import ParserKey, Span
+from contextcir.phrases.parser import ParserKey, Span, clean
 
 MAGIC = int.from_bytes(b"CIRp", "big")
 FORMAT = 1

@@ -6,8 +6,7 @@ from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from contextcir.phrases.alignment import clean, whole_characters
-from contextcir.phrases.parser import ParserKey, PhraseParser, Span
+from contextcir.phrases.parser import ParserKey, PhraseParser, Span, clean, whole_characters
 from contextcir.phrases.selection import AllPhrases, Candidate, Quota, count_words, names_something, trim
 
 if TYPE_CHECKING:

@@ -1,8 +1,18 @@
-"""What every parser of noun phrases offers."""
+"""What every parser of noun phrases offers.
+
+The text that is parsed, and spans in it that never cut a character in two.
+
+What is parsed is what the model reads: the cleaned caption, in lower case. A span then needs no translation, whatever
+cleaning did (repaired encodings, ligatures, markup, white space, the one letter that is longer in lower case), and
+equal inputs of the model have equal phrases. docs/phrases.md says what lower case costs the parsers.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
+
+import regex
+from open_clip.tokenizer import get_clean_fn
 
 
 class Span(NamedTuple):
@@ -46,3 +56,26 @@ class PhraseParser(ABC):
         Captions are raw text, as users wrote them; spans count characters of the cleaned caption, and no two of one
         caption are equal. Many captions in one call are much faster than one by one.
         """
+
+
+clean = get_clean_fn("lower")  # the same as `Tokenizer.clean`
+CHARACTER = regex.compile(r"\X")  # what a reader takes for one character: accents, joined emoji, flags
+
+
+def whole_characters(text: str, start: int, end: int) -> Span:
+    """Return the least span around ``[start, end)`` that cuts no character in two, as a reader sees them.
+
+    Raises:
+        ValueError: if the given span is empty or not inside the text.
+    """
+    if not 0 <= start < end <= len(text):
+        raise ValueError(f"span [{start}, {end}) is not inside the text {text!r}, which has {len(text)} characters")
+    if text.isascii():  # nearly all captions
+        return Span(start, end)
+    first, last = start, end
+    for match in CHARACTER.finditer(text):
+        if match.start() < start < match.end():
+            first = match.start()
+        if match.start() < end < match.end():
+            last = match.end()
+    return Span(first, last)

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-    from contextcir.backbone import OpenCLIPBackbone
-    from contextcir.gallery import GalleryFeatures
+    from contextcir.embeddings import GalleryFeatures
+    from contextcir.encoders.backbone import OpenCLIPBackbone
 
 FOLDER = "filter-images"
 Vectors = NDArray[np.float32]
@@ -55,7 +55,7 @@ class ClipEmbeddings:
     @cached_property
     def digest(self) -> str:
         """Names the weights."""
-        from contextcir.gallery import weights_digest
+        from contextcir.embeddings import weights_digest
 
         return weights_digest(self._backbone.clip)
 
@@ -122,7 +122,7 @@ class ClipEmbeddings:
 
     @cached_property
     def _backbone(self) -> "OpenCLIPBackbone":
-        from contextcir.backbone import OpenCLIPBackbone  # imports torch, which takes seconds
+        from contextcir.encoders.backbone import OpenCLIPBackbone  # imports torch, which takes seconds
 
         try:
             return OpenCLIPBackbone(self.model, self.pretrained, 0, 0).eval().to(self._place)
@@ -136,7 +136,7 @@ class ClipEmbeddings:
 
     @cached_property
     def _kept(self) -> "GalleryFeatures":
-        from contextcir.gallery import GalleryStore
+        from contextcir.embeddings import GalleryStore
 
         store = GalleryStore(self.folder / FOLDER, self._backbone.widths.embed, "float16", lambda: self.digest)
         states = [_state(self.root / path) for path in self._rows]

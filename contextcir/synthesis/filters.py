@@ -77,7 +77,7 @@ class Length(CaptionFilter):
             return self._given
         import open_clip  # imports torch, which takes seconds
 
-        from contextcir.text import open_clip_name
+        from contextcir.encoders.text import open_clip_name
 
         encode = open_clip.get_tokenizer(open_clip_name(self.model)).encode
         return lambda text: len(encode(text)) + 2

@@ -108,7 +108,7 @@ def _provenance(instruction: Instruction, pair: Pair, scores: dict[str, float]) 
 def _phrases(captions: Sequence[str], parser: PhraseParser | None) -> list[list[dict[str, Any]] | None]:
     if parser is None:
         return [None] * len(captions)
-    from contextcir.phrases.alignment import clean  # imports torch, which takes seconds
+    from contextcir.phrases.parser import clean  # imports torch, which takes seconds
 
     return [
         [{"text": clean(caption)[start:end], "start": start, "end": end} for start, end in spans]

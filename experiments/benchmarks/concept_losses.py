@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from callbacks.concept import attention_figures
-from contextcir.batch import QueryFeatures, TripletBatch
-from contextcir.concept import ConceptLoss, TextConceptConsistency
-from contextcir.concept_maps import ConceptReading, phrase_attention, phrase_maps
-from contextcir.grounded_consistency import GroundedConsistency
-from contextcir.grounding import PointingGame
-from contextcir.module import ContextCIR
-from contextcir.spatial_consistency import SpatialConsistency
+from contextcir.batch import TripletBatch
+from contextcir.encoders.phrase_texts import QueryFeatures
+from contextcir.evaluation.grounding import PointingGame
+from contextcir.losses.grounded import GroundedConsistency
+from contextcir.losses.maps import ConceptReading, phrase_attention, phrase_maps
+from contextcir.losses.text_cc import ConceptLoss, SpatialConsistency, TextConceptConsistency
+from contextcir.training.module import ContextCIR
 from data_modules import GroupedByReference, Scenes
 from experiments.benchmarks.command import command
 

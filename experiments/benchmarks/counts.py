@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-from contextcir.backbone import OpenCLIPBackbone
-from contextcir.concept import TextConceptConsistency
-from contextcir.encoding import WholeBatch
-from contextcir.fusion import CrossAttentionFusion
-from contextcir.gradient_cache import GradientCache
-from contextcir.module import ContextCIR
+from contextcir.encoders.backbone import OpenCLIPBackbone
+from contextcir.fusion.cross_attention import CrossAttentionFusion
+from contextcir.losses.text_cc import TextConceptConsistency
+from contextcir.training.encoding import WholeBatch
+from contextcir.training.gradient_cache import GradientCache
+from contextcir.training.module import ContextCIR
 from experiments.benchmarks.flops import NoModules, ShapesOnly, count_flops
 from experiments.benchmarks.workload import Recipe, Setting, build
 

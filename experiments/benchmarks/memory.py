@@ -15,14 +15,14 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from contextcir.backbone import OpenCLIPBackbone
 from contextcir.batch import TripletBatch
-from contextcir.concept import TextConceptConsistency
-from contextcir.contrastive import InfoNCE
-from contextcir.encoding import WholeBatch
-from contextcir.gradient_cache import GradientCache
-from contextcir.module import ContextCIR
-from contextcir.optim import AdamWWarmupCosine
+from contextcir.encoders.backbone import OpenCLIPBackbone
+from contextcir.losses.contrastive import InfoNCE
+from contextcir.losses.text_cc import TextConceptConsistency
+from contextcir.training.encoding import WholeBatch
+from contextcir.training.gradient_cache import GradientCache
+from contextcir.training.module import ContextCIR
+from contextcir.training.optim import AdamWWarmupCosine
 from experiments.benchmarks.command import command, publish
 from experiments.benchmarks.queries import random_triplets
 from experiments.benchmarks.ranking import peak_memory

@@ -4,9 +4,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from contextcir.batch import ImageFeatures, TextFeatures, TokenBatch, TripletBatch
-from contextcir.concept_maps import ConceptMaps
-from contextcir.module import ContextCIR
+from contextcir.batch import TripletBatch
+from contextcir.encoders.features import ImageFeatures, TextFeatures, TokenBatch
+from contextcir.losses.maps import ConceptMaps
+from contextcir.training.module import ContextCIR
 
 CHUNK = 32  # phrases that are read at a time
 

@@ -5,8 +5,7 @@ from itertools import chain, repeat
 
 import torch
 
-from contextcir.batch import QueryBatch, TripletBatch
-from contextcir.phrases.batch import phrases_of
+from contextcir.batch import QueryBatch, TripletBatch, phrases_of
 
 NOUNS = """
 dog cat ball chair table lamp horse car boat house tree bird hat shirt cup plate book phone clock door wall sofa bench

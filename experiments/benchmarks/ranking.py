@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from contextcir.metrics import CompositionMetric
-from contextcir.protocol import Protocol
-from contextcir.ranking import pad_rows
+from contextcir.evaluation.metrics import CompositionMetric
+from contextcir.evaluation.protocol import Protocol
+from contextcir.evaluation.ranking import pad_rows
 from experiments.benchmarks.command import command
 
 ELEMENTS = 2**25  # scores that are there at a time: that of `ranking.score_chunks`, for all variants

@@ -14,7 +14,7 @@ from typing import Literal
 
 import torch
 
-from contextcir.concept import ConceptLoss, TextConceptConsistency
+from contextcir.losses.text_cc import ConceptLoss, TextConceptConsistency
 from experiments.benchmarks.command import command, publish
 from experiments.benchmarks.flops import count_flops
 from experiments.benchmarks.ranking import in_a_fork

@@ -11,12 +11,12 @@ from lightning.pytorch.utilities import move_data_to_device
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from contextcir.backbone import OpenCLIPBackbone, Widths
 from contextcir.batch import TripletBatch
-from contextcir.concept import ConceptLoss, TextConceptConsistency
-from contextcir.fusion import CrossAttentionFusion, Fusion
-from contextcir.module import ContextCIR
-from contextcir.optim import AdamWWarmupCosine
+from contextcir.encoders.backbone import OpenCLIPBackbone, Widths
+from contextcir.fusion.cross_attention import CrossAttentionFusion, Fusion
+from contextcir.losses.text_cc import ConceptLoss, TextConceptConsistency
+from contextcir.training.module import ContextCIR
+from contextcir.training.optim import AdamWWarmupCosine
 from experiments.benchmarks.published import PublishedWay
 from experiments.benchmarks.queries import random_triplets
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from contextcir.backbone import OpenCLIPBackbone
+    from contextcir.encoders.backbone import OpenCLIPBackbone
 
 
 class ImageEncoder(ABC):
@@ -57,7 +57,7 @@ class ClipEncoder(ImageEncoder):
         """Load the weights; open_clip downloads them where they are not there yet."""
         import torch  # takes seconds, which a command that only reads its flags does without
 
-        from contextcir.backbone import OpenCLIPBackbone
+        from contextcir.encoders.backbone import OpenCLIPBackbone
 
         try:
             backbone = OpenCLIPBackbone(self.model, self.pretrained, 0, 0)

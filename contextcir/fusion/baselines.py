@@ -3,10 +3,10 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from contextcir.backbone import Widths
-from contextcir.batch import Fused, ImageFeatures, TextFeatures
-from contextcir.fusion import Fusion
-from contextcir.phrase_texts import PhraseTexts
+from contextcir.encoders.backbone import Widths
+from contextcir.encoders.features import Fused, ImageFeatures, TextFeatures
+from contextcir.encoders.phrase_texts import PhraseTexts
+from contextcir.fusion.cross_attention import Fusion
 
 
 class Baseline(Fusion):

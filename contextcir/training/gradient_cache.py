@@ -4,6 +4,9 @@ Gao et al., Scaling Deep Contrastive Learning Batch Size under Memory Limited Se
 computed in chunks that keep nothing; the loss is taken of all of them; then each chunk is computed again, with the
 gradients of its embeddings. Other than there, all of it is one node of autograd's graph. So there is one backward pass
 and, with several ranks, one reduction of gradients; mixed precision, clipping and accumulation know nothing of it.
+
+
+What a computation depends on beside its inputs, so that it can be done again with the same result.
 """
 
 from typing import TYPE_CHECKING, NamedTuple
@@ -13,14 +16,48 @@ from lightning.pytorch.utilities import move_data_to_device
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from contextcir.batch import ImageFeatures, Phrases, TripletBatch
-from contextcir.concept import ConceptLoss, mean_over_phrases
-from contextcir.concept_maps import ConceptReading
-from contextcir.encoding import Distinct, Encoded, WholeBatch, distinct_images
-from contextcir.surroundings import Surroundings
+from contextcir.batch import Phrases, TripletBatch
+from contextcir.encoders.features import ImageFeatures
+from contextcir.losses.maps import ConceptReading
+from contextcir.losses.text_cc import ConceptLoss, mean_over_phrases
+from contextcir.training.encoding import Distinct, Encoded, WholeBatch, distinct_images
 
 if TYPE_CHECKING:
-    from contextcir.module import ContextCIR
+    from contextcir.training.module import ContextCIR
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Surroundings:
+    """Mixed precision, as it is where this is made, and random numbers, as they are when told to `remember` them."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._precision = torch.get_autocast_dtype(device.type)
+        self._mixed = torch.is_autocast_enabled(device.type)
+        self._states = self._now()
+
+    def _now(self) -> tuple[Tensor, ...]:
+        here = (torch.cuda.get_rng_state(self.device),) if self.device.type == "cuda" else ()
+        return torch.get_rng_state(), *here
+
+    def remember(self) -> None:
+        """Keep the state of the generators: in its old place, for not to lie between what is freed soon."""
+        for kept, state in zip(self._states, self._now(), strict=True):
+            kept.copy_(state)
+
+    def autocast(self) -> torch.autocast:
+        """The mixed precision. Weights cast in a pass without gradients are not kept for one with: they have none."""
+        return torch.autocast(self.device.type, self._precision, enabled=self._mixed, cache_enabled=False)
+
+    @contextmanager
+    def again(self) -> Iterator[None]:
+        """Mixed precision and random numbers as they were; afterwards the latter go on as if nothing had happened."""
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []), self.autocast():
+            torch.set_rng_state(self._states[0])
+            if self.device.type == "cuda":
+                torch.cuda.set_rng_state(self._states[1], self.device)
+            yield
 
 
 class Chunk(NamedTuple):

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from contextcir.protocol import Protocol
-from contextcir.ranking import (
+from contextcir.evaluation.protocol import Protocol
+from contextcir.evaluation.ranking import (
     average_precision_at,
     graded_ranks,
     pad_rows,

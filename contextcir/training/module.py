@@ -11,16 +11,17 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn import functional
 
-from contextcir.backbone import OpenCLIPBackbone, Widths
-from contextcir.batch import GalleryBatch, ImageFeatures, Phrases, QueryBatch, QueryFeatures, TripletBatch
-from contextcir.concept import ConceptLoss
-from contextcir.contrastive import InfoNCE
-from contextcir.encoding import WholeBatch
-from contextcir.fusion import CrossAttentionFusion, Fusion
-from contextcir.metrics import CompositionMetric, average_figures
-from contextcir.optim import AdamWWarmupCosine
-from contextcir.phrase_texts import PhraseTexts
-from contextcir.protocol import averaging_groups
+from contextcir.batch import GalleryBatch, Phrases, QueryBatch, TripletBatch
+from contextcir.encoders.backbone import OpenCLIPBackbone, Widths
+from contextcir.encoders.features import ImageFeatures
+from contextcir.encoders.phrase_texts import PhraseTexts, QueryFeatures
+from contextcir.evaluation.metrics import CompositionMetric, average_figures
+from contextcir.evaluation.protocol import averaging_groups
+from contextcir.fusion.cross_attention import CrossAttentionFusion, Fusion
+from contextcir.losses.contrastive import InfoNCE
+from contextcir.losses.text_cc import ConceptLoss
+from contextcir.training.encoding import WholeBatch
+from contextcir.training.optim import AdamWWarmupCosine
 
 
 class ContextCIR(LightningModule):

@@ -1,7 +1,10 @@
 """Files for the evaluation servers of CIRR and CIRCO: what stands in them, how they are made, and what they score.
 
 A ranked list holds gallery indices of a `Protocol`, best first; ``lists`` has one per query, in the protocol's order.
-`contextcir.submission_check` reads files, and finds what a server would reject.
+`contextcir.evaluation.submission_check` reads files, and finds what a server would reject.
+
+
+Ranked lists from embeddings: the nearest images of every query, by a part of the score matrix at a time.
 """
 
 import json
@@ -12,8 +15,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from contextcir.protocol import Protocol
-from contextcir.ranking import average_precision_at, pad_rows, pad_values, recall_at, soft_recall_at
+from contextcir.evaluation.protocol import Protocol
+from contextcir.evaluation.ranking import (
+    OUT,
+    average_precision_at,
+    pad_rows,
+    pad_values,
+    pick,
+    recall_at,
+    score_chunks,
+    soft_recall_at,
+)
 
 RankedList = Sequence[int]
 
@@ -178,3 +190,59 @@ def _hard_and_soft(
 
 def _percent(figures: Mapping[str, Tensor]) -> dict[str, float]:
     return {name: 100 * values.double().mean().item() for name, values in figures.items()}
+
+
+def ranked_lists(form: SubmissionFormat, protocol: Protocol, queries: Tensor, gallery: Tensor) -> list[list[int]]:
+    """Return the images nearest to each query by cosine, best first, as many as the file of a server wants.
+
+    Equal scores follow the order of the gallery. ``queries`` (Q, E) and ``gallery`` (G, E): all of the protocol's, in
+    its order, normalised or not.
+
+    Raises:
+        ValueError: if an embedding is not finite: such a ranking means nothing.
+    """
+    _check_finite("query", protocol, protocol.query_ids, queries)
+    _check_finite("image", protocol, protocol.gallery, gallery)
+    pools = [form.pool(protocol, query) for query in range(len(queries))]
+    # Columns (Q, M) to choose from; where that is the whole gallery, no matrix of this size is needed.
+    among = None if all(len(pool) == len(gallery) for pool in pools) else pad_rows(pools).to(gallery.device)
+    references = torch.tensor(protocol.references, device=gallery.device)  # (Q,)
+    lists: list[list[int]] = []
+    for rows, scores in score_chunks(queries, gallery):
+        if form.drops_reference(protocol):
+            known = (references[rows] >= 0).nonzero().flatten()
+            scores[known, references[rows][known]] = OUT
+        if among is None:
+            best = top_columns(scores, min(form.length, len(gallery)))  # (rows, k)
+        else:
+            columns = among[rows]
+            best = top_columns(pick(scores, columns), min(form.length, columns.shape[1]))
+            best = columns.gather(1, best)  # (rows, k)
+        # What is out of the race comes last, and is cut off.
+        lists += [row[: form.count(protocol, query)] for query, row in enumerate(best.tolist(), start=rows.start)]
+    return lists
+
+
+def top_columns(scores: Tensor, k: int) -> Tensor:
+    """Return the columns (Q, k) of the ``k`` highest of ``scores`` (Q, N), best first; ties by column. No NaN."""
+    values, columns = scores.topk(min(k + 1, scores.shape[1]), dim=1)
+    # `topk` takes any of the scores that tie at the last place: where one of them is left out, take the first ones.
+    crowded = (values[:, k - 1 : k] == values[:, k:]).any(1)
+    last, columns = values[:, k - 1 : k], columns[:, :k]
+    for row in crowded.nonzero().flatten().tolist():
+        above = columns[row][values[row, :k] > last[row]]
+        tied = (scores[row] == last[row]).nonzero().flatten()
+        columns[row] = torch.cat([above, tied[: k - len(above)]])
+    columns = columns.sort(dim=1).values
+    order = scores.gather(1, columns).argsort(dim=1, descending=True, stable=True)
+    return columns.gather(1, order)
+
+
+def _check_finite(what: str, protocol: Protocol, names: tuple[int, ...] | tuple[str, ...], embeddings: Tensor) -> None:
+    # The sum of a row is finite if its numbers are, and takes no matrix of flags.
+    broken = (~embeddings.sum(1, dtype=torch.float32).isfinite()).nonzero().flatten().tolist()
+    if broken:
+        raise ValueError(
+            f"{protocol.benchmark} {protocol.split}: the embedding of {what} {names[broken[0]]} is not finite, as are "
+            f"{len(broken)} of {len(names)}: check the weights (--ckpt_path) and --trainer.precision"
+        )

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from contextcir.backbone import Widths
-from contextcir.batch import Fused, ImageFeatures, TextFeatures
-from contextcir.phrase_texts import PhraseTexts
+from contextcir.encoders.backbone import Widths
+from contextcir.encoders.features import Fused, ImageFeatures, TextFeatures
+from contextcir.encoders.phrase_texts import PhraseTexts
 
 
 class Fusion(nn.Module):

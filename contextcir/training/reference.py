@@ -13,15 +13,15 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from contextcir.backbone import OpenCLIPBackbone
-from contextcir.concept import TextConceptConsistency
-from contextcir.contrastive import InfoNCE
-from contextcir.fusion import CrossAttentionFusion
-from contextcir.optim import AdamWWarmupCosine
-from contextcir.text import Tokenizer
+from contextcir.encoders.backbone import OpenCLIPBackbone
+from contextcir.encoders.text import Tokenizer
+from contextcir.fusion.cross_attention import CrossAttentionFusion
+from contextcir.losses.contrastive import InfoNCE
+from contextcir.losses.text_cc import TextConceptConsistency
+from contextcir.training.optim import AdamWWarmupCosine
 
 if TYPE_CHECKING:
-    from contextcir.module import ContextCIR
+    from contextcir.training.module import ContextCIR
 
 WEIGHTS, CASE = "state_dict.safetensors", "case.json"
 ANCHOR = "query_projection.weight"  # found in every checkpoint of the corrected fusion, and in no other
@@ -140,7 +140,9 @@ def published_settings(state: Mapping[str, Tensor], source: Path) -> Settings:
 
 def build(state: Mapping[str, Tensor], source: Path, settings: Settings) -> "ContextCIR":
     """A `ContextCIR` of these weights, with the published losses and optimizer settings (paper section 2)."""
-    from contextcir.module import ContextCIR  # here, so that names can be translated without all of the library
+    from contextcir.training.module import (
+        ContextCIR,  # here, so that names can be translated without all of the library
+    )
 
     clip = open_clip.CLIP(**clip_config(state, settings, source))
     backbone = OpenCLIPBackbone.wrap(clip, Tokenizer("ViT-B-32"), str(source))

@@ -6,12 +6,13 @@ import torch
 from lightning.pytorch.utilities import move_data_to_device
 from torch import Tensor
 
-from contextcir.batch import ImageFeatures, TripletBatch
-from contextcir.concept import ConceptLoss
-from contextcir.concept_maps import ConceptReading
+from contextcir.batch import TripletBatch
+from contextcir.encoders.features import ImageFeatures
+from contextcir.losses.maps import ConceptReading
+from contextcir.losses.text_cc import ConceptLoss
 
 if TYPE_CHECKING:
-    from contextcir.module import ContextCIR
+    from contextcir.training.module import ContextCIR
 
 
 class Encoded(NamedTuple):

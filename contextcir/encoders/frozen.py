@@ -1,8 +1,8 @@
 """The features of a frozen image tower, computed once for all epochs and runs.
 
 Batches then hold rows of tables in the place of images: (B, 2) int64, the number of a list of images and a position in
-it. One folder on disk per list, weights and arithmetic, as `contextcir.gallery` keeps embeddings: readable while it is
-being filled, by several processes at once.
+it. One folder on disk per list, weights and arithmetic, as `contextcir.embeddings` keeps embeddings: readable while it
+is being filled, by several processes at once.
 """
 
 import hashlib
@@ -18,9 +18,9 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 
-from contextcir.backbone import OpenCLIPBackbone
-from contextcir.batch import ImageFeatures
-from contextcir.gallery import ABOUT, FileState, GalleryFeatures, file_stamps, weights_digest
+from contextcir.embeddings import ABOUT, FileState, GalleryFeatures, file_stamps, weights_digest
+from contextcir.encoders.backbone import OpenCLIPBackbone
+from contextcir.encoders.features import ImageFeatures
 
 BATCH = 128  # images encoded at a time
 

@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from contextcir.protocol import Protocol
-from contextcir.submission import SubmissionFormat
+from contextcir.evaluation.protocol import Protocol
+from contextcir.evaluation.submission import SubmissionFormat
 
 MAX_BYTES = 5_000_000  # CIRR's server says 5 MB; the decimal reading is the safe one
 

@@ -13,8 +13,8 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from contextcir.batch import ImageFeatures, TextFeatures, TokenBatch
-from contextcir.text import Tokenizer, open_clip_name
+from contextcir.encoders.features import ImageFeatures, TextFeatures, TokenBatch
+from contextcir.encoders.text import Tokenizer, open_clip_name
 
 
 class Widths(NamedTuple):

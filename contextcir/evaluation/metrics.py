@@ -11,9 +11,9 @@ from torch.nn import functional
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from contextcir.protocol import Protocol, averaging_groups
-from contextcir.ranking import score_chunks
-from contextcir.scoring import known_answers, score_queries
+from contextcir.evaluation.protocol import Protocol, averaging_groups
+from contextcir.evaluation.ranking import score_chunks
+from contextcir.evaluation.scoring import known_answers, score_queries
 
 Side = Literal["gallery", "queries"]
 ROWS = 8192  # embeddings that are copied at a time

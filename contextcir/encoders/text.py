@@ -14,7 +14,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 
 from contextcir import assets
-from contextcir.batch import TokenBatch
+from contextcir.encoders.features import TokenBatch
 
 CACHED_CAPTIONS = 65_536
 PAD = 0  # what open_clip pads with; also the id of the token "!", so padding is never recognised by its id

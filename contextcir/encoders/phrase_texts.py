@@ -7,8 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from contextcir.backbone import OpenCLIPBackbone
-from contextcir.batch import Phrases, TextFeatures, TokenBatch
+from contextcir.batch import Phrases
+from contextcir.encoders.backbone import OpenCLIPBackbone
+from contextcir.encoders.features import Fused, ImageFeatures, TextFeatures, TokenBatch
 
 
 class ConceptTokens(NamedTuple):
@@ -137,3 +138,12 @@ def mean_of(tokens: Tensor, chosen: Tensor) -> Tensor:
     """Mean over those of the tokens (N, T, D) that are ``chosen`` (N, T): (N, D); 0 where there are none."""
     share = chosen.to(tokens.dtype) / chosen.sum(dim=1, keepdim=True).clamp(min=1)  # (N, T)
     return (tokens * share[..., None]).sum(dim=1)
+
+
+class QueryFeatures(NamedTuple):
+    """All that was computed for a batch of queries; ``phrases`` None where nobody named any."""
+
+    image: ImageFeatures
+    text: TextFeatures
+    fused: Fused
+    phrases: PhraseTexts | None = None

@@ -4,10 +4,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from contextcir.backbone import Widths
-from contextcir.batch import Fused, ImageFeatures, TextFeatures
-from contextcir.fusion import CrossAttentionFusion
-from contextcir.phrase_texts import ConceptTokens, PhraseTexts, mean_of
+from contextcir.encoders.backbone import Widths
+from contextcir.encoders.features import Fused, ImageFeatures, TextFeatures
+from contextcir.encoders.phrase_texts import ConceptTokens, PhraseTexts, mean_of
+from contextcir.fusion.cross_attention import CrossAttentionFusion
 
 
 class ConceptAttentionFusion(CrossAttentionFusion):

@@ -1,0 +1,43 @@
+"""What the encoders and a fusion compute from a batch: the shapes of tokens and embeddings.
+
+Letters as in `contextcir.batch`.
+"""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class TokenBatch(NamedTuple):
+    """Token ids (B, T) int64, T the longest text of the batch, and ``valid`` (B, T) bool, true up to and with EOT."""
+
+    ids: Tensor
+    valid: Tensor
+
+
+class ImageFeatures(NamedTuple):
+    """A pass of the image tower: ``tokens`` (B, V, D) before the final norm; ``embedding`` (B, E), not normalised."""
+
+    tokens: Tensor
+    embedding: Tensor
+
+
+class TextFeatures(NamedTuple):
+    """A pass of the text tower.
+
+    ``tokens`` (B, T, D) after the final norm, ``valid`` (B, T) bool, ``embedding`` (B, E), not normalised.
+    """
+
+    tokens: Tensor
+    valid: Tensor
+    embedding: Tensor
+
+
+class Fused(NamedTuple):
+    """A composed query: ``embedding`` (B, E), not normalised; ``attention``, L times (B, H, V, K), () for baselines.
+
+    The first T of the K keys are the text tokens; a fusion may add keys of its own (`Fusion.keys_of_phrases`).
+    """
+
+    embedding: Tensor
+    attention: tuple[Tensor, ...]
