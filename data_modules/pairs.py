@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from contextcir.synthesis.pair_files import image_path, pair_key
+from contextcir.synthesis.pairs import image_path, pair_key
 from contextcir.synthesis.records import Pair
 from data_modules.annotations import AnnotationFile
 from data_modules.cirr import CIRR

@@ -18,20 +18,18 @@ from typing import Any, Literal
 from jsonargparse import ArgumentParser, Namespace
 
 from contextcir.phrases.parser import PhraseParser
-from contextcir.synthesis.card import write_card
-from contextcir.synthesis.collect import collect
 from contextcir.synthesis.describe import DescribeReference, DescribeSettings, DescribeTarget
-from contextcir.synthesis.duplicates import Duplicates
-from contextcir.synthesis.exports.export import Export, export
-from contextcir.synthesis.figures import count, spent
-from contextcir.synthesis.filters import Filter
+from contextcir.synthesis.filters.base import Filter
+from contextcir.synthesis.filters.repeats import Duplicates
+from contextcir.synthesis.filters.verdicts import sift
 from contextcir.synthesis.instruct import Instruct, InstructSettings
-from contextcir.synthesis.models import BudgetSpent, VisionLanguageModel
-from contextcir.synthesis.pair_files import ImageSource, PairSource
+from contextcir.synthesis.models.base import BudgetSpent, VisionLanguageModel
+from contextcir.synthesis.outputs.card import count, spent, write_card
+from contextcir.synthesis.outputs.exports.export import Export, export
+from contextcir.synthesis.outputs.manifest import write_manifest
+from contextcir.synthesis.outputs.sheet import LinkedImages, SheetImages, write_sheet
+from contextcir.synthesis.pairs import ImageSource, PairSource, collect
 from contextcir.synthesis.runner import Run, ask
-from contextcir.synthesis.sheet import LinkedImages, SheetImages, write_sheet
-from contextcir.synthesis.sift import sift
-from contextcir.synthesis.writer import write_manifest
 
 STAGES = ("pairs", "describe", "instruct", "filter", "write")
 BUDGET_SPENT = 3  # exit status, so that a job script can tell it from an error

@@ -5,10 +5,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from contextcir.synthesis.endpoint import Endpoint
-from contextcir.synthesis.exchange import ChatModel
-from contextcir.synthesis.models import Answer, Request, VisionLanguageModel
-from contextcir.synthesis.retries import Retries
+from contextcir.synthesis.models.base import Answer, Request, VisionLanguageModel
+from contextcir.synthesis.models.chat import ChatModel
+from contextcir.synthesis.models.endpoint import Endpoint
+from contextcir.synthesis.models.pacing import Retries
 
 SCHEMA: dict[str, Any] = {
     "type": "object",

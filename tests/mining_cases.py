@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from contextcir.synthesis.mining.encoder import ImageEncoder, OpenEncoder
-from contextcir.synthesis.mining.vectors import Floats, Vectors
+from contextcir.synthesis.mining.encoder import Floats, ImageEncoder, OpenEncoder, Vectors
 
 SIDE = 8
 

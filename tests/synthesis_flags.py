@@ -8,13 +8,13 @@ CONFIG = """
 seed: 3
 images: photos
 pairs:
-  class_path: contextcir.synthesis.pair_files.PairFile
+  class_path: contextcir.synthesis.pairs.PairFile
 model:
   class_path: tests.synthesis_model.ScriptedModel
 instruct:
   captions: [2]
 filters:
-  - class_path: contextcir.synthesis.filters.NamesNoImage
+  - class_path: contextcir.synthesis.filters.base.NamesNoImage
 write:
   val_share: 0.2
   phrases: tests.word_parser.WordParser

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
 
-from contextcir.synthesis.models import Answer, BudgetSpent, Request, VisionLanguageModel
+from contextcir.synthesis.models.base import Answer, BudgetSpent, Request, VisionLanguageModel
 
 
 class ScriptedModel(VisionLanguageModel):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from contextcir.synthesis.shards import read_stage
+from contextcir.synthesis.store import read_stage
 from experiments.synthesize import build_parser, main
 from tests.mining_cases import draw_photos
 from tests.scenes_flags import CONFIGS, draw

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
 from contextcir.synthesis.mining.duplicates import NearDuplicates, SameFile
-from contextcir.synthesis.mining.loading import perceptual_hash
+from contextcir.synthesis.mining.images import perceptual_hash
 
 DIGESTS = np.zeros((0, 16), np.uint8)
 

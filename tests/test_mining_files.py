@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from contextcir.synthesis.mining.files import list_images
+from contextcir.synthesis.mining.images import list_images
 from contextcir.synthesis.mining.store import EmbeddingStore, Loading
 from tests.mining_cases import PixelEncoder, draw_photos
 

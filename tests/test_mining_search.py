@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from contextcir.synthesis.mining.encoder import Vectors
 from contextcir.synthesis.mining.search import ApproximateSearch, ExactSearch, NeighbourSearch, SearchBySize
-from contextcir.synthesis.mining.vectors import Vectors
 from tests.mining_cases import grouped, save_vectors
 
 

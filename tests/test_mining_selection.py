@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contextcir.synthesis.mining.groups import BLOCK, find_groups
+from contextcir.synthesis.mining.neighbours import BLOCK, find_groups
 from contextcir.synthesis.mining.search import ExactSearch
 from contextcir.synthesis.mining.selection import AnyInBand, Band, Chosen, MostSimilar, Preference, Uses, choose_pairs
 from tests.mining_cases import grouped, save_vectors

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from contextcir.synthesis.pair_files import pair_key
+from contextcir.synthesis.pairs import pair_key
 from contextcir.synthesis.records import Pair
 from data_modules.pairs import CIRRPairs, HotelPairs, LaSCoPairs, ManifestPairs, SetPairs
 from tests.make_convertible import HOTEL, make_hotel, make_lasco_files

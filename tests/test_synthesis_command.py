@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from contextcir.synthesis.shards import read_stage
+from contextcir.synthesis.store import read_stage
 from experiments.synthesize import main
 from tests.scenes_flags import CONFIGS, draw
 from tests.synthesis_flags import PAIRS, REQUESTS, flags

@@ -5,24 +5,24 @@ from pathlib import Path
 
 import pytest
 
-from contextcir.synthesis.shards import read_stage
+from contextcir.synthesis.store import read_stage
 from experiments.synthesize import main
 from tests.make_data import write_image
 from tests.synthesis_flags import PAIRS, flags
 
 OVERLAY = """
 filters:
-  - class_path: contextcir.synthesis.filters.NamesNoImage
-  - class_path: contextcir.synthesis.filters.Consistent
+  - class_path: contextcir.synthesis.filters.base.NamesNoImage
+  - class_path: contextcir.synthesis.filters.base.Consistent
     init_args:
       consistency:
-        class_path: contextcir.synthesis.consistency.ClipConsistency
+        class_path: contextcir.synthesis.filters.consistency.ClipConsistency
         init_args: {{model: "local-dir:{clip}", pretrained: null, margin: 0.0, batch_size: 8}}
 write:
   exports:
-    - contextcir.synthesis.exports.cirr_rewritten.CIRRRewritten
-    - contextcir.synthesis.exports.hotel.HotelCIR
-    - contextcir.synthesis.exports.lasco.LaSCo
+    - contextcir.synthesis.outputs.exports.hotel.CIRRRewritten
+    - contextcir.synthesis.outputs.exports.hotel.HotelCIR
+    - contextcir.synthesis.outputs.exports.lasco.LaSCo
 """
 
 

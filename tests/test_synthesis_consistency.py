@@ -13,14 +13,14 @@ from PIL import Image
 
 from contextcir.encoders.backbone import OpenCLIPBackbone
 from contextcir.synthesis import sift as sift_module
-from contextcir.synthesis.clip_embeddings import ClipEmbeddings
-from contextcir.synthesis.consistency import ClipConsistency, measure
-from contextcir.synthesis.duplicates import Duplicates
-from contextcir.synthesis.filters import Consistent
+from contextcir.synthesis.filters.base import Consistent
+from contextcir.synthesis.filters.clip_embeddings import ClipEmbeddings
+from contextcir.synthesis.filters.consistency import ClipConsistency, measure
+from contextcir.synthesis.filters.repeats import Duplicates
+from contextcir.synthesis.filters.verdicts import sift
 from contextcir.synthesis.records import Description, Instruction, Pair
 from contextcir.synthesis.runner import Run
-from contextcir.synthesis.shards import Shard, read_stage, shard_path
-from contextcir.synthesis.sift import sift
+from contextcir.synthesis.store import Shard, read_stage, shard_path
 from tests.make_data import write_image
 
 WORDS = ["red", "dog", "cat", "blue", "star", "moon", "left", "table", "lamp", "green"]

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from contextcir.synthesis.exports.cirr_rewritten import CIRRRewritten
-from contextcir.synthesis.exports.export import Export, export
-from contextcir.synthesis.exports.hotel import HotelCIR
-from contextcir.synthesis.exports.lasco import LaSCo as LaSCoExport
+from contextcir.synthesis.outputs.exports.export import Export, export
+from contextcir.synthesis.outputs.exports.hotel import CIRRRewritten, HotelCIR
+from contextcir.synthesis.outputs.exports.lasco import LaSCo as LaSCoExport
+from contextcir.synthesis.outputs.manifest import write_manifest
 from contextcir.synthesis.records import Instruction, Pair, Verdict
-from contextcir.synthesis.shards import Shard, shard_path
-from contextcir.synthesis.writer import write_manifest
+from contextcir.synthesis.store import Shard, shard_path
 from data_modules import LaSCo, Manifest
 from data_modules.cirr import CIRR
 from data_modules.converters import HotelConverter, RewrittenConverter

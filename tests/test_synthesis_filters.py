@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contextcir.synthesis.duplicates import Duplicates
-from contextcir.synthesis.filters import (
+from contextcir.synthesis.filters.base import (
     Candidate,
     Consistency,
     Consistent,
@@ -20,11 +19,11 @@ from contextcir.synthesis.filters import (
     Length,
     NamesNoImage,
 )  # fmt: skip
-from contextcir.synthesis.leaks import LeaksNothing
+from contextcir.synthesis.filters.repeats import Duplicates, LeaksNothing
+from contextcir.synthesis.filters.verdicts import judge, sift
 from contextcir.synthesis.records import Description, Instruction, Pair, Verdict
 from contextcir.synthesis.runner import Run
-from contextcir.synthesis.shards import Shard, read_stage, shard_path
-from contextcir.synthesis.sift import judge, sift
+from contextcir.synthesis.store import Shard, read_stage, shard_path
 from tests.word_parser import WordParser
 
 SOFA = {"object": "sofa", "descriptors": ["red", "leather", "under the wide window"]}

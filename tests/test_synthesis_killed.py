@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from contextcir.synthesis.runner import GROUP
-from contextcir.synthesis.shards import read_stage
+from contextcir.synthesis.store import read_stage
 from experiments.synthesize import main
 from tests.synthesis_flags import REQUESTS, flags
 from tests.synthesis_model import asked

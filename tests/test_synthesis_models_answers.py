@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contextcir.synthesis.structured import DEEPEST, Flaw, find_object, parse
+from contextcir.synthesis.models.answers import DEEPEST, Flaw, find_object, parse
 
 pytest.importorskip("jsonschema")
 ANY = {"type": "object"}

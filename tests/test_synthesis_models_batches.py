@@ -5,12 +5,10 @@ import json
 
 import pytest
 
-from contextcir.synthesis.accounting import Budget
-from contextcir.synthesis.batch_endpoint import BatchEndpoint
-from contextcir.synthesis.exchange import ChatModel
-from contextcir.synthesis.images import ImageLimits
-from contextcir.synthesis.models import BudgetSpent
-from contextcir.synthesis.troubles import ServerError
+from contextcir.synthesis.models.base import Budget, BudgetSpent
+from contextcir.synthesis.models.batch_endpoint import BatchEndpoint
+from contextcir.synthesis.models.chat import ChatModel, ImageLimits
+from contextcir.synthesis.models.client import ServerError
 from tests.asking import GOOD, QUICK, ask, request, requests
 from tests.model_faults import Reply, broken, error, no_format, raw, refuses, says
 from tests.model_server import ModelServer
@@ -175,7 +173,7 @@ def test_a_batch_whose_creation_was_not_answered_is_found_and_not_made_twice(ser
 
 @pytest.mark.parametrize("step", ["upload", "create", "after"])
 def test_a_kill_while_a_batch_is_sent_loses_and_doubles_nothing(server, tmp_path, monkeypatch, step):
-    from contextcir.synthesis.batch_server import BatchServer
+    from contextcir.synthesis.models.batch_server import BatchServer
 
     class Killed(BaseException):
         pass

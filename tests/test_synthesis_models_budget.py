@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contextcir.synthesis.accounting import Account, Budget, Prices
-from contextcir.synthesis.exchange import ChatModel
-from contextcir.synthesis.models import BudgetSpent
+from contextcir.synthesis.models.base import Account, Budget, BudgetSpent, Prices
+from contextcir.synthesis.models.chat import ChatModel
 from tests.asking import GOOD, ask, endpoint, requests
 from tests.model_faults import Reply, broken, cut, slow
 from tests.model_server import ModelServer

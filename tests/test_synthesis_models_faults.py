@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from contextcir.synthesis.exchange import ChatModel
-from contextcir.synthesis.troubles import LARGEST, ServerError
+from contextcir.synthesis.models.chat import ChatModel
+from contextcir.synthesis.models.client import LARGEST, ServerError
 from tests.asking import GOOD, QUICK, ask, endpoint, request, requests
 from tests.model_faults import (
     Reply,

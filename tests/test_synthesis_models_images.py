@@ -6,7 +6,7 @@ from base64 import b64decode
 import pytest
 from PIL import Image
 
-from contextcir.synthesis.images import ImageLimits
+from contextcir.synthesis.models.chat import ImageLimits
 from tests.asking import GOOD, ask, endpoint, request
 from tests.model_server import ModelServer
 

@@ -6,12 +6,11 @@ import traceback
 
 import pytest
 
-from contextcir.synthesis.batch_endpoint import BatchEndpoint
-from contextcir.synthesis.exchange import ChatModel
-from contextcir.synthesis.keys import check_url, printable, read_key
-from contextcir.synthesis.models import BudgetSpent
-from contextcir.synthesis.retries import Retries
-from contextcir.synthesis.troubles import ServerError
+from contextcir.synthesis.models.base import BudgetSpent
+from contextcir.synthesis.models.batch_endpoint import BatchEndpoint
+from contextcir.synthesis.models.chat import ChatModel
+from contextcir.synthesis.models.client import ServerError, check_url, printable, read_key
+from contextcir.synthesis.models.pacing import Retries
 from tests.asking import GOOD, QUICK, ask, endpoint, requests
 from tests.model_faults import broken, cut, error, refuses, says
 from tests.model_server import ModelServer

@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image
 
-from contextcir.synthesis.local_model import LocalModel
+from contextcir.synthesis.models.local import LocalModel
 from tests.asking import GOOD, ask, request, requests
 
 pytest.importorskip("jsonschema")

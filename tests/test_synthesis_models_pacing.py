@@ -10,9 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contextcir.synthesis.pacing import Pace, Pacer
-from contextcir.synthesis.parallel import in_parallel
-from contextcir.synthesis.retries import Retries, retry_after
+from contextcir.synthesis.models.pacing import Pace, Pacer, Retries, in_parallel, retry_after
 from tests.asking import GOOD, ask, endpoint, requests
 from tests.model_server import ModelServer
 

@@ -7,10 +7,10 @@ import pytest
 import yaml
 from jsonargparse import ArgumentParser
 
-from contextcir.synthesis.batch_endpoint import BatchEndpoint
-from contextcir.synthesis.endpoint import Endpoint
-from contextcir.synthesis.exchange import ChatModel
-from contextcir.synthesis.models import VisionLanguageModel
+from contextcir.synthesis.models.base import VisionLanguageModel
+from contextcir.synthesis.models.batch_endpoint import BatchEndpoint
+from contextcir.synthesis.models.chat import ChatModel
+from contextcir.synthesis.models.endpoint import Endpoint
 from tests.asking import endpoint
 
 
@@ -24,7 +24,7 @@ def from_yaml(text):
 def test_an_endpoint_is_set_up_in_yaml():
     made = from_yaml("""
 model:
-  class_path: contextcir.synthesis.endpoint.Endpoint
+  class_path: contextcir.synthesis.models.endpoint.Endpoint
   init_args:
     url: http://gpu7:8000/v1/
     chat:
@@ -48,11 +48,11 @@ model:
 def test_batches_and_local_models_are_set_up_in_yaml(tmp_path):
     made = from_yaml(f"""
 model:
-  class_path: contextcir.synthesis.batch_endpoint.BatchEndpoint
+  class_path: contextcir.synthesis.models.batch_endpoint.BatchEndpoint
   init_args: {{folder: {tmp_path}, chat: {{model: gpt, extra: {{reasoning_effort: low}}}}}}
 """)
     assert isinstance(made, BatchEndpoint) and made.chat.extra == {"reasoning_effort": "low"}
-    local = "{class_path: contextcir.synthesis.local_model.LocalModel, init_args: {model: some/model}}"
+    local = "{class_path: contextcir.synthesis.models.local.LocalModel, init_args: {model: some/model}}"
     assert from_yaml(f"model: {local}").name == "some/model"
 
 
@@ -72,7 +72,7 @@ def test_settings_that_make_no_sense_are_errors(wrong, words):
 
 def test_nothing_of_the_extras_is_imported_before_it_is_used():
     names = ("openai", "httpx2", "jsonschema", "transformers", "torch")
-    modules = "endpoint, contextcir.synthesis.batch_endpoint, contextcir.synthesis.local_model"
+    modules = "endpoint, contextcir.synthesis.models.batch_endpoint, contextcir.synthesis.models.local"
     code = f"import sys, contextcir.synthesis.{modules}\nprint([name for name in {names} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert found.stdout.strip() == "[]"

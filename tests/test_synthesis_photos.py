@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from contextcir.synthesis.shards import read_stage
+from contextcir.synthesis.store import read_stage
 from data_modules import Manifest
 from experiments.synthesize import BUDGET_SPENT, STAGES, main
 from tests.make_data import preprocess
@@ -28,13 +28,13 @@ pairs:
     loading: {{workers: 0}}
     band: {{low: -1.0, high: 1.0}}
 filters:
-  - contextcir.synthesis.filters.Length
-  - contextcir.synthesis.filters.Language
-  - contextcir.synthesis.leaks.LeaksNothing
-  - class_path: contextcir.synthesis.filters.Consistent
+  - contextcir.synthesis.filters.base.Length
+  - contextcir.synthesis.filters.base.Language
+  - contextcir.synthesis.filters.repeats.LeaksNothing
+  - class_path: contextcir.synthesis.filters.base.Consistent
     init_args:
       consistency:
-        class_path: contextcir.synthesis.consistency.ClipConsistency
+        class_path: contextcir.synthesis.filters.consistency.ClipConsistency
         init_args: {{model: "local-dir:{clip}", pretrained: null, margin: -1.0, slack: 2.0}}
 """
 
@@ -78,7 +78,7 @@ def flags(photos: Path, out: Path, url: str, clip: Path) -> list[str]:
         f"--out={out}",
         f"--model.url={url}",
         "--duplicates.per_run=null",
-        "--write.exports+=contextcir.synthesis.exports.lasco.LaSCo",
+        "--write.exports+=contextcir.synthesis.outputs.exports.lasco.LaSCo",
     ]
 
 

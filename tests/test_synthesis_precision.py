@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from contextcir.synthesis.records import Instruction, Pair, Verdict
-from contextcir.synthesis.shards import Shard, shard_path
+from contextcir.synthesis.store import Shard, shard_path
 from data_modules.scenes.describer import SceneGraphs
 from data_modules.scenes.truth import Judgement
 from data_modules.scenes.writer import Size, write_scenes

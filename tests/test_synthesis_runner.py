@@ -7,14 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from contextcir.synthesis.collect import collect
 from contextcir.synthesis.describe import DescribeReference
-from contextcir.synthesis.group_writer import GroupWriter
-from contextcir.synthesis.lookup import Lookup
-from contextcir.synthesis.models import Answer, BudgetSpent, Request, VisionLanguageModel
-from contextcir.synthesis.pair_files import PairFile, pair_key
+from contextcir.synthesis.models.base import Answer, BudgetSpent, Request, VisionLanguageModel
+from contextcir.synthesis.pairs import PairFile, collect, pair_key
 from contextcir.synthesis.runner import Run, Tally, ask
-from contextcir.synthesis.shards import Shard, read_stage
+from contextcir.synthesis.store import GroupWriter, Lookup, Shard, read_stage
 from tests.synthesis_model import ScriptedModel, write_pairs
 
 COUNT = 40

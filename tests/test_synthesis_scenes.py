@@ -9,7 +9,7 @@ from jsonschema import Draft202012Validator
 
 from contextcir.synthesis.describe import OBJECTS
 from contextcir.synthesis.instruct import TEXTS
-from contextcir.synthesis.models import Answer, Request
+from contextcir.synthesis.models.base import Answer, Request
 from contextcir.synthesis.records import Pair
 from data_modules.scenes.describer import SceneDescriber, SceneGraphs
 from data_modules.scenes.differences import difference

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contextcir.synthesis.split import Components, choose
+from contextcir.synthesis.outputs.manifest import Components, choose
 
 IMAGES = st.sampled_from("abcdefghij")
 

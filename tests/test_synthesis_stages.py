@@ -5,15 +5,14 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator
 
-from contextcir.synthesis.collect import collect
 from contextcir.synthesis.describe import OBJECTS, DescribeReference, DescribeSettings, DescribeTarget
 from contextcir.synthesis.instruct import STYLES, TEXTS, Instruct, InstructSettings
-from contextcir.synthesis.models import Answer
-from contextcir.synthesis.pair_files import PairFile
+from contextcir.synthesis.models.base import Answer
+from contextcir.synthesis.pairs import PairFile, collect
 from contextcir.synthesis.records import Description, Instruction
 from contextcir.synthesis.runner import Run, ask
-from contextcir.synthesis.shards import read_stage
 from contextcir.synthesis.stages import Item, Unusable, plain
+from contextcir.synthesis.store import read_stage
 from tests.synthesis_model import ScriptedModel, write_pairs
 
 IMAGES = Path("photos")

@@ -8,12 +8,11 @@ from urllib.parse import unquote
 
 import pytest
 
-from contextcir.synthesis.card import cell, fenced, write_card
-from contextcir.synthesis.figures import count
+from contextcir.synthesis.outputs.card import cell, count, fenced, write_card
+from contextcir.synthesis.outputs.manifest import write_manifest
+from contextcir.synthesis.outputs.sheet import EmbeddedImages, LinkedImages, write_sheet
 from contextcir.synthesis.records import Description, Failure, Instruction, Pair, Verdict
-from contextcir.synthesis.shards import Shard, shard_path
-from contextcir.synthesis.sheet import EmbeddedImages, LinkedImages, write_sheet
-from contextcir.synthesis.writer import write_manifest
+from contextcir.synthesis.store import Shard, shard_path
 from data_modules.manifest import Manifest
 from tests.make_data import write_image
 from tests.word_parser import WordParser

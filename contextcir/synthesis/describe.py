@@ -5,12 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from contextcir.synthesis.lookup import Lookup
-from contextcir.synthesis.models import Answer, Request
+from contextcir.synthesis.models.base import Answer, Request
 from contextcir.synthesis.prompts import Prompt, load_prompt
 from contextcir.synthesis.records import Description, Pair, Stored
-from contextcir.synthesis.shards import read_stage
 from contextcir.synthesis.stages import Item, Stage, Unusable, provenance, read_objects, seed_of
+from contextcir.synthesis.store import Lookup, read_stage
 
 OBJECTS = {
     "type": "object",

@@ -6,12 +6,11 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from contextcir.synthesis.lookup import Lookup
-from contextcir.synthesis.models import Answer, Request
+from contextcir.synthesis.models.base import Answer, Request
 from contextcir.synthesis.prompts import Prompt, load_prompt
 from contextcir.synthesis.records import Description, Instruction, Pair, Stored
-from contextcir.synthesis.shards import read_stage
 from contextcir.synthesis.stages import Item, Stage, Unusable, plain, provenance, seed_of
+from contextcir.synthesis.store import Lookup, read_stage
 
 TEXTS = {
     "type": "object",

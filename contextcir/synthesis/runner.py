@@ -13,11 +13,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from contextcir.synthesis.group_writer import GroupWriter
-from contextcir.synthesis.models import Answer, BudgetSpent, Request, VisionLanguageModel
+from contextcir.synthesis.models.base import Answer, BudgetSpent, Request, VisionLanguageModel
 from contextcir.synthesis.records import Failure
-from contextcir.synthesis.shards import Shard, mine, read_stage, shard_path
 from contextcir.synthesis.stages import Item, Stage, Unusable, plain
+from contextcir.synthesis.store import GroupWriter, Shard, mine, read_stage, shard_path
 
 GROUP = 64  # answers that wait to be written, at most
 Outcome = list[dict[str, Any]] | Failure  # records of one answer, which go to the disk together, or why there are none

@@ -6,7 +6,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from contextcir.synthesis.models import Answer, Request
+from contextcir.synthesis.models.base import Answer, Request
 from contextcir.synthesis.prompts import Prompt
 from contextcir.synthesis.records import Stored
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from contextcir.synthesis.models import Answer, Request, VisionLanguageModel
+from contextcir.synthesis.models.base import Answer, Request, VisionLanguageModel
 from data_modules.scenes.differences import difference
 from data_modules.scenes.edits import Edit
 from data_modules.scenes.graph import PLACES, Scene, SceneObject

@@ -14,10 +14,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from contextcir.synthesis.consistency import ClipConsistency
-from contextcir.synthesis.pair_files import pair_key
+from contextcir.synthesis.filters.consistency import ClipConsistency
+from contextcir.synthesis.pairs import pair_key
 from contextcir.synthesis.records import Instruction, Pair
-from contextcir.synthesis.shards import Shard, shard_path
+from contextcir.synthesis.store import Shard, shard_path
 from data_modules.cirr import CIRR
 from experiments.benchmarks.command import command
 

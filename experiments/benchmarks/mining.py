@@ -16,13 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from contextcir.files import whole_array
 from contextcir.synthesis.mining.duplicates import NearDuplicates
-from contextcir.synthesis.mining.groups import find_groups
-from contextcir.synthesis.mining.neighbours import NeighbourTable
+from contextcir.synthesis.mining.encoder import BLOCK, Vectors
+from contextcir.synthesis.mining.neighbours import NeighbourTable, find_groups
 from contextcir.synthesis.mining.search import ApproximateSearch
 from contextcir.synthesis.mining.selection import Band, MostSimilar, Uses, choose_pairs
-from contextcir.synthesis.mining.vectors import BLOCK, Vectors
-from contextcir.synthesis.mining.whole_files import whole_array
 from experiments.benchmarks.command import command
 
 GROUP = 20  # vectors around each centre

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from contextcir.synthesis.endpoint import Endpoint
-from contextcir.synthesis.exchange import ChatModel
-from contextcir.synthesis.models import Request
+from contextcir.synthesis.models.base import Request
+from contextcir.synthesis.models.chat import ChatModel
+from contextcir.synthesis.models.endpoint import Endpoint
 from experiments.benchmarks.command import command
 from experiments.benchmarks.instant_server import instant_server
 

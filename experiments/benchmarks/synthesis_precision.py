@@ -14,9 +14,8 @@ from pathlib import Path
 
 from jsonargparse import auto_cli
 
-from contextcir.synthesis.lookup import Lookup
 from contextcir.synthesis.records import Instruction
-from contextcir.synthesis.shards import read_stage
+from contextcir.synthesis.store import Lookup, read_stage
 from data_modules.scenes.describer import SceneGraphs
 from data_modules.scenes.truth import Judgement, judge
 from experiments.study_statistics import LEVEL

@@ -2,9 +2,9 @@
 
 from contextcir.synthesis.mining.duplicates import NearDuplicates, SameFile
 from contextcir.synthesis.mining.encoder import ClipEncoder, ImageEncoder
+from contextcir.synthesis.mining.pairs import MinedPairs
 from contextcir.synthesis.mining.search import ApproximateSearch, ExactSearch, SearchBySize
 from contextcir.synthesis.mining.selection import AnyInBand, Band, MostSimilar, Uses
-from contextcir.synthesis.mining.source import MinedPairs
 from contextcir.synthesis.mining.store import Loading
 
 __all__ = [

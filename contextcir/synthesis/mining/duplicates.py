@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from contextcir.synthesis.mining.loading import Bytes
+from contextcir.synthesis.mining.images import Bytes
 
 BITS = 64
 BLOCK = 8192

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from contextcir.synthesis.mining.vectors import Floats, Vectors
+from contextcir.synthesis.mining.encoder import Floats, Vectors
 
 NONE = -1
 

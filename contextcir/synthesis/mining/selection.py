@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from contextcir.synthesis.mining.vectors import Floats
+from contextcir.synthesis.mining.encoder import Floats
 
 
 @dataclass(frozen=True)

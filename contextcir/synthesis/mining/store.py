@@ -10,11 +10,17 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from contextcir.synthesis.mining.encoder import ImageEncoder, normalised
-from contextcir.synthesis.mining.files import Listing, list_images
-from contextcir.synthesis.mining.loading import DIGEST, PRINT, ImageFiles, LoadedImage, load_imagehash
-from contextcir.synthesis.mining.vectors import Vectors
-from contextcir.synthesis.mining.whole_files import read_json, whole_array, whole_file, write_json
+from contextcir.files import read_json, whole_array, whole_file, write_json
+from contextcir.synthesis.mining.encoder import ImageEncoder, Vectors, normalised
+from contextcir.synthesis.mining.images import (
+    DIGEST,
+    PRINT,
+    ImageFiles,
+    Listing,
+    LoadedImage,
+    list_images,
+    load_imagehash,
+)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,133 @@
+"""Consistency by a CLIP: a text must lead from the reference to the target, and not to something else."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from heapq import nsmallest
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contextcir.files import whole_file
+from contextcir.synthesis.filters.base import Consistency
+from contextcir.synthesis.filters.clip_embeddings import ClipEmbeddings
+from contextcir.synthesis.filters.repeats import digest
+from contextcir.synthesis.records import Pair
+from contextcir.synthesis.store import read_stage
+
+Vector = NDArray[np.floating]
+SAMPLE = 1024  # texts whose mean is what texts have in common
+FEWEST = 32  # with these few, it tells texts apart about as well
+
+
+class ClipConsistency(Consistency):
+    """Compares where a text points with where the target lies from the reference, in the space of a CLIP.
+
+    ``direction`` is cos(x - m, t - r): x, r and t are the embeddings of text, reference and target, all of length 1,
+    and m is the mean of x over texts of the same synthesis. It is the directional similarity of StyleGAN-NADA (Gal et
+    al., 2022), by which InstructPix2Pix (Brooks et al., CVPR 2023) keeps examples; as there is no text of the
+    reference here, m stands in its place. Without m the sum tells less, for all texts lie in one corner of the space.
+    Below 0 a text fits the reference better than the target, compared with other texts; between 0 and ``margin`` it
+    hardly moves. ``lead`` is ``direction`` less the highest cos(x - m, n - r) of the other images n of the pair's
+    image set; where it is below -``slack``, the text fits one of these better. Pairs without a set have no ``lead``.
+
+    Args:
+        model: Name that open_clip knows, ``local-dir:FOLDER``, or ``scenes-vit`` for the embedded one.
+        pretrained: Tag or file of its weights; null for a folder and for the embedded model.
+        margin: The least direction.
+        slack: How far an image of the set may be ahead of the target.
+        device: "cuda", "cuda:1", "cpu"; null for a GPU where there is one.
+        batch_size: Images, and texts, that the model sees at a time.
+        workers: Threads that read images.
+
+    Raises (when it first scores):
+        ValueError: if the model can't be loaded, or there are fewer than 32 texts in the synthesis.
+    """
+
+    def __init__(
+        self,
+        model: str = "ViT-B-32-quickgelu",
+        pretrained: str | None = "openai",
+        margin: float = 0.05,
+        slack: float = 0.4,
+        device: str | None = None,
+        batch_size: int = 64,
+        workers: int = 8,
+    ) -> None:
+        if batch_size < 1 or workers < 1 or slack < 0 or not -1 <= margin < 1:
+            raise ValueError(
+                "ClipConsistency needs batch_size and workers of at least 1, slack of at least 0 and margin from -1 "
+                f"to 1, got {batch_size}, {workers}, {slack} and {margin}: change --filters"
+            )
+        self.model = model
+        self.pretrained = pretrained
+        self.margin = margin
+        self.slack = slack
+        self.device = device
+        self.batch_size = batch_size
+        self.workers = workers
+
+    def begin(self, folder: Path, images: Path) -> None:
+        self.clip = ClipEmbeddings(
+            self.model, self.pretrained, self.device, self.batch_size, self.workers, folder, images
+        )
+        self.__dict__.pop("origin", None)
+
+    def score(self, pairs: Sequence[Pair], captions: Sequence[str]) -> list[dict[str, float]]:
+        texts = self.clip.texts(captions) - self.origin  # (B, E)
+        images = self.clip.of_images([path for pair in pairs for path in _paths(pair)])
+        return [
+            measure(text, *([images[path] for path in _paths(pair)]))
+            if all(map(images.__contains__, _paths(pair)))
+            else {}
+            for pair, text in zip(pairs, texts, strict=True)
+        ]
+
+    def reason(self, scores: dict[str, float]) -> str | None:
+        if not scores:
+            return "unreadable image"
+        if scores["direction"] < self.margin:
+            return "fits the reference" if scores["direction"] < 0 else "does not move"
+        return "fits a neighbour" if scores.get("lead", 0.0) < -self.slack else None
+
+    @cached_property
+    def origin(self) -> Vector:
+        """What the texts of the synthesis have in common, (E,): the same for all its shards, and after a restart."""
+        path = self.clip.folder / "filter-images" / f"texts-{self.clip.digest[:16]}.npy"
+        if not path.is_file():
+            records = ((record["key"], record["caption"]) for record in read_stage(self.clip.folder, "instruct"))
+            chosen = nsmallest(SAMPLE, records, key=lambda record: (digest(record[0]), record[0]))
+            if len(chosen) < FEWEST:
+                raise ValueError(
+                    f"{len(chosen)} texts in {self.clip.folder / 'instruct'} are too few to know what texts have in "
+                    f"common: ClipConsistency needs {FEWEST}; take it out of --filters"
+                )
+            mean = self.clip.texts([caption for _, caption in chosen]).mean(axis=0)  # (E,)
+            with whole_file(path) as file:
+                np.save(file, mean)
+        return np.load(path)
+
+
+def measure(text: Vector, reference: Vector, target: Vector, *neighbours: Vector) -> dict[str, float]:
+    """Return ``direction`` and ``lead`` of a text (E,) less the mean of texts; images (E,) of length 1.
+
+    Figures have four decimals, and decide as they are written.
+    """
+    direction = cosine(text, target - reference)
+    scores = {"direction": round(direction, 4)}
+    if neighbours:
+        best = max(cosine(text, neighbour - reference) for neighbour in neighbours)
+        scores["lead"] = round(direction - best, 4)
+    return scores
+
+
+def cosine(one: Vector, other: Vector) -> float:
+    """Return the cosine of two vectors (E,), 0 where one of them is zero."""
+    lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
+    return float(one @ other) / lengths if lengths > 0 else 0.0
+
+
+def _paths(pair: Pair) -> list[str]:
+    """Return reference, target, and the others of the image set."""
+    own = [pair.reference, pair.target]
+    return own + [path for path in pair.image_set if path not in own]

@@ -1,0 +1,206 @@
+"""Pairs from a folder of images and nothing else.
+
+The work of `MinedPairs`: from the images of a folder to pairs, step by step, each kept on the disk.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from copy import copy
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contextcir.files import whole_file, write_json
+from contextcir.synthesis.mining.duplicates import DuplicateRule, NearDuplicates, SameFile
+from contextcir.synthesis.mining.encoder import ClipEncoder, Floats, ImageEncoder
+from contextcir.synthesis.mining.neighbours import NeighbourTable, find_groups
+from contextcir.synthesis.mining.search import NeighbourSearch, SearchBySize
+from contextcir.synthesis.mining.selection import Band, MostSimilar, Preference, Uses, choose_pairs
+from contextcir.synthesis.mining.store import EmbeddingStore, Loading
+from contextcir.synthesis.pairs import pair_key
+from contextcir.synthesis.records import Pair
+
+if TYPE_CHECKING:
+    from contextcir.synthesis.mining.pairs import MinedPairs
+
+
+@dataclass
+class Mining:
+    """`MinedPairs` at work on a folder of images.
+
+    ``unreadable.json`` and ``duplicates.jsonl`` in ``work`` name all images that are left out, ``report.json`` counts.
+    """
+
+    settings: "MinedPairs"
+    store: EmbeddingStore
+    work: Path
+
+    def pairs(self) -> Iterator[Pair]:
+        """Yield the pairs."""
+        self.store.embed()
+        self.store.assemble()
+        listing = self.store.listing()
+        table = NeighbourTable(self.work, self.store.vectors)
+        settings = self.settings
+        names = self.store.array("places")
+        about = {name: _described(getattr(settings, name)) for name in ("duplicates", "search", "neighbours", "seed")}
+        kept = table.make(about, lambda: self._distinct(listing.images, names), settings.search, settings.neighbours)
+        vectors, (places, similarities) = table.vectors(kept), table.read()
+        chosen = choose_pairs(places, similarities, settings.band, settings.uses, settings.preference, settings.seed)
+        counts: Counter[str] = Counter()
+        paths = [listing.images[place] for place in names[kept].tolist()]
+        groups = find_groups(
+            islice(chosen, settings.most), places, similarities, vectors, settings.band, settings.group
+        )
+        for pair, group in groups:
+            counts["pairs"] += 1
+            counts["pairs with a smaller group"] += 0 < len(group) < settings.group
+            reference, target = paths[pair.reference], paths[pair.target]
+            members = tuple(paths[place] for place in group)
+            similarity = round(pair.similarity, 6)
+            yield Pair(pair_key(reference, target), reference, target, members, similarity, settings.source)
+        self._report(listing.others, len(names), similarities, counts)
+
+    def _distinct(self, images: list[str], names: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return which images are no duplicates; the others go to a file."""
+        digests, prints = self.store.array("digests"), self.store.array("prints")
+        same = SameFile().originals(digests, prints)
+        originals = self.settings.duplicates.originals(digests, prints)
+        left_out = np.flatnonzero(originals != np.arange(len(originals)))
+        with whole_file(self.work / "duplicates.jsonl") as file:
+            for place in left_out.tolist():
+                file.write(_line(images, names, place, int(originals[place]), bool(same[place] != place)))
+        return np.flatnonzero(originals == np.arange(len(originals)))
+
+    def _report(self, others: dict[str, int], readable: int, similarities: Floats, counts: Counter[str]) -> None:
+        """Count, with how similar the nearest neighbours are: by that a band is chosen."""
+        inside = [self.settings.band.holds(block).any(axis=1) for block in np.array_split(similarities, 64)]
+        nearest = similarities[:, 0][np.isfinite(similarities[:, 0])]
+        tenths = np.quantile(nearest, np.arange(0.1, 1, 0.1)).round(4).tolist() if len(nearest) else []
+        report: dict[str, Any] = {
+            "files that are no images": others,
+            "unreadable": self.store.unreadable(),
+            "readable": readable,
+            "duplicates": readable - len(similarities),
+            "searched": len(similarities),
+            "without a neighbour inside the band": len(similarities) - int(np.concatenate(inside).sum()),
+            "similarity of the nearest neighbour, tenths": tenths,
+            **counts,
+        }
+        write_json(self.work / "report.json", report)
+
+
+def _described(value: Any) -> Any:
+    """Return plain values that tell settings apart."""
+    if hasattr(value, "__dict__"):
+        return {"class": type(value).__name__, **{name: _described(each) for name, each in vars(value).items()}}
+    return value
+
+
+def _line(images: list[str], names: NDArray[np.int64], place: int, original: int, same: bool) -> bytes:
+    values = {"image": images[names[place]], "of": images[names[original]], "same_file": same}
+    return json.dumps(values).encode() + b"\n"
+
+
+class MinedPairs:
+    """Pairs of images that look alike, but not too much, found by their embeddings.
+
+    Images are embedded, duplicates left out (the first by path stays), the nearest neighbours of each image found, and
+    of these the pairs chosen whose similarity is inside a band. A pair has a group of images that look like it.
+
+    Args:
+        encoder: Makes embeddings; null for open_clip's ViT-B-32 of LAION-2B.
+        loading: How images are read.
+        duplicates: Which images are the same; null for near-duplicates.
+        search: How neighbours are found; null for exactly up to 20,000 images, and approximately beyond.
+        neighbours: How many are found for each image.
+        band: How similar the images of a pair are.
+        uses: How often an image is used.
+        preference: Which image of those possible is the target; null for the most similar.
+        group: Images in a group, with reference and target; 0 for no groups.
+        most: Pairs at most; null for all.
+        seed: Draws the order of the references.
+        source: What `Pair.source` is to say.
+        images: Folder of the images; null for that of the synthesis.
+        work: Folder for what is found on the way; null for pairs-work in that of the synthesis. Several syntheses of
+            the same images may share one, one after the other: their images are embedded once.
+
+    Raises:
+        ValueError: if a number is out of range.
+    """
+
+    def __init__(
+        self,
+        encoder: ImageEncoder | None = None,
+        loading: Loading = Loading(),  # noqa: B008  (immutable, as the next two)
+        duplicates: DuplicateRule | None = None,
+        search: NeighbourSearch | None = None,
+        neighbours: int = 50,
+        band: Band = Band(),  # noqa: B008
+        uses: Uses = Uses(),  # noqa: B008
+        preference: Preference | None = None,
+        group: int = 6,
+        most: int | None = None,
+        seed: int = 0,
+        source: str = "mined",
+        images: Path | None = None,
+        work: Path | None = None,
+    ) -> None:
+        if neighbours < 1 or not 0 <= group <= 6 or (most is not None and most < 1):
+            raise ValueError(
+                f"neighbours and most must be at least 1, and group from 0 to 6, got {neighbours}, {most} and {group}: "
+                "change --pairs.neighbours, --pairs.most or --pairs.group"
+            )
+        self.encoder = encoder or ClipEncoder()
+        self.loading = loading
+        self.duplicates = duplicates or NearDuplicates()
+        self.search = search or SearchBySize()
+        self.neighbours = neighbours
+        self.band = band
+        self.uses = uses
+        self.preference = preference or MostSimilar()
+        self.group = group
+        self.most = most
+        self.seed = seed
+        self.source = source
+        self.images = images
+        self.work = work
+
+    def within(self, images: Path, work: Path) -> "MinedPairs":
+        """Return the pairs of the images below a folder; settings of its own for these two go before."""
+        located = copy(self)
+        located.images, located.work = self.images or images, self.work or work
+        return located
+
+    def prepare(self, index: int, count: int) -> str:
+        """Embed part ``index`` of ``count`` of the images; return a line about it.
+
+        Raises:
+            ValueError, FileNotFoundError: as `pairs`.
+        """
+        left = self._mining().store.embed(index, count)
+        done = f"pairs: part {index} of {count} is embedded"
+        return (
+            f"{done}, {left:,} images are left to other parts"
+            if left
+            else f"{done}, and so are all: go on without --shard"
+        )
+
+    def pairs(self) -> Iterator[Pair]:
+        """Yield the pairs, the same ones in the same order every time.
+
+        Raises:
+            ValueError, FileNotFoundError: if there are no images, none can be read, or the model can't be loaded.
+        """
+        return self._mining().pairs()
+
+    def _mining(self) -> Mining:
+        if self.images is None or self.work is None:
+            raise ValueError("mined pairs need a folder of images and one to work in: set images and work")
+        images, work = Path(self.images).expanduser(), Path(self.work).expanduser()
+        return Mining(self, EmbeddingStore(work, images, self.encoder, self.loading), work)

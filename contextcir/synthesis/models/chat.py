@@ -1,0 +1,243 @@
+"""A request to a chat model and what comes back, with one correction where the answer is not what was asked for.
+
+Images as data URLs.
+"""
+
+import io
+import json
+import warnings
+from base64 import b64decode, b64encode
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from contextcir.synthesis.models.answers import LARGEST, NAMES, Dialect, Flaw, parse
+from contextcir.synthesis.models.base import Answer, Prices, Request, Usage, add, none_used
+from contextcir.synthesis.models.client import printable
+
+KINDS = {"JPEG": "image/jpeg", "PNG": "image/png"}
+
+
+@dataclass(frozen=True)
+class ImageLimits:
+    """How images are sent: as they are on disk where they are small JPEG or PNG files, else scaled down as JPEG.
+
+    Args:
+        longest_side: Pixels; larger images are scaled down.
+        largest_file: Bytes; larger files are encoded anew.
+        quality: Of JPEG, where one is written.
+        tokens: The most that one image of this size costs in tokens, for budgets and rate limits before the answer.
+    """
+
+    longest_side: int = 1024
+    largest_file: int = 1_000_000
+    quality: int = 90
+    tokens: int = 2000
+
+    def __post_init__(self) -> None:
+        if self.longest_side < 1 or self.largest_file < 1 or not 1 <= self.quality <= 95 or self.tokens < 0:
+            raise ValueError(f"images need sizes of at least 1 and a quality from 1 to 95, got {self}")
+
+    def data_url(self, path: Path) -> str:
+        """Return an image file as a data URL.
+
+        Raises:
+            ValueError: if it is no image that can be read, in one line that names the file.
+        """
+        try:
+            content = path.read_bytes()
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                with Image.open(io.BytesIO(content)) as image:
+                    as_it_is = image.format in KINDS and len(content) <= self.largest_file
+                    if as_it_is and max(image.size) <= self.longest_side:
+                        return _url(KINDS[str(image.format)], content)
+                    return _url("image/jpeg", self._encode(image))
+        except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            said = str(error).partition("\n")[0].replace(str(path), path.name)
+            raise ValueError(f"{path}: no image that can be read: {said}") from None
+        except Image.DecompressionBombWarning:
+            raise ValueError(f"{path}: the image has too many pixels") from None
+
+    def _encode(self, image: Image.Image) -> bytes:
+        image.draft("RGB", (self.longest_side, self.longest_side))  # JPEG decodes faster at a half, quarter, eighth
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
+            ground = Image.new("RGBA", upright.size, "white")
+            upright = Image.alpha_composite(ground, upright.convert("RGBA"))
+        upright = upright.convert("RGB")
+        upright.thumbnail((self.longest_side, self.longest_side))
+        buffer = io.BytesIO()
+        upright.save(buffer, "JPEG", quality=self.quality)
+        return buffer.getvalue()
+
+
+def _url(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{b64encode(content).decode()}"
+
+
+def decoded(url: str) -> Image.Image:
+    """Return the image of a data URL of ours."""
+    return Image.open(io.BytesIO(b64decode(url.partition(",")[2]))).convert("RGB")
+
+
+CORRECTED = ("not JSON", "several objects", "not the schema", "unsafe text")  # flaws that are worth another request
+QUOTED = 8000  # characters of a flawed answer that are shown again
+
+
+@dataclass(frozen=True)
+class ChatModel:
+    """Which model is asked, and how.
+
+    Args:
+        model: Its name on the server.
+        max_tokens: The longest answer.
+        temperature: Of sampling; null for the server's.
+        format: How JSON is asked for at first: strict, json_schema, json_object or text. Where the server refuses it,
+            the next one is tried, and kept.
+        corrections: Requests that show the model what was wrong with its answer.
+        images: How images are sent.
+        prices: What the server charges.
+        extra: More fields of each request, such as {"reasoning_effort": "low"}.
+    """
+
+    model: str
+    max_tokens: int = 1024
+    temperature: float | None = 0.7
+    format: str = "strict"
+    corrections: int = 1
+    images: ImageLimits = ImageLimits()
+    prices: Prices = Prices()  # noqa: RUF009
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.model or self.max_tokens < 1 or self.corrections < 0:
+            raise ValueError(
+                f"a model needs a name, max_tokens of at least 1 and corrections of at least 0, got {self}"
+            )
+        if self.format not in NAMES:
+            raise ValueError(f"format must be one of {', '.join(NAMES)}, got {self.format!r}")
+
+
+class Exchange:
+    """One request on its way: `body` is sent, `receive` takes what came, until that returns an answer.
+
+    The key of a server, if given, is taken out of all that is kept of its words.
+    """
+
+    def __init__(self, request: Request, chat: ChatModel, key: str = "") -> None:
+        self.request = request
+        self.chat = chat
+        self.secret = key
+        self.usage: Usage = none_used()
+        self.corrections: list[tuple[str, Flaw]] = []
+        self.model = chat.model
+        self._content: list[dict[str, Any]] = []
+
+    def load(self) -> None:
+        """Read the images.
+
+        Raises:
+            Flaw: if one cannot be read.
+        """
+        try:
+            urls = [self.chat.images.data_url(path) for path in self.request.images]
+        except ValueError as error:
+            raise Flaw("unreadable image", str(error)) from None
+        # images first, as most models were trained
+        self._content = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+        self._content.append({"type": "text", "text": self.request.user})
+
+    def unload(self) -> None:
+        """Let go of the images, of which many requests together do not fit into memory."""
+        self._content = []
+
+    def body(self, dialect: Dialect) -> dict[str, Any]:
+        """Return the request in OpenAI's form."""
+        messages: list[dict[str, Any]] = [
+            {"role": "system", "content": dialect.system(self.request.system, self.request.schema)},
+            {"role": "user", "content": self._content},
+        ]
+        for said, flaw in self.corrections:
+            messages.append({"role": "assistant", "content": said})
+            asked = "Answer again, with one JSON object that follows the schema."
+            words = f"That is of no use: {flaw.reason}. {flaw.detail} {asked}"
+            messages.append({"role": "user", "content": words})
+        chat, schema = self.chat, self.request.schema
+        parameters = dialect.parameters(schema, chat.max_tokens, chat.temperature, self.request.seed)
+        return {"model": chat.model, "messages": messages, **parameters, **chat.extra}
+
+    def most(self) -> Usage:
+        """Return the most that the next request costs: no text has more tokens than bytes."""
+        texts = [self.request.system, self.request.user, json.dumps(self.request.schema)]
+        texts += [text for said, flaw in self.corrections for text in (said, flaw.detail)]
+        tokens = sum(len(text.encode(errors="replace")) for text in texts) + 64 * (2 + len(self.corrections))
+        return self.chat.prices.usage(tokens + self.chat.images.tokens * len(self.request.images), self.chat.max_tokens)
+
+    def receive(self, response: bytes, most: Usage) -> tuple[Usage, Answer | None]:
+        """Take the response to a request, and return what it cost, and the answer; None: send `body` again.
+
+        Raises:
+            Flaw: if it is no response of a chat model at all.
+        """
+        used, text, flaw = self._read(response, most)
+        add(self.usage, used)
+        return used, self.check(text) if flaw is None else self.failed(flaw.reason, flaw.detail)
+
+    def check(self, text: str) -> Answer | None:
+        """Return the answer that a text is; None: send `body` again, which now says what was wrong with it."""
+        try:
+            return self.answered(parse(text, self.request.schema))
+        except Flaw as flaw:
+            if flaw.reason not in CORRECTED or len(self.corrections) >= self.chat.corrections:
+                return self.failed(flaw.reason, flaw.detail)
+            said = text[:QUOTED].encode(errors="replace").decode()
+            self.corrections.append((said, Flaw(flaw.reason, printable(flaw.detail, self.secret, 200))))
+            return None
+
+    def answered(self, content: dict[str, Any]) -> Answer:
+        """Return the answer with this content."""
+        return Answer(self.request.key, content, model=self.model, usage=dict(self.usage))
+
+    def failed(self, reason: str, detail: str) -> Answer:
+        """Return the answer that there is none."""
+        detail = printable(detail, self.secret)
+        return Answer(self.request.key, None, reason, detail, self.model, dict(self.usage))
+
+    def _read(self, response: bytes, most: Usage) -> tuple[Usage, str, Flaw | None]:
+        try:
+            completion = json.loads(response.decode())
+            choice = completion["choices"][0]
+            message = choice["message"]
+            said, refusal, finish = message.get("content"), message.get("refusal"), choice.get("finish_reason")
+            model = completion.get("model")
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+            raise Flaw("no completion", "the response is not a chat completion in JSON") from None
+        if isinstance(model, str) and model:
+            self.model = printable(model, self.secret, 100)
+        used = self._usage(completion, most)
+        if refusal or finish == "content_filter":
+            return used, "", Flaw("refused", printable(str(refusal or "by the server's content filter"), self.secret))
+        if isinstance(said, list):  # some servers send parts
+            said = "".join(str(part.get("text", "")) for part in said if isinstance(part, dict))
+        if not isinstance(said, str) or not said.strip():
+            reason = "cut off" if finish == "length" else "empty"
+            return (
+                used,
+                "",
+                Flaw(reason, "all tokens went into thoughts: raise max_tokens" if finish == "length" else ""),
+            )
+        if finish == "length":
+            return used, said, Flaw("cut off", f"the answer is longer than max_tokens ({self.chat.max_tokens})")
+        if len(said) > LARGEST:
+            return used, "", Flaw("too large", f"{len(said):,} characters")
+        return used, said, None
+
+    def _usage(self, completion: dict[str, Any], most: Usage) -> Usage:
+        told = completion.get("usage")
+        found = [told.get(name) if isinstance(told, dict) else None for name in ("prompt_tokens", "completion_tokens")]
+        if not all(isinstance(tokens, int) and 0 <= tokens < 1e9 for tokens in found):
+            return most  # the server does not say: what it may be at most
+        return self.chat.prices.usage(*found)

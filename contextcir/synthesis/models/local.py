@@ -1,0 +1,163 @@
+"""A vision-language model of Hugging Face in this process: for small jobs, and where there is no server."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from contextcir.synthesis.models.answers import Dialect, Flaw
+from contextcir.synthesis.models.base import Answer, Prices, Request, Usage, VisionLanguageModel, add
+from contextcir.synthesis.models.chat import ChatModel, Exchange, ImageLimits, decoded
+
+log = logging.getLogger(__name__)
+Pipeline = Callable[..., list[Any]]
+TEXT = Dialect("text", seed=False, temperature=False)
+
+
+class LocalModel(VisionLanguageModel):
+    """Asks a model of the `image-text-to-text` pipeline of transformers, a batch at a time, in another thread.
+
+    Nothing makes its answers follow the schema but the prompt: small models fail more often than behind a server. It
+    is loaded when the first request comes.
+
+    Args:
+        model: Name on the Hugging Face hub, or a folder.
+        batch_size: Requests at once.
+        max_tokens: The longest answer.
+        device: Such as cuda:0, cpu; null for what there is.
+        precision: Name of torch's type of the weights; auto for that of the files.
+        sampling: More arguments of generation, such as {"do_sample": true, "temperature": 0.7}.
+        corrections: Requests that show the model what was wrong with its answer.
+        images: How large images are at most.
+
+    Raises (from `answer`):
+        ValueError: if transformers is not installed, or the model cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        batch_size: int = 4,
+        max_tokens: int = 512,
+        device: str | None = None,
+        precision: str = "auto",
+        sampling: dict[str, Any] | None = None,
+        corrections: int = 1,
+        images: ImageLimits = ImageLimits(),  # noqa: B008
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        self.model = model
+        self.name = Path(model).name if Path(model).is_dir() else model  # where it lies is nobody else's business
+        self.batch_size = batch_size
+        self.device = device
+        self.precision = precision
+        self.sampling = dict(sampling or {})
+        self.chat = ChatModel(self.name, max_tokens, format="text", corrections=corrections, images=images)
+        self._pipeline: Pipeline | None = None
+
+    async def answer(self, requests: Iterable[Request]) -> AsyncIterator[Answer]:
+        """Yield an answer for every request."""
+        drawn = iter(requests)
+        again: list[Exchange] = []  # with a correction
+        while True:
+            fresh = islice(drawn, max(0, self.batch_size - len(again)))
+            batch = [*again, *(Exchange(request, self.chat) for request in fresh)]
+            if not batch:
+                return
+            batch, again = batch[: self.batch_size], batch[self.batch_size :]
+            for exchange, answer in await asyncio.to_thread(self._ask, batch):
+                if answer is None:
+                    again.append(exchange)
+                else:
+                    yield answer
+
+    def _ask(self, batch: Sequence[Exchange]) -> list[tuple[Exchange, Answer | None]]:
+        answers: list[tuple[Exchange, Answer | None]] = []
+        loaded = []
+        for exchange in batch:
+            try:
+                exchange.load()
+                loaded.append(exchange)
+            except Flaw as flaw:
+                answers.append((exchange, exchange.failed(flaw.reason, flaw.detail)))
+        pipeline = self._loaded() if loaded else None
+        for exchange, said in zip(loaded, self._generate(pipeline, loaded), strict=True):
+            exchange.unload()
+            if isinstance(said, Flaw):
+                answers.append((exchange, exchange.failed(said.reason, said.detail)))
+            else:
+                answers.append((exchange, self._receive(exchange, said)))
+        return answers
+
+    def _generate(self, pipeline: Pipeline | None, batch: Sequence[Exchange]) -> list[str | Flaw]:
+        """Return what the model says to each; where a batch fails (memory, a strange image), one is asked at a time."""
+        if pipeline is None:
+            return []
+        chats = [pictured(exchange.body(TEXT)["messages"]) for exchange in batch]
+        try:
+            found = pipeline(
+                text=chats,
+                batch_size=len(chats),
+                max_new_tokens=self.chat.max_tokens,
+                return_full_text=False,
+                **({"generate_kwargs": self.sampling} if self.sampling else {}),
+            )
+        except Exception as error:
+            if len(batch) > 1:
+                log.warning("a batch of %d failed (%s): asked one by one", len(batch), type(error).__name__)
+                return [said for exchange in batch for said in self._generate(pipeline, [exchange])]
+            return [Flaw("model error", f"{type(error).__name__}: {error}")]
+        return [said_of(one) for one in found]
+
+    def _receive(self, exchange: Exchange, said: str) -> Answer | None:
+        used = self._usage(exchange, said)
+        add(exchange.usage, used)
+        return exchange.check(said)
+
+    def _usage(self, exchange: Exchange, said: str) -> Usage:
+        tokenizer = getattr(self._pipeline, "tokenizer", None)
+        if tokenizer is None:
+            return Prices().usage(0, 0)
+        asked = f"{exchange.request.system} {exchange.request.user}"
+        return Prices().usage(*(len(tokenizer(text)["input_ids"]) for text in (asked, said)))
+
+    def _loaded(self) -> Pipeline:
+        if self._pipeline is None:
+            try:
+                from transformers import pipeline
+            except ImportError:
+                raise ValueError("local models need the extra `local`: pip install -e '.[local]'") from None
+            try:
+                self._pipeline = pipeline(
+                    "image-text-to-text", model=self.model, device=self.device, dtype=self.precision
+                )
+            except (OSError, ValueError, KeyError) as error:
+                said = str(error).strip().partition("\n")[0]
+                raise ValueError(f"{self.model} is no model that image-text-to-text can load: {said}") from None
+        return self._pipeline
+
+
+def pictured(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return messages of OpenAI's form in that of transformers: each content a list of texts and images."""
+    return [{"role": message["role"], "content": _parts(message["content"])} for message in messages]
+
+
+def _parts(content: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}]
+    return [
+        {"type": "image", "image": decoded(part["image_url"]["url"])} if part["type"] == "image_url" else dict(part)
+        for part in content
+    ]
+
+
+def said_of(found: Any) -> str | Flaw:
+    """Return the text of what the pipeline gives for one chat."""
+    one = found[0] if isinstance(found, list) and found else found
+    text = one.get("generated_text") if isinstance(one, dict) else None
+    if isinstance(text, list) and text:  # the whole chat, with the answer as its last message
+        text = text[-1].get("content")
+    return text if isinstance(text, str) and text.strip() else Flaw("empty")

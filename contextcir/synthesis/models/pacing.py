@@ -1,0 +1,174 @@
+"""Rate limits: so many requests and tokens a minute, evenly, and a pause for all when the server asks for one.
+
+Many things at once, as many as there is room for.
+
+
+When a request that failed is sent again.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from random import Random
+from typing import TypeVar
+
+
+@dataclass(frozen=True)
+class Pace:
+    """The limits of the server.
+
+    Args:
+        requests_per_minute: Requests, with retries; null for no limit.
+        tokens_per_minute: Tokens of prompts and answers; estimated before, corrected after each answer.
+    """
+
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("requests_per_minute", "tokens_per_minute"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"pace.{name} must be above 0, or null for no limit, got {value}")
+
+
+class Pacer:
+    """Gives each request its time.
+
+    Every request is given the next free moment, and moves the one after it by its share of the minute: no more than
+    the limit are sent in any minute, and no burst at its beginning.
+    """
+
+    def __init__(self, pace: Pace) -> None:
+        self.pace = pace
+        self._request_free = self._token_free = self._resume = 0.0
+        self._ratio = 1.0  # of the tokens used to those estimated, of late
+
+    async def turn(self, estimated: float) -> None:
+        """Wait for the turn of a request of about so many tokens."""
+        now = time.monotonic()
+        start = max(now, self._request_free, self._token_free)
+        if self.pace.requests_per_minute is not None:
+            self._request_free = start + 60 / self.pace.requests_per_minute
+        if self.pace.tokens_per_minute is not None:
+            self._token_free = start + estimated * self._ratio * 60 / self.pace.tokens_per_minute
+        if start > now:
+            await asyncio.sleep(start - now)
+        while (left := self._resume - time.monotonic()) > 0:
+            await asyncio.sleep(left)
+
+    def used(self, estimated: float, tokens: float) -> None:
+        """Correct the estimate of a request by what it used."""
+        if self.pace.tokens_per_minute is not None:
+            self._token_free += (tokens - estimated * self._ratio) * 60 / self.pace.tokens_per_minute
+        if estimated > 0:
+            self._ratio += 0.1 * (tokens / estimated - self._ratio)
+
+    def pause(self, seconds: float) -> None:
+        """Let nobody begin for so long."""
+        self._resume = max(self._resume, time.monotonic() + seconds)
+
+
+Given = TypeVar("Given")
+Result = TypeVar("Result")
+
+
+async def in_parallel(
+    source: Iterable[Given], work: Callable[[Given], Awaitable[Result]], workers: int
+) -> AsyncIterator[Result]:
+    """Yield what ``work`` makes of each of ``source``, in the order in which it is done.
+
+    A worker draws from ``source`` when there is room for its last result. After the first exception nothing more is
+    drawn; what others work at is finished and yielded, and then it is raised. Closing the generator cancels all.
+    """
+    drawn = iter(source)
+    done: asyncio.Queue[tuple[Result] | None] = asyncio.Queue(maxsize=workers)
+    errors: list[BaseException] = []
+
+    async def worker() -> None:
+        try:
+            while not errors:
+                try:
+                    given = next(drawn)
+                except StopIteration:
+                    break
+                await done.put((await work(given),))
+        except Exception as error:
+            errors.append(error)
+        await done.put(None)
+
+    tasks = [asyncio.create_task(worker()) for _ in range(workers)]
+    try:
+        running = workers
+        while running:
+            result = await done.get()
+            if result is None:
+                running -= 1
+            else:
+                yield result[0]
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    if errors:
+        raise errors[0]
+
+
+@dataclass(frozen=True)
+class Retries:
+    """How often, and after how long, a request is sent again.
+
+    The wait doubles with each attempt and is shortened at random by up to a half, so that what failed together does not
+    come again together. What the server asks for (Retry-After) is the least that is waited.
+
+    Args:
+        attempts: Times that a request is sent at most.
+        first: Seconds before the second attempt.
+        longest: Seconds that the doubling stops at.
+        patience: Seconds beyond which a Retry-After is not waited for: the request fails.
+    """
+
+    attempts: int = 6
+    first: float = 1.0
+    longest: float = 60.0
+    patience: float = 600.0
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1 or not 0 <= self.first <= self.longest:
+            raise ValueError(
+                f"retries need attempts of at least 1 and 0 <= first <= longest, got {self.attempts}, {self.first}, "
+                f"{self.longest}"
+            )
+
+    def wait(self, failed: int, asked: float | None, random: Random) -> float | None:
+        """Return the seconds to wait after so many failed attempts; None: give up.
+
+        ``asked``: seconds that the server asked for, if it did.
+        """
+        if failed >= self.attempts or (asked or 0) > self.patience:
+            return None
+        doubled = min(self.longest, self.first * 2.0 ** min(failed - 1, 60))
+        return max(asked or 0.0, doubled * random.uniform(0.5, 1))
+
+
+def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:
+    """Return the seconds of a Retry-After (RFC 9110, 10.2.3: seconds or a date) or of OpenAI's retry-after-ms."""
+    try:
+        if "retry-after-ms" in headers:
+            return _positive(float(headers["retry-after-ms"]) / 1000)
+        return _positive(float(headers["retry-after"]))
+    except KeyError:
+        return None
+    except ValueError:
+        pass
+    try:
+        date = parsedate_to_datetime(headers.get("retry-after", ""))
+        return _positive(date.timestamp() - (time.time() if now is None else now))
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def _positive(seconds: float) -> float | None:
+    return max(0.0, seconds) if seconds == seconds else None  # a NaN is no wait

@@ -1,0 +1,160 @@
+"""A page of random samples to look at. Whatever images, captions and models say, it is shown as text."""
+
+import base64
+import io
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from urllib.parse import quote
+
+from jinja2 import Environment
+
+from contextcir.synthesis.records import Description, Instruction, Pair, Verdict
+from contextcir.synthesis.store import Lookup
+
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; img-src 'self' file: data:; style-src 'unsafe-inline'">
+<title>{{ title }}</title>
+<style>
+body { font: 15px/1.4 sans-serif; margin: 2em auto; max-width: 70em; }
+article { border-top: 1px solid #999; padding: 1em 0; display: grid; grid-template-columns: 1fr 1fr 2fr; gap: 1em; }
+img { max-width: 100%; max-height: 18em; } figure { margin: 0; } figcaption, small { color: #555; }
+.rejected { background: #fff0f0; } ul { padding-left: 1.2em; } .same { color: #777; }
+</style>
+</head>
+<body>
+<h1>{{ title }}</h1>
+<p>{{ samples|length }} texts drawn at random. Grey: the same on both images. Red: rejected.</p>
+{% for sample in samples %}
+<article{% if sample.reason %} class="rejected"{% endif %}>
+{% for side in sample.sides %}
+<figure><img src="{{ side.address }}" alt="{{ side.path }}" loading="lazy">
+<figcaption>{{ side.path }}
+<ul>{% for entry in side.objects %}
+<li{% if entry.same %} class="same"{% endif %}><b>{{ entry.name }}</b>: {{ entry.words }}</li>
+{% endfor %}</ul></figcaption></figure>
+{% endfor %}
+<div><p><strong>{{ sample.caption }}</strong></p>
+<ul>{% for edit in sample.edits %}<li>{{ edit }}</li>{% endfor %}</ul>
+<small>{{ sample.key }}; {{ sample.verdict }}</small></div>
+</article>
+{% endfor %}
+</body>
+</html>
+"""
+
+
+class SheetImages(ABC):
+    """How the page gets at images."""
+
+    @abstractmethod
+    def address(self, image: Path, page: Path) -> str:
+        """Return what the ``src`` of an image is, on a page that lies in a folder ``page``."""
+
+
+class LinkedImages(SheetImages):
+    """Images stay where they are: the page shows them as long as neither it nor they are moved."""
+
+    def address(self, image: Path, page: Path) -> str:
+        # quoted, so that no name can be taken for a scheme, a query or markup
+        return quote(os.path.relpath(image.absolute(), page.absolute()).replace(os.sep, "/"))
+
+
+@dataclass(frozen=True)
+class EmbeddedImages(SheetImages):
+    """Small copies inside the page, which may then be sent around.
+
+    Args:
+        side: Pixels of their longer side.
+    """
+
+    side: int = 192
+
+    def address(self, image: Path, page: Path) -> str:
+        from PIL import Image
+
+        buffer = io.BytesIO()
+        try:
+            with Image.open(image) as opened:
+                small = opened.convert("RGB")
+                small.thumbnail((self.side, self.side))
+                small.save(buffer, "JPEG", quality=80)
+        except OSError:
+            return LinkedImages().address(image, page)  # shown as broken, with its path
+        return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def write_sheet(folder: Path, images: Path, show: SheetImages, samples: int, seed: int = 0) -> Path:
+    """Write ``manifest/samples.html`` below the folder of a synthesis and return its path.
+
+    Args:
+        folder: of the synthesis; of its judged texts, kept and rejected, samples are drawn.
+        images: folder that image paths are below.
+        show: how the page gets at them.
+        samples: how many.
+        seed: of the draw.
+    """
+    verdicts, texts, pairs, descriptions = (
+        Lookup(folder, stage) for stage in ("filter", "instruct", "pairs", "describe")
+    )
+    keys = sorted(verdicts)
+    drawn = Random(seed).sample(keys, min(samples, len(keys)))
+    path = folder / "manifest" / "samples.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    entries = []
+    for key in drawn:
+        instruction = Instruction.from_json(texts[key])
+        entries.append(
+            _sample(
+                instruction,
+                Pair.from_json(pairs[instruction.pair]),
+                Description.from_json(descriptions[instruction.pair]),
+                Verdict.from_json(verdicts[key]),
+                lambda image: show.address(images / image, path.parent),
+            )
+        )
+    path.write_text(render(entries), encoding="utf-8")
+    return path
+
+
+def render(samples: Sequence[dict[str, object]], title: str = "Samples of synthetic triplets") -> str:
+    """Return the page; every value is escaped by the template engine."""
+    return Environment(autoescape=True).from_string(PAGE).render(title=title, samples=samples)
+
+
+def _sample(
+    instruction: Instruction,
+    pair: Pair,
+    description: Description,
+    verdict: Verdict,
+    address: Callable[[str], str],
+) -> dict[str, object]:
+    common = [entry for entry in description.reference if entry in description.target]
+    sides = [
+        {
+            "path": path,
+            "address": address(path),
+            "objects": [
+                {"name": entry["object"], "words": ", ".join(entry["descriptors"]), "same": entry in common}
+                for entry in objects
+            ],
+        }
+        for path, objects in ((pair.reference, description.reference), (pair.target, description.target))
+    ]
+    figures = ", ".join(f"{name} {value:.3f}" for name, value in verdict.scores.items())
+    told = (verdict.reason or "kept") + (f" ({figures})" if figures else "")
+    return {
+        "key": instruction.key,
+        "caption": instruction.caption,
+        "edits": instruction.edits,
+        "reason": verdict.reason,
+        "verdict": told,
+        "sides": sides,
+    }
