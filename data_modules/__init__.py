@@ -3,11 +3,11 @@
 from data_modules.base import CompositionDataModule
 from data_modules.circo import CIRCO, QueryText, RelativeCaption, SharedConceptMagicLens, SharedConceptSentence
 from data_modules.cirr import CIRR
-from data_modules.fashioniq import FashionIQ
-from data_modules.fashioniq_choices import (
+from data_modules.fashioniq import (
     BothOrders,
     CaptionText,
     CategoryGallery,
+    FashionIQ,
     FirstAndSecond,
     OriginalGallery,
     SecondAndFirst,
@@ -15,9 +15,9 @@ from data_modules.fashioniq_choices import (
 )
 from data_modules.genecis import GeneCIS
 from data_modules.lasco import LaSCo
+from data_modules.loading.sampling import GroupedByImageSet, GroupedByReference, Shuffled, TrainingOrder
 from data_modules.manifest import Manifest
 from data_modules.mixture import Mixture
-from data_modules.sampling import GroupedByImageSet, GroupedByReference, Shuffled, TrainingOrder
 from data_modules.scenes import Scenes
 
 __all__ = [

@@ -13,21 +13,20 @@ from contextcir.batch import QueryBatch
 from contextcir.embeddings import GalleryStore
 from contextcir.evaluation.protocol import Protocol
 from contextcir.phrases.sources import PhraseSource
-from data_modules.gallery import Collate, GallerySampler, gallery_source
-from data_modules.images import ImageStore, find_images
-from data_modules.missing import Part, find_missing, without_missing
-from data_modules.phrases import check_phrases, with_phrases
-from data_modules.replay import ReplayLoader, ReplaySampler, ReplayTriplets, batches_done
-from data_modules.sampling import Shuffled, TrainingOrder
-from data_modules.triplets import (
-    Evaluation,
-    GalleryDataset,
-    Preprocess,
-    QueryDataset,
-    TrainingSet,
-    collate_queries,
-    collate_triplets,
+from data_modules.loading.gallery import Collate, GallerySampler, gallery_source
+from data_modules.loading.images import ImageStore, find_images
+from data_modules.loading.missing import Part, find_missing, without_missing
+from data_modules.loading.phrases import check_phrases, with_phrases
+from data_modules.loading.sampling import (
+    ReplayLoader,
+    ReplaySampler,
+    ReplayTriplets,
+    Shuffled,
+    TrainingOrder,
+    batches_done,
 )
+from data_modules.loading.triplets import GalleryDataset, Preprocess, QueryDataset, collate_queries, collate_triplets
+from data_modules.records import Evaluation, TrainingSet
 
 __all__ = ["CompositionDataModule", "Evaluation", "TrainingSet"]
 TRAINING = "(training)"  # stands beside the names of splits, and can't be one

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from contextcir.evaluation.protocol import Protocol
-from data_modules.annotations import AnnotationFile, clean, is_kind, read_json, shorten
 from data_modules.base import CompositionDataModule, Evaluation
-from data_modules.triplets import QueryRecord
+from data_modules.reading.annotations import AnnotationFile, clean, is_kind, read_json, shorten
+from data_modules.records import QueryRecord
 
 IMAGE_LIST = Path("annotations") / "image_info_unlabeled2017.json"
 

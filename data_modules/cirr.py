@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from contextcir.evaluation.protocol import Protocol
-from data_modules.annotations import AnnotationFile, read_json, shorten
 from data_modules.base import CompositionDataModule, Evaluation, TrainingSet
-from data_modules.triplets import QueryRecord
+from data_modules.reading.annotations import AnnotationFile, read_json, shorten
+from data_modules.records import QueryRecord
 
 
 class CIRR(CompositionDataModule):

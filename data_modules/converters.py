@@ -10,10 +10,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple, NoReturn
 from urllib.parse import unquote, urlsplit
 
-from data_modules.annotations import shorten
 from data_modules.cirr import CIRR
-from data_modules.keyless import KeylessFile
 from data_modules.lasco import LaSCo, coco_path
+from data_modules.reading.annotations import KeylessFile, shorten
 
 Sentences = Literal["joined", "separate", "first"]
 

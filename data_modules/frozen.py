@@ -11,11 +11,11 @@ from contextcir.embeddings import preprocess_digest
 from contextcir.encoders.frozen import FrozenImageBackbone, ImageList
 from data_modules.base import CompositionDataModule
 from data_modules.cirr import CIRR
-from data_modules.gallery import Collate
-from data_modules.images import ImageStore
+from data_modules.loading.gallery import Collate
+from data_modules.loading.images import ImageStore
+from data_modules.loading.triplets import GalleryDataset, Preprocess, QueryDataset, TripletDataset
 from data_modules.mixture import Mixture
 from data_modules.scenes import Scenes
-from data_modules.triplets import GalleryDataset, Preprocess, QueryDataset, TripletDataset
 
 
 class ImageRow:

@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from contextcir.evaluation.protocol import Protocol
-from data_modules.annotations import AnnotationFile, is_kind, read_json, shorten
 from data_modules.base import CompositionDataModule, Evaluation, TrainingSet
-from data_modules.keyless import KeylessFile
-from data_modules.triplets import QueryRecord
+from data_modules.reading.annotations import AnnotationFile, KeylessFile, is_kind, read_json, shorten
+from data_modules.records import QueryRecord
 
 PLACES = ("", "downloads", "LaSCo", "LaSCo/downloads", "annotations")
 

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from contextcir.evaluation.protocol import Protocol
-from data_modules.annotations import MISSING, read_json, shorten
 from data_modules.base import CompositionDataModule
-from data_modules.manifest_file import ManifestFile, SplitSource
-from data_modules.triplets import Evaluation, QueryRecord, TrainingSet
+from data_modules.reading.annotations import MISSING, ManifestFile, SplitSource, read_json, shorten
+from data_modules.records import Evaluation, QueryRecord, TrainingSet
 
 
 class Manifest(CompositionDataModule):

@@ -14,9 +14,9 @@ from PIL import Image
 
 from contextcir.evaluation.protocol import WORD
 from data_modules.base import TRAINING, CompositionDataModule
-from data_modules.images import ImageStore
-from data_modules.sampling import TrainingOrder
-from data_modules.triplets import Evaluation, QueryRecord, Source, TrainingSet
+from data_modules.loading.images import ImageStore
+from data_modules.loading.sampling import TrainingOrder
+from data_modules.records import Evaluation, QueryRecord, Source, TrainingSet
 
 
 class Mixture(CompositionDataModule):

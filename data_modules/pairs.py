@@ -9,10 +9,10 @@ from pathlib import Path
 
 from contextcir.synthesis.pairs import image_path, pair_key
 from contextcir.synthesis.records import Pair
-from data_modules.annotations import AnnotationFile
 from data_modules.cirr import CIRR
 from data_modules.converters import BrokenRecord, Converter, HotelConverter, LaSCoConverter, OfficialFile
 from data_modules.manifest import Manifest
+from data_modules.reading.annotations import AnnotationFile
 
 GROUP = 6  # images of a set, at most
 FLAGS = {

@@ -17,8 +17,8 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from data_modules.image_check import unwatched
-from data_modules.inspection import MODULES, Report, inspect
+from data_modules.checking.images import unwatched
+from data_modules.checking.inspection import MODULES, Report, inspect
 
 KINDS = {
     "layout": "files or folders not found",

@@ -8,11 +8,10 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import LightningArgumentParser
 
 from contextcir.training.module import ContextCIR
-from data_modules.annotations import shorten
 from data_modules.base import CompositionDataModule
 from data_modules.circo import QueryText
-from data_modules.fashioniq_choices import CaptionText
-from data_modules.manifest_file import ManifestFile, read_text
+from data_modules.fashioniq import CaptionText
+from data_modules.reading.annotations import ManifestFile, read_text, shorten
 from experiments.run import ExperimentCLI, claim_run_id
 
 STAGES = ("fit", "validate", "test", "predict")

@@ -14,9 +14,9 @@ from jsonargparse import ArgumentParser
 from contextcir.evaluation.protocol import Protocol
 from contextcir.evaluation.submission import FORMATS, SubmissionFormat, score
 from contextcir.evaluation.submission_check import Submission, check, lists_of, parse, recognise
-from data_modules.annotations import AnnotationFile
 from data_modules.circo import CIRCO, IMAGE_LIST, first_file
 from data_modules.cirr import CIRR
+from data_modules.reading.annotations import AnnotationFile
 
 # What the data modules call the flags of this command line.
 FLAGS = {

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data_modules import image_check
-from data_modules.image_check import find_duplicates, unwatched
-from data_modules.inspection import inspect
+from data_modules.checking import images as image_check
+from data_modules.checking.images import find_duplicates, unwatched
+from data_modules.checking.inspection import inspect
 from tests.make_data import edited, make_cirr
 from tests.test_check_data import CAPTIONS, of_kind, report_of
 

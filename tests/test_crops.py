@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from data_modules.crops import Crop, cut
+from data_modules.genecis import Crop, cut
 
 
 def published_pixels(pixels: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray | None:

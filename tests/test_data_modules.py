@@ -220,7 +220,9 @@ def test_the_saved_config_spells_out_the_training_order(tmp_path: Path) -> None:
     parser = ArgumentParser(parser_mode="omegaconf+")
     parser.add_subclass_arguments(LightningDataModule, "data")
     dumped = parser.dump(parser.parse_args(["--data=CIRR", f"--data.root={tmp_path}"]))
-    assert "class_path: data_modules.Shuffled" in dumped or "class_path: data_modules.sampling.Shuffled" in dumped
+    assert (
+        "class_path: data_modules.Shuffled" in dumped or "class_path: data_modules.loading.sampling.Shuffled" in dumped
+    )
 
 
 def test_a_whole_circo_goes_through_the_trainer(tmp_path: Path) -> None:

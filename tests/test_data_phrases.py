@@ -11,7 +11,7 @@ from contextcir.phrases.sources import BankPhrases, BankThenParser, ParsedPhrase
 from data_modules import CIRCO, CIRR, FashionIQ, GeneCIS, LaSCo, Manifest
 from data_modules.base import CompositionDataModule
 from data_modules.circo import QueryText
-from data_modules.fashioniq_choices import CaptionText
+from data_modules.fashioniq import CaptionText
 from data_modules.scenes import Scenes
 from data_modules.scenes.writer import Size, write_scenes
 from experiments.convert import main as convert

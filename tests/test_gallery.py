@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from contextcir.embeddings import GalleryFeatures, GalleryStore, file_stamps, preprocess_digest, weights_digest
-from data_modules.gallery import GallerySampler
+from data_modules.loading.gallery import GallerySampler
 from tests import tiny
 from tests.make_data import preprocess
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_modules.images import ImageStore, find_images
+from data_modules.loading.images import ImageStore, find_images
 from tests.make_data import colour_of, write_image
 
 

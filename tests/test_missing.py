@@ -10,7 +10,7 @@ from lightning.pytorch import Trainer
 from callbacks import AttentionFigures, RecallTable
 from contextcir.training.module import ContextCIR
 from data_modules import CIRCO, CIRR, CompositionDataModule
-from data_modules.images import ImageStore
+from data_modules.loading.images import ImageStore
 from tests import tiny
 from tests.make_data import make_circo, make_cirr, preprocess, write_image
 

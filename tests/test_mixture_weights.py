@@ -14,7 +14,7 @@ from torch import Tensor, nn, optim
 from contextcir.batch import TripletBatch
 from data_modules import CIRR, GroupedByImageSet, GroupedByReference, Manifest, Mixture, Shuffled
 from data_modules.mixture import WeightedOrder, shares
-from data_modules.triplets import QueryRecord
+from data_modules.records import QueryRecord
 from tests.make_data import preprocess, write_json
 from tests.make_mixture import make_sets, mixture
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from contextcir import reference
+from contextcir.training import reference
 from contextcir.batch import Phrases, QueryBatch, TripletBatch
 from contextcir.encoders.text import Tokenizer
 from contextcir.losses.maps import ConceptReading

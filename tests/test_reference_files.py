@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from contextcir import reference
+from contextcir.training import reference
 from tests.test_reference import load
 
 

@@ -14,9 +14,8 @@ from torch import Tensor
 from contextcir.batch import TripletBatch
 from data_modules import CIRR, GroupedByReference, Shuffled
 from data_modules.base import CompositionDataModule
-from data_modules.images import ImageStore
-from data_modules.replay import Draw
-from data_modules.sampling import GroupedByImageSet
+from data_modules.loading.images import ImageStore
+from data_modules.loading.sampling import Draw, GroupedByImageSet
 from tests.make_data import make_cirr, preprocess
 from tests.make_mixture import make_sets, mixture
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from contextcir.evaluation.metrics import CompositionMetric
 from contextcir.evaluation.protocol import Protocol
-from data_modules.missing import restrict
-from data_modules.triplets import QueryRecord
+from data_modules.loading.missing import restrict
+from data_modules.records import QueryRecord
 
 NAMES = [f"i{number}" for number in range(7)]
 

@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from contextcir.encoders.backbone import OpenCLIPBackbone
-from contextcir.synthesis import sift as sift_module
+from contextcir.synthesis.filters import verdicts as sift_module
 from contextcir.synthesis.filters.base import Consistent
 from contextcir.synthesis.filters.clip_embeddings import ClipEmbeddings
 from contextcir.synthesis.filters.consistency import ClipConsistency, measure

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_modules.scenes.differences import difference
+from data_modules.scenes.describer import difference
 from data_modules.scenes.graph import Scene, SceneObject, random_scene
 from data_modules.scenes.groups import apply, caption, draw_sets
 from data_modules.scenes.reading import Look, Statement, Unreadable, read

@@ -11,8 +11,7 @@ from contextcir.synthesis.describe import OBJECTS
 from contextcir.synthesis.instruct import TEXTS
 from contextcir.synthesis.models.base import Answer, Request
 from contextcir.synthesis.records import Pair
-from data_modules.scenes.describer import SceneDescriber, SceneGraphs
-from data_modules.scenes.differences import difference
+from data_modules.scenes.describer import SceneDescriber, SceneGraphs, difference
 from data_modules.scenes.groups import apply
 from data_modules.scenes.writer import image_path
 from tests.scenes_flags import draw

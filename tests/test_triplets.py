@@ -13,19 +13,17 @@ from PIL import Image, ImageDraw
 from torch.utils.data import DataLoader
 from torchvision.transforms import CenterCrop, Compose, Resize
 
-from data_modules.images import ImageStore
-from data_modules.triplets import (
+from data_modules.loading.images import ImageStore
+from data_modules.loading.triplets import (
     GalleryDataset,
-    PhraseRecord,
     QueryDataset,
-    QueryRecord,
-    Source,
     TripletDataset,
     box_in_crop,
     collate_gallery,
     collate_queries,
     collate_triplets,
 )
+from data_modules.records import PhraseRecord, QueryRecord, Source
 from tests.make_data import SIDE, colour_of, preprocess, write_image
 
 NAMES = ("a", "b", "c")

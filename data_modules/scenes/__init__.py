@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from data_modules.annotations import AnnotationFile
 from data_modules.base import Evaluation
 from data_modules.circo import CIRCO, RelativeCaption
 from data_modules.cirr import CIRR
+from data_modules.reading.annotations import AnnotationFile
 from data_modules.scenes.roles import read_roles
 from data_modules.scenes.writer import Size, write_scenes
 

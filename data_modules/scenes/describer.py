@@ -1,22 +1,80 @@
-"""A model for scenes that knows instead of looking: it draws their graphs again from the seed of the benchmark."""
+"""A model for scenes that knows instead of looking: it draws their graphs again from the seed of the benchmark.
+
+The fewest edits that lead from what one scene shows to what another one shows.
+"""
 
 import json
 import re
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 from functools import lru_cache
+from itertools import combinations, permutations
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from contextcir.synthesis.models.base import Answer, Request, VisionLanguageModel
-from data_modules.scenes.differences import difference
-from data_modules.scenes.edits import Edit
+from data_modules.scenes.edits import Add, ChangeBackground, Edit, Move, Recolour, Refill, Remove, Reshape, Resize
 from data_modules.scenes.graph import PLACES, Scene, SceneObject
 from data_modules.scenes.groups import caption
 from data_modules.scenes.records import STREAMS, Base, draw_base, draw_shared_base
 from data_modules.scenes.wording import Caption
 from data_modules.scenes.writer import STATE, VERSION
+
+ATTRIBUTES = (Recolour, Reshape, Resize, Refill)
+ADDED = 100  # keys of added objects begin here, as in `groups.random_edit`
+Matching = tuple[tuple[SceneObject, SceneObject], ...]
+
+
+def difference(reference: Scene, target: Scene) -> tuple[Edit, ...]:
+    """Return edits of ``reference`` that give what ``target`` shows, as few as can be.
+
+    Keys of the target do not count, so that scenes may be of different bases. Where as few edits would do otherwise,
+    objects rather change than go and come, and rather keep their place.
+    """
+    matching = min(_matchings(reference, target), key=lambda pairs: _cost(reference, target, pairs))
+    edits: list[Edit] = []
+    if reference.background != target.background:
+        edits.append(ChangeBackground(-1, target.background))
+    for before, after in matching:
+        edits += _changes(before, after)
+    kept = {before.key for before, _ in matching}
+    edits += [Remove(item.key) for item in reference.objects if item.key not in kept]
+    made = [after for _, after in matching]
+    added = [item for item in target.objects if not any(item is other for other in made)]
+    for number, item in enumerate(added):
+        key = ADDED + number
+        edits.append(Add(key, SceneObject(key, item.shape, item.colour, item.size, item.fill, item.cell)))
+    return tuple(edits)
+
+
+def _changes(before: SceneObject, after: SceneObject) -> list[Edit]:
+    """Return the edits of one object."""
+    found: list[Edit] = [
+        kind(before.key, getattr(after, kind.name))
+        for kind in ATTRIBUTES
+        if getattr(before, kind.name) != getattr(after, kind.name)
+    ]
+    return found + ([Move(before.key, after.cell)] if before.cell != after.cell else [])
+
+
+def _matchings(reference: Scene, target: Scene) -> Iterator[Matching]:
+    """Yield all ways to take objects of the target for objects of the reference; there are at most five of either."""
+    for count in range(min(len(reference.objects), len(target.objects)) + 1):
+        for chosen in combinations(reference.objects, count):
+            for others in permutations(target.objects, count):
+                pairs = tuple(zip(chosen, others, strict=True))
+                # an object that changes in more than two ways is another one
+                if all(len(_changes(before, after)) <= 2 for before, after in pairs):
+                    yield pairs
+
+
+def _cost(reference: Scene, target: Scene, pairs: Matching) -> tuple[int, int, int]:
+    changed = sum(len(_changes(before, after)) for before, after in pairs)
+    replaced = len(reference.objects) + len(target.objects) - 2 * len(pairs)
+    moved = sum(before.cell != after.cell for before, after in pairs)
+    return changed + replaced, replaced, moved
+
 
 NAME = re.compile(r"(train|val|test|test_unseen)-(\d+)-(\d+)")
 SHARED_NAME = re.compile(r"\d{12}")

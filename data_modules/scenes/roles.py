@@ -1,6 +1,6 @@
 """The roles of hard negatives, as the annotations of scenes name them."""
 
-from data_modules.annotations import AnnotationFile
+from data_modules.reading.annotations import AnnotationFile
 
 
 def read_roles(file: AnnotationFile) -> dict[int, dict[str, str]]:

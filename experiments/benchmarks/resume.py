@@ -14,7 +14,7 @@ from jsonargparse import auto_cli
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from callbacks.checkpoint_files import AtomicCheckpoints, damage
-from data_modules.replay import random_numbers_kept, seed_of
+from data_modules.loading.sampling import random_numbers_kept, seed_of
 from experiments.benchmarks.step import processor
 
 TENSORS = 200  # of a model; checkpoints hold each three times

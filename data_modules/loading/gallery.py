@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from contextcir.batch import GalleryBatch, StoredEmbeddings
 from contextcir.embeddings import GalleryFeatures, GalleryStore
-from data_modules.triplets import GalleryDataset, GalleryItem, collate_gallery
+from data_modules.loading.triplets import GalleryDataset, GalleryItem, collate_gallery
 
 Collate = Callable[[Sequence[Any]], Any]
 

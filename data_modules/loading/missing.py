@@ -7,8 +7,8 @@ from typing import TypeVar
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from contextcir.evaluation.protocol import Protocol
-from data_modules.images import ImageStore
-from data_modules.triplets import Evaluation, QueryRecord, Source, TrainingSet
+from data_modules.loading.images import ImageStore
+from data_modules.records import Evaluation, QueryRecord, Source, TrainingSet
 
 Part = TypeVar("Part", TrainingSet, Evaluation)
 

@@ -1,6 +1,6 @@
 """Queries, triplets and galleries of any benchmark: records, datasets, and how their items become batches."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -9,69 +9,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from contextcir.batch import GalleryBatch, Phrases, QueryBatch, TripletBatch
-from contextcir.evaluation.protocol import Protocol
-from data_modules.images import ImageStore
+from data_modules.loading.images import ImageStore
+from data_modules.records import Box, QueryRecord, Source
 
-Box = tuple[float, float, float, float]
 Preprocess = Callable[[Image.Image], Tensor]
 
 NOWHERE: Box = (float("nan"),) * 4
-
-
-class Source(NamedTuple):
-    """Where records were read: the file, and the field that identifies them there."""
-
-    file: str
-    key: str
-
-    def name(self, position: int, identity: int | None) -> str:
-        """Return the words by which a user finds a record again."""
-        known = "" if identity is None else f" ({self.key} {identity})"
-        return f"record {position}{known} of {self.file}"
-
-
-class PhraseRecord(NamedTuple):
-    """A noun phrase: characters ``[start, end)`` of the caption as the tokenizer sees it (`Tokenizer.clean`).
-
-    ``box``: where its object is in the reference image, ``x0, y0, x1, y1`` in pixels of the original, if known.
-    """
-
-    start: int
-    end: int
-    box: Box | None = None
-
-
-class QueryRecord(NamedTuple):
-    """A query of a benchmark, and its target where there is one to train on.
-
-    ``id``: the benchmark's own key. ``image_set``: images of one set look alike. ``image_size``: width and height of
-    the image that the boxes refer to; None for that of the file.
-    """
-
-    reference: str
-    caption: str
-    phrases: tuple[PhraseRecord, ...] = ()
-    target: str | None = None
-    id: int = 0
-    image_set: int | None = None
-    image_size: tuple[int, int] | None = None
-
-
-class TrainingSet(NamedTuple):
-    """Triplets to train on. ``image_paths``: listed path of every image by name."""
-
-    records: tuple[QueryRecord, ...]
-    image_paths: Mapping[str, str]
-    source: Source
-
-
-class Evaluation(NamedTuple):
-    """A protocol and the queries that it scores, in its order. ``image_paths``: listed path of every image by name."""
-
-    protocol: Protocol
-    records: tuple[QueryRecord, ...]
-    image_paths: Mapping[str, str]
-    source: Source
 
 
 class QueryItem(NamedTuple):

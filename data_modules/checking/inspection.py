@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_modules.base import CompositionDataModule
+from data_modules.checking.images import Watch, find_damaged, find_duplicates, list_files, unwatched
 from data_modules.circo import CIRCO
 from data_modules.cirr import CIRR
 from data_modules.fashioniq import FashionIQ
 from data_modules.genecis import TASKS, GeneCIS
-from data_modules.image_check import Watch, find_damaged, find_duplicates, list_files, unwatched
-from data_modules.images import ImageStore
 from data_modules.lasco import LaSCo
+from data_modules.loading.images import ImageStore
 from data_modules.manifest import Manifest
+from data_modules.reading.annotations import read_around
+from data_modules.records import Evaluation, TrainingSet
 from data_modules.scenes import Scenes
 from data_modules.scenes.writer import STATE
-from data_modules.survey import read_around
-from data_modules.triplets import Evaluation, TrainingSet
 
 # Official numbers of each split. A split of triplets is one that is trained on; "images" are all that it lists.
 EXPECTED: Mapping[str, Mapping[str, Mapping[str, int]]] = {

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from contextcir.phrases.sources import PhraseSource
-from data_modules.triplets import Evaluation, PhraseRecord, QueryRecord, Source, TrainingSet
+from data_modules.records import Evaluation, PhraseRecord, QueryRecord, Source, TrainingSet
 
 
 class FilledRecords(Sequence[QueryRecord]):

@@ -8,7 +8,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from data_modules.images import ImageStore
+from data_modules.loading.images import ImageStore
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
