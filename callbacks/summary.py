@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 
-from callbacks.pace import clock
+from callbacks.progress import clock
 from callbacks.recall import LOGGED
 from callbacks.results import METRICS_FILE, TABLE_FILE
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
-from callbacks.pace import Pace, Paced
+from callbacks.progress import Pace, Paced
 
 
 class TrainingSpeed(Paced):

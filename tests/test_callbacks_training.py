@@ -65,7 +65,7 @@ def test_both_are_logged_every_few_steps(tmp_path: Path, accumulated: int) -> No
 
 def test_the_throughput_is_triplets_over_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     time = Clock()
-    monkeypatch.setattr("callbacks.pace.Pace.__init__.__defaults__", (50, time))
+    monkeypatch.setattr("callbacks.progress.Pace.__init__.__defaults__", (50, time))
     found = logged(tmp_path, model(), TrainingSpeed(), PassTime(time, 0.5), log_every_n_steps=2)
     assert [figures["train_triplets_per_second"] for figures in found.values()] == [8.0, 8.0]  # four in half a second
 

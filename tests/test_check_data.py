@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_modules.reading import annotations as survey
 from data_modules.checking.inspection import EXPECTED, MODULES, TOTALS, inspect
+from data_modules.reading import annotations as survey
 from data_modules.scenes.writer import Size, write_scenes
 from experiments.check_data import main
 from tests.make_data import edited, make_circo, make_cirr, write_image, write_json

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from callbacks.pace import Pace, clock
+from callbacks.progress import Pace, clock
 
 
 class Clock:

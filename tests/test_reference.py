@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from contextcir.training import reference
 from contextcir.batch import Phrases, QueryBatch, TripletBatch
 from contextcir.encoders.text import Tokenizer
 from contextcir.losses.maps import ConceptReading
 from contextcir.losses.text_cc import TextConceptConsistency
+from contextcir.training import reference
 
 RELATIVE = 1e-5
 

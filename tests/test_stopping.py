@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from callbacks.stopping import STOPPED
+from callbacks.checkpoints import STOPPED
 from data_modules.scenes.writer import write_scenes
 from experiments.run import main
 from tests.resuming import SIZE, assert_equal, command, outcome, write_overlay
@@ -30,7 +30,7 @@ def test_a_run_ends_before_the_next_batch_and_goes_on_exactly(
     write_scenes(tmp_path / "scenes", 0, SIZE, workers=1)
     file = tmp_path / "stop"
     ask = {"class_path": "tests.test_stopping.Ask", "init_args": {"file": str(file), "batch": batch}}
-    stop = {"class_path": "callbacks.stopping.StopWhenAsked", "init_args": {"file": str(file)}}
+    stop = {"class_path": "callbacks.checkpoints.StopWhenAsked", "init_args": {"file": str(file)}}
     overlay = write_overlay(tmp_path / "overlay.yaml", tmp_path / "trace", {}, [ask, stop])
     more = [
         f"--trainer.accumulate_grad_batches={accumulated}",
