@@ -23,8 +23,14 @@ import data_modules  # noqa: F401
 from callbacks.progress import show_progress
 from contextcir.training.module import ContextCIR
 from experiments.help import answer_help
-from experiments.quiet import quiet, quiet_loggers
-from experiments.resume import check_checkpoint, checkpoint_of_fit, follow_command, go_offline_if_unreachable
+from experiments.start import (
+    check_checkpoint,
+    checkpoint_of_fit,
+    follow_command,
+    go_offline_if_unreachable,
+    quiet,
+    quiet_loggers,
+)
 
 # Interpolations are resolved once, after all files and flags are merged.
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)

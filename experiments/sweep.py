@@ -21,8 +21,8 @@ from jsonargparse import ArgumentParser, auto_cli
 from lightning.pytorch import LightningDataModule
 
 from contextcir.training.module import ContextCIR
-from experiments.quiet import quiet
 from experiments.run import ExperimentCLI, claim_run_id
+from experiments.start import quiet
 
 ARGS = "${args}"
 PROGRAM = "experiments.run"

@@ -15,7 +15,7 @@ from contextcir.losses.text_cc import ConceptLoss, SpatialConsistency, TextConce
 from contextcir.training.encoding import WholeBatch
 from contextcir.training.gradient_cache import GradientCache
 from contextcir.training.module import ContextCIR
-from experiments.benchmarks.queries import random_triplets
+from experiments.benchmarks.workload import random_triplets
 from tests import tiny
 
 

@@ -15,7 +15,7 @@ from contextcir.losses.text_cc import ConceptLoss
 from contextcir.training.module import ContextCIR
 from data_modules import GroupedByReference, Scenes
 from data_modules.scenes.writer import Size
-from experiments.benchmarks.concept_losses import length_effect, measure_pull, minimise, state
+from experiments.quality.concept_losses import length_effect, measure_pull, minimise, state
 from tests.concept_cases import LOSSES
 
 FAILURES = {

@@ -9,7 +9,7 @@ import yaml
 
 from contextcir.phrases.bank import PhraseBank
 from experiments.convert import main as convert
-from experiments.phrases import main as parse_phrases
+from experiments.phrases.__main__ import main as parse_phrases
 from experiments.run import main
 from tests.make_convertible import make_hotel, make_rewritten
 from tests.make_data import make_circo, make_cirr

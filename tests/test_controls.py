@@ -3,7 +3,7 @@
 import torch
 
 from contextcir.losses.text_cc import SpatialConsistency
-from experiments.controls import MismatchedConsistency
+from experiments.study.controls import MismatchedConsistency
 from tests.concept_cases import equal_maps, gradient, maps
 
 

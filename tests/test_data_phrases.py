@@ -15,8 +15,8 @@ from data_modules.fashioniq import CaptionText
 from data_modules.scenes import Scenes
 from data_modules.scenes.writer import Size, write_scenes
 from experiments.convert import main as convert
-from experiments.phrase_files import captions_of, read_captions
-from experiments.phrases import main as phrases_command
+from experiments.phrases.__main__ import main as phrases_command
+from experiments.phrases.captions import captions_of, read_captions
 from tests.make_convertible import make_hotel, make_rewritten
 from tests.make_data import edited, make_circo, make_cirr, preprocess
 from tests.make_fashioniq import make_fashioniq

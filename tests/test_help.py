@@ -11,8 +11,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import WandbLogger
 
 from experiments.help import COMMANDS, PAGES, told, value_of
-from experiments.quiet import quiet, quiet_loggers
 from experiments.run import main
+from experiments.start import quiet, quiet_loggers
 from experiments.sweep import parser_for
 from tests.scenes_flags import configs
 

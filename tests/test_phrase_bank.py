@@ -16,7 +16,7 @@ from contextcir.phrases import bank as bank_module
 from contextcir.phrases.bank import About, PhraseBank, byte_order, write_bank
 from contextcir.phrases.parser import ParserKey, Span
 from contextcir.phrases.sources import BankPhrases, BankThenParser, ParsedPhrases, PhraseSource
-from experiments.phrase_files import instantiated
+from experiments.phrases.captions import instantiated
 from tests.word_parser import WordParser
 
 PARSER = WordParser()

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contextcir.phrases.bank import PhraseBank
-from experiments.phrase_workers import WorkFile
-from experiments.phrases import in_shard, main
+from experiments.phrases.__main__ import in_shard, main
+from experiments.phrases.workers import WorkFile
 from tests.word_parser import WordParser
 
 CAPTIONS = [f"show {number} dogs beside the sofa" for number in range(40)]

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from data_modules.scenes.writer import write_scenes
-from experiments.resume import go_offline_if_unreachable
 from experiments.run import main, one_line_errors
+from experiments.start import go_offline_if_unreachable
 from tests.resuming import EPOCHS, SIZE, assert_equal, command, outcome, read_trace, write_overlay
 
 

@@ -9,8 +9,7 @@ import torch
 
 from contextcir.training.gradient_cache import GradientCache
 from experiments.benchmarks import memory, plan
-from experiments.benchmarks.counts import BATCH, Counts, count, forward_flops
-from experiments.benchmarks.plan import Job, Machine
+from experiments.benchmarks.plan import BATCH, Counts, Job, Machine, count, forward_flops
 from tests.gradient_cases import new_batch, new_model
 
 PROJECT = Path(__file__).parents[1]

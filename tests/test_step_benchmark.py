@@ -13,9 +13,16 @@ from contextcir.losses.text_cc import TextConceptConsistency
 from contextcir.training.module import ContextCIR
 from experiments.benchmarks import step as benchmark
 from experiments.benchmarks.flops import NoModules, count_flops
-from experiments.benchmarks.published import CHUNK, PublishedWay
-from experiments.benchmarks.queries import random_triplets
-from experiments.benchmarks.workload import BASELINE, PUBLISHED, Recipe, Setting, recipes
+from experiments.benchmarks.workload import (
+    BASELINE,
+    CHUNK,
+    PUBLISHED,
+    PublishedWay,
+    Recipe,
+    Setting,
+    random_triplets,
+    recipes,
+)
 from tests import tiny
 
 OURS = "TextConceptConsistency"

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from experiments.study import read_share, split_flags
-from experiments.study_file import read_plan
-from experiments.study_plan import Plan
+from experiments.study.__main__ import read_share, split_flags
+from experiments.study.file import read_plan
+from experiments.study.plan import Plan
 
 STUDIES = Path(__file__).parents[1] / "experiments" / "studies"
 STUDY = {

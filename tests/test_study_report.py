@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from experiments.study import choose, main, run_study
-from experiments.study_file import read_plan
-from experiments.study_lock import write_at_once
-from experiments.study_metrics import Figures
-from experiments.study_plan import Plan, Trial
-from experiments.study_report import collect, csv_text, write_report
-from experiments.study_trials import RESULT
+from experiments.study.__main__ import choose, main, run_study
+from experiments.study.file import read_plan
+from experiments.study.lock import write_at_once
+from experiments.study.plan import Plan, Trial
+from experiments.study.report import collect, csv_text, write_report
+from experiments.study.results import Figures
+from experiments.study.runner import RESULT
 
 STUDY = """
 title: A title

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from experiments.study import main
-from experiments.study_plan import Trial
-from experiments.study_trial import code_digest, run_trial
-from experiments.study_trials import RESULT, Runner
+from experiments.study.__main__ import main
+from experiments.study.plan import Trial
+from experiments.study.runner import RESULT, Runner
+from experiments.study.trial import code_digest, run_trial
 
 STUDIES = Path(__file__).parents[1] / "experiments" / "studies"
 
@@ -53,7 +53,7 @@ def test_a_trial_writes_what_it_measured_and_what_made_it(
     tmp_path: Path, clip_folder: Path, small: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from data_modules.scenes.writer import Size, write_scenes
-    from experiments.study_file import read_plan
+    from experiments.study.file import read_plan
 
     monkeypatch.setenv("WANDB_RUN_ID", "x")
     write_scenes(tmp_path / "scenes", 0, Size(8, 3, 2), workers=1)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.study_statistics import Interval, interval, paired_difference, student_central, student_quantile
+from experiments.study.results import Interval, interval, paired_difference, student_central, student_quantile
 
 # Two-sided 95 %, 99 % and 90 %, by degrees of freedom: any textbook's table.
 PUBLISHED = {

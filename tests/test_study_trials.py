@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments.study_lock import Lock, started, write_at_once
-from experiments.study_plan import Trial
-from experiments.study_trials import LOG, RESULT, RUN, Runner, read_result, trial_environment
+from experiments.study.lock import Lock, started, write_at_once
+from experiments.study.plan import Trial
+from experiments.study.runner import LOG, RESULT, RUN, Runner, read_result, trial_environment
 
 PROJECT = Path(__file__).parents[1]
 # Notes that it began, works for a while, writes its result; ends early where its input does, as real trials do.
@@ -132,7 +132,7 @@ def test_an_interrupted_runner_leaves_no_lock_and_no_process(tmp_path: Path, mon
         wait_for(lambda: run.exists() and any(run.iterdir()))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("experiments.study_trials.time.sleep", interrupt)
+    monkeypatch.setattr("experiments.study.runner.time.sleep", interrupt)
     monkeypatch.setattr(sys.modules[__name__], "wait_for", _wait_without_sleep)
     with pytest.raises(KeyboardInterrupt):
         runner.run(make_trials(1))

@@ -11,7 +11,7 @@ import wandb.wandb_agent
 import yaml
 
 from experiments.convert import main as convert
-from experiments.phrases import main as parse_phrases
+from experiments.phrases.__main__ import main as parse_phrases
 from experiments.run import main
 from experiments.sweep import arguments, command_of, read_sweep, trials
 from experiments.sweep import main as print_sweep

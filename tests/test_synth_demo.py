@@ -12,8 +12,17 @@ from data_modules import Manifest, Scenes
 from data_modules.frozen import FrozenMixture
 from data_modules.scenes.writer import Size, write_scenes
 from experiments.run import main as run
-from experiments.synth_demo import CONFIGS, FAULTY, TITLES, main
-from experiments.synth_demo_data import TRAIN, count_records, hand_made, study_data, write_records
+from experiments.synth_demo import (
+    CONFIGS,
+    FAULTY,
+    TITLES,
+    TRAIN,
+    count_records,
+    hand_made,
+    main,
+    study_data,
+    write_records,
+)
 from tests.test_cli import BASE, SCENES
 
 STUDIES = Path(__file__).parents[1] / "experiments" / "studies"

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_modules.scenes.writer import Size, write_scenes
-from experiments.benchmarks.consistency import consistency, interval, read_cases, told_apart
+from experiments.quality.consistency import consistency, interval, read_cases, told_apart
 from tests.make_data import make_cirr
 from tests.scenes_flags import draw
 

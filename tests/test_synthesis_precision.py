@@ -10,12 +10,12 @@ from contextcir.synthesis.store import Shard, shard_path
 from data_modules.scenes.describer import SceneGraphs
 from data_modules.scenes.truth import Judgement
 from data_modules.scenes.writer import Size, write_scenes
-from experiments.benchmarks.faulty_describer import FaultyGraphs, Rates
-from experiments.benchmarks.synthesis_precision import Judged, main, markdown, score, wilson
+from experiments.quality.faulty_describer import FaultyGraphs, Rates
+from experiments.quality.synthesis_precision import Judged, main, markdown, score, wilson
 from experiments.synthesize import main as synthesize
 from tests.scenes_flags import CONFIGS
 
-FAULTY = "experiments.benchmarks.faulty_describer.FaultyDescriber"
+FAULTY = "experiments.quality.faulty_describer.FaultyDescriber"
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from contextcir import assets
-from experiments.clip_scenes import IMAGES_PER_BASE, draw_edited, draw_looks, make_pool
-from experiments.train_clip import Batches, Phase, train_clip
+from experiments.clip.__main__ import Batches, Phase, train_clip
+from experiments.clip.scenes import IMAGES_PER_BASE, draw_edited, draw_looks, make_pool
 
 
 def test_looks_differ_from_their_reference_in_the_shape_or_fill_of_one_object() -> None:

@@ -49,7 +49,7 @@ def unpack(folder: Path = _FOLDER, cache: Path | None = None) -> Path:
     """
     weights = folder / _WEIGHTS
     if not weights.is_file():
-        raise FileNotFoundError(f"{weights} is missing: reinstall the package, or make it with experiments.train_clip")
+        raise FileNotFoundError(f"{weights} is missing: reinstall the package, or make it with experiments.clip")
     if cache is None:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "contextcir"
     content = weights.read_bytes() + (folder / _CONFIG).read_bytes()

@@ -23,10 +23,10 @@ from contextcir.training.encoding import WholeBatch
 from contextcir.training.gradient_cache import GradientCache
 from contextcir.training.module import ContextCIR
 from contextcir.training.optim import AdamWWarmupCosine
-from experiments.benchmarks.command import command, publish
-from experiments.benchmarks.queries import random_triplets
 from experiments.benchmarks.ranking import peak_memory
 from experiments.benchmarks.step import processor
+from experiments.benchmarks.workload import random_triplets
+from experiments.command import command, publish
 
 WARM_UP = 8  # steps
 PLAIN, CACHED = "all rows at once", "gradient cache"

@@ -22,7 +22,7 @@ from contextcir.synthesis.mining.encoder import BLOCK, Vectors
 from contextcir.synthesis.mining.neighbours import NeighbourTable, find_groups
 from contextcir.synthesis.mining.search import ApproximateSearch
 from contextcir.synthesis.mining.selection import Band, MostSimilar, Uses, choose_pairs
-from experiments.benchmarks.command import command
+from experiments.command import command
 
 GROUP = 20  # vectors around each centre
 TOPIC = 50  # centres around each centre of centres

@@ -18,8 +18,8 @@ from contextcir.phrases.chunks import ChunkParser
 from contextcir.phrases.constituency import ConstituencyParser
 from contextcir.phrases.parser import PhraseParser, Span
 from contextcir.phrases.selection import AllPhrases, Candidate, HighestPhrases, Level, LowestPhrases, Quota
-from experiments.benchmarks.command import command
-from experiments.phrase_files import read_captions
+from experiments.command import command
+from experiments.phrases.captions import read_captions
 
 Found = list[tuple[Span, ...]]
 Result = TypeVar("Result")

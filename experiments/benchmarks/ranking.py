@@ -24,7 +24,7 @@ from torch import Tensor
 from contextcir.evaluation.metrics import CompositionMetric
 from contextcir.evaluation.protocol import Protocol
 from contextcir.evaluation.ranking import pad_rows
-from experiments.benchmarks.command import command
+from experiments.command import command
 
 ELEMENTS = 2**25  # scores that are there at a time: that of `ranking.score_chunks`, for all variants
 BATCH = 256  # rows that an evaluation feeds at a time

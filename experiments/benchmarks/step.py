@@ -15,7 +15,6 @@ from typing import Literal
 import torch
 
 from contextcir.losses.text_cc import ConceptLoss, TextConceptConsistency
-from experiments.benchmarks.command import command, publish
 from experiments.benchmarks.flops import count_flops
 from experiments.benchmarks.ranking import in_a_fork
 from experiments.benchmarks.workload import (
@@ -30,6 +29,7 @@ from experiments.benchmarks.workload import (
     name_of,
     recipes,
 )
+from experiments.command import command, publish
 
 
 @dataclass

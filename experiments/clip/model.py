@@ -13,7 +13,7 @@ from contextcir.encoders.text import Tokenizer
 from data_modules.scenes.graph import PLACES, Scene
 from data_modules.scenes.groups import caption, draw_sets
 from data_modules.scenes.wording import describe, describe_object
-from experiments.clip_scenes import IMAGES_PER_BASE, STREAM, Pool, normalise
+from experiments.clip.scenes import IMAGES_PER_BASE, STREAM, Pool, normalise
 
 
 def vocabulary(seed: int, tokenizer: Tokenizer) -> list[int]:

@@ -1,6 +1,6 @@
 """Train the small CLIP of the embedded default on scenes and their full descriptions.
 
-    python -m experiments.train_clip --out runs/train_clip
+    python -m experiments.clip --out runs/train_clip
 
 Contrastive training as CLIP's, on scenes drawn by the same generator as the scenes benchmark but from another seed. A
 batch holds whole image sets, so that images which differ in one attribute of one object are each other's negatives.
@@ -30,8 +30,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from contextcir import assets
-from experiments.clip_scenes import Pairs, Pool, draw_edited, draw_looks, make_pool
-from experiments.small_clip import SmallCLIP, naming, naming_logits, retrieval
+from experiments.clip.model import SmallCLIP, naming, naming_logits, retrieval
+from experiments.clip.scenes import Pairs, Pool, draw_edited, draw_looks, make_pool
 
 
 @dataclass

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 RESERVED = {"name", "seed_everything", "trainer.default_root_dir", "ckpt_path"}  # the runner's own
 
 

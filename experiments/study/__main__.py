@@ -16,13 +16,12 @@ from pathlib import Path
 
 from jsonargparse import auto_cli
 
-from experiments.study_file import read_plan
-from experiments.study_lock import write_at_once
-from experiments.study_metrics import Figures
-from experiments.study_plan import Plan
-from experiments.study_report import Choices, publish_report, write_report
-from experiments.study_statistics import interval
-from experiments.study_trials import RESULT, Runner, read_result
+from experiments.study.file import read_plan
+from experiments.study.lock import write_at_once
+from experiments.study.plan import Plan
+from experiments.study.report import Choices, publish_report, write_report
+from experiments.study.results import Figures, interval
+from experiments.study.runner import RESULT, Runner, read_result
 
 OWN_FLAGS = ("--list", "--aggregate")  # may stand without a value
 PASSED_ON = ("--data", "--model", "--trainer", "--config")
@@ -43,7 +42,7 @@ def study(
     """Run a study, or what is left of it, and make its tables.
 
     Args:
-        file: The study: a YAML file, see experiments/study_file.py.
+        file: The study: a YAML file, see experiments/study/file.py.
         out: Folder for everything; runs/studies/NAME if not given.
         only: i/n: every n-th run of the study from the i-th on (0/4 to 3/4). Settings are chosen before, by all tasks
             together.

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from experiments.study_lock import Lock, write_at_once
-from experiments.study_plan import Trial
+from experiments.study.lock import Lock, write_at_once
+from experiments.study.plan import Trial
 
 TRIAL, RESULT, LOG, RUN = "trial.json", "result.json", "log.txt", "run"
 POLL = 0.2  # seconds between two looks at running trials
@@ -26,7 +26,7 @@ Command = Callable[[Path], list[str]]
 
 def trial_command(folder: Path) -> list[str]:
     """Return the command of the process that runs the trial of a folder."""
-    return [sys.executable, "-m", "experiments.study_trial", str(folder)]
+    return [sys.executable, "-m", "experiments.study.trial", str(folder)]
 
 
 def read_result(trial: Trial, root: Path) -> dict[str, Any] | None:

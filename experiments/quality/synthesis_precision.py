@@ -1,6 +1,6 @@
 """Score the instructions of a synthesis on scenes against what the images show: Markdown tables.
 
-python -m experiments.benchmarks.synthesis_precision --run runs/synthesis/scenes --root datasets/scenes
+python -m experiments.quality.synthesis_precision --run runs/synthesis/scenes --root datasets/scenes
 
 A text is true if every change that it asks for is one of its pair, and complete if it asks for all of them. It is read
 by a grammar of its own (data_modules/scenes/reading.py); what the describer meant is not looked at.
@@ -18,7 +18,7 @@ from contextcir.synthesis.records import Instruction
 from contextcir.synthesis.store import Lookup, read_stage
 from data_modules.scenes.describer import SceneGraphs
 from data_modules.scenes.truth import Judgement, judge
-from experiments.study_statistics import LEVEL
+from experiments.study.results import LEVEL
 
 NORMAL = 1.959963984540054  # of a normal variable, the share LEVEL is within so many standard deviations
 MEASURES = ("true", "complete", "right")

@@ -1,6 +1,6 @@
 """Measure what the concept losses do to a trained model: influence of the map alone, pull, and where each leads.
 
-python -m experiments.benchmarks.concept_losses --checkpoint runs/scenes/ID/checkpoints/last.ckpt --json losses.json
+python -m experiments.quality.concept_losses --checkpoint runs/scenes/ID/checkpoints/last.ckpt --json losses.json
 """
 
 import copy
@@ -25,7 +25,7 @@ from contextcir.losses.maps import ConceptReading, phrase_attention, phrase_maps
 from contextcir.losses.text_cc import ConceptLoss, SpatialConsistency, TextConceptConsistency
 from contextcir.training.module import ContextCIR
 from data_modules import GroupedByReference, Scenes
-from experiments.benchmarks.command import command
+from experiments.command import command
 
 LOSSES = {"published": TextConceptConsistency, "spatial": SpatialConsistency, "grounded": GroundedConsistency}
 

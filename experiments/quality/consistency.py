@@ -1,7 +1,7 @@
 """Measure how well the consistency filter tells the texts of pairs from those of other pairs, on CIRR's format.
 
-python -m experiments.benchmarks.consistency --root datasets/scenes --split val
-python -m experiments.benchmarks.consistency --root /path/to/CIRR --model ViT-B-32-quickgelu --pretrained openai
+python -m experiments.quality.consistency --root datasets/scenes --split val
+python -m experiments.quality.consistency --root /path/to/CIRR --model ViT-B-32-quickgelu --pretrained openai
 """
 
 import json as json_format
@@ -19,7 +19,7 @@ from contextcir.synthesis.pairs import pair_key
 from contextcir.synthesis.records import Instruction, Pair
 from contextcir.synthesis.store import Shard, shard_path
 from data_modules.cirr import CIRR
-from experiments.benchmarks.command import command
+from experiments.command import command
 
 MARGINS = (-0.1, -0.05, 0.0, 0.05, 0.1, 0.15, 0.2)
 SLACKS = (2.0, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0)

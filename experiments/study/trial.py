@@ -1,6 +1,6 @@
 """One run of a study, in a process of its own.
 
-python -m experiments.study_trial FOLDER
+python -m experiments.study.trial FOLDER
 """
 
 import hashlib
@@ -16,11 +16,11 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from experiments.study_lock import write_at_once
-from experiments.study_trials import RESULT, RUN, TRIAL
+from experiments.study.lock import write_at_once
+from experiments.study.runner import RESULT, RUN, TRIAL
 
 PACKAGES = ("torch", "lightning", "open_clip_torch", "torchmetrics", "numpy")
-PROJECT = Path(__file__).parents[1]
+PROJECT = Path(__file__).parents[2]
 
 
 def run_trial(folder: Path) -> None:

@@ -23,8 +23,8 @@ from tqdm import tqdm
 
 from contextcir.phrases.bank import About, PhraseBank, byte_order, write_bank
 from contextcir.phrases.parser import PhraseParser, Span
-from experiments.phrase_files import captions_of, configured, instantiated, read_captions
-from experiments.phrase_workers import WorkFile, parse_batches
+from experiments.phrases.captions import captions_of, configured, instantiated, read_captions
+from experiments.phrases.workers import WorkFile, parse_batches
 
 PARSERS = {
     "stanza": "contextcir.phrases.constituency.ConstituencyParser",

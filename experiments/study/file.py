@@ -26,7 +26,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from experiments.study_plan import Plan, Tune, Variant, flags_of
+from experiments.study.plan import Plan, Tune, Variant, flags_of
 
 NAME = re.compile(r"[A-Za-z0-9_.+]+")
 KEYS = {
