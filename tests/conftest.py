@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests import tiny
+from tests.helpers import tiny
 
 torch.set_num_threads(1)
 os.environ.setdefault("WANDB_MODE", "disabled")

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from experiments.synthesize import main
+from tests.helpers.synthesis_flags import REQUESTS, flags
+from tests.helpers.synthesis_model import asked
 from tests.slurm.jobs import Jobs
-from tests.synthesis_flags import REQUESTS, flags
-from tests.synthesis_model import asked
 
 pytestmark = pytest.mark.timeout(600)
 

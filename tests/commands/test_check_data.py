@@ -1,0 +1,214 @@
+"""The check of a benchmark lists everything that is wrong with its files, records and numbers, and nothing else."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_modules.checking.inspection import EXPECTED, MODULES, TOTALS, inspect
+from data_modules.reading import annotations as survey
+from data_modules.scenes.writer import Size, write_scenes
+from experiments.check_data import main
+from tests.helpers.make_data import edited, make_circo, make_cirr, write_image, write_json
+
+CAPTIONS = "captions/cap.rc2.val.json"
+
+
+def run(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str]:
+    """Run the command; return its exit code and what it printed."""
+    with pytest.raises(SystemExit) as end:
+        main([str(arg) for arg in args])
+    return end.value.code, capsys.readouterr().out
+
+
+def report_of(capsys: pytest.CaptureFixture[str], *args: object) -> dict[str, Any]:
+    code, text = run(capsys, *args, "--json")
+    report = json.loads(text)
+    assert report["ok"] == (code == 0)
+    return report
+
+
+def of_kind(report: dict[str, Any], *kinds: str) -> list[str]:
+    return [problem["message"] for problem in report["problems"] if problem["kind"] in kinds]
+
+
+def test_several_splits_share_their_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = make_circo(tmp_path)
+    (root / "COCO2017_unlabeled" / "unlabeled2017" / "000000000103.jpg").unlink()
+    report = report_of(capsys, "circo", f"--root={root}")
+    assert len(of_kind(report, "missing")) == 1 and report["images"] == 8
+    assert of_kind(report, "count") == [
+        "expected 220 queries, found 3",
+        "expected 123,403 gallery, found 9",
+        "expected 800 queries, found 3",
+        "expected 123,403 gallery, found 9",
+    ]
+
+
+def test_a_wrong_layout_lists_what_was_tried(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = make_cirr(tmp_path / "cirr", splits=("val",))
+    (root / "img_raw").rename(root / "pictures")
+    report = report_of(capsys, "cirr", f"--root={root}", "--split", "train", "val")
+    layout = of_kind(report, "layout")
+    assert len(layout) == 2
+    assert layout[0].startswith("no file split.*.train.json in ") and str(root / "cirr" / "image_splits") in layout[0]
+    assert layout[1].startswith("no images: looked for ") and str(root / "img_raw") in layout[1]
+    assert report["splits"]["val"]["found"] == {"queries": 6, "gallery": 12}
+    report = report_of(capsys, "cirr", f"--root={tmp_path / 'nowhere'}")
+    assert of_kind(report, "layout") == [f"no folder {tmp_path / 'nowhere'}: set --root to the folder of the benchmark"]
+
+
+def test_unusable_files_are_told_beside_the_rest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = make_cirr(tmp_path)
+    (root / CAPTIONS).write_text("[{")
+    report = report_of(capsys, "cirr", f"--root={root}")
+    (message,) = of_kind(report, "file")
+    assert message.startswith(f"{root / CAPTIONS}: not valid JSON") and set(report["splits"]) == {"train", "test1"}
+
+
+def test_a_set_whose_records_are_all_broken_comes_to_an_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = make_cirr(tmp_path)
+    with edited(root / CAPTIONS) as records:
+        for record in records:
+            del record["caption"]
+    report = report_of(capsys, "cirr", f"--root={root}", "--split=val")
+    assert len(of_kind(report, "record")) == 6 and of_kind(report, "file") == [f"{root / CAPTIONS}: holds no records"]
+
+
+@given(broken=st.sets(st.integers(0, 23)), repeated=st.sets(st.integers(0, 23)), piece=st.integers(1, 30))
+@settings(max_examples=40, deadline=None)
+def test_exactly_the_broken_records_are_found(
+    tmp_path_factory: pytest.TempPathFactory, broken: set[int], repeated: set[int], piece: int
+) -> None:
+    """Whatever the pieces are that a file is gone through in; ``repeated`` records have the id of the first one."""
+    root = tmp_path_factory.mktemp("broken")
+    records = [{"id": 0 if n in repeated else n, "reference": f"{n}", "target": "x", "caption": "a"} for n in range(24)]
+    for number in broken:
+        del records[number]["caption"]
+    write_json(root / "train.json", records)
+    same_id = sorted(number for number in range(24) if records[number]["id"] == 0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(survey, "PIECE", piece)
+        report = inspect("manifest", root, ["train"])
+    found = [int(problem.message.split(" ")[1]) for problem in report.of_kind("record")]
+    assert len(found) == len(set(found))
+    if len(broken | set(same_id[1:])) < 24:
+        good = set(range(24)) - set(found)
+        assert broken <= set(found) <= broken | set(same_id)
+        assert len({records[number]["id"] for number in good}) == len(good) == report.counts["train"]["triplets"]
+
+
+def test_a_file_that_is_missing_beside_broken_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "captions").mkdir()
+    write_json(tmp_path / "image_splits" / "split.dress.val.json", ["a", "b"])
+    write_json(tmp_path / "captions" / "cap.dress.val.json", [{"candidate": "a"}, {"target": "b"}])
+    report = report_of(capsys, "fashioniq", f"--root={tmp_path}", "--split", "val_dress", "val_shirt")
+    assert len(of_kind(report, "record")) == 2 and len(of_kind(report, "layout")) == 1
+
+
+MANIFEST = [
+    {"reference": "a.png", "target": "b.png", "caption": "x"},
+    {"reference": "b.png", "target": "c.png", "caption": "y"},
+    {"reference": "c.png", "target": "a.png", "caption": "z"},
+]
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    write_json(tmp_path / "train.json", MANIFEST)
+    write_json(tmp_path / "val.json", MANIFEST[:1])
+    for name in "abc":
+        write_image(tmp_path / f"{name}.png", name)
+    return tmp_path
+
+
+def test_a_manifest_is_checked_in_all_its_splits(manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = report_of(capsys, "manifest", f"--root={manifest}")
+    assert report["splits"] == {
+        "train": {"found": {"triplets": 3, "images": 3}, "expected": {}},
+        "val": {"found": {"queries": 1, "gallery": 2}, "expected": {}},
+    }
+    assert report["ok"] and report["images"] == 3
+    (manifest / "lists").mkdir()
+    (manifest / "train.json").rename(manifest / "lists" / "all.json")
+    assert report_of(capsys, "manifest", f"--root={manifest}", "--file=lists/all.json")["splits"].keys() == {"train"}
+    with edited(manifest / "lists" / "all.json") as records:
+        records[0]["caption"], records[2]["split"] = None, "val"
+    report = report_of(capsys, "manifest", f"--root={manifest}", "--file=lists/all.json")
+    assert [message.split(":")[1].split(" is ")[0] for message in of_kind(report, "record")] == [
+        " field split", " field split"
+    ]  # fmt: skip
+
+
+def test_a_table_shows_the_first_problems(manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, text = run(capsys, "manifest", f"--root={manifest}")
+    assert code == 0 and "triplets" in text and "missing images" in text
+    for name in "abc":
+        (manifest / f"{name}.png").unlink()
+    (manifest / "a.png").write_text("no image")
+    code, text = run(capsys, "manifest", f"--root={manifest}", "--show=1")
+    assert code == 1 and "missing images: 2" in text and "... and 1 more" in text
+    assert f"image b.png: no file {manifest / 'b.png'}" in text and str(manifest / "c.png") not in text
+    assert f"{manifest / 'a.png'} is damaged" in text
+    assert str(manifest / "c.png") in run(capsys, "manifest", f"--root={manifest}", "--show=0")[1]
+
+
+def test_duplicates_may_be_allowed(manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copyfile(manifest / "a.png", manifest / "b.png")
+    assert run(capsys, "manifest", f"--root={manifest}")[0] == 1
+    report = report_of(capsys, "manifest", f"--root={manifest}", "--allow-duplicates")
+    assert report["ok"] and len(of_kind(report, "duplicate")) == 1
+
+
+def test_scenes_are_checked_against_the_size_that_was_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "scenes"
+    write_scenes(root, 0, Size(train_references=2, references=2, shared_references=2), workers=1)
+    capsys.readouterr()
+    report = report_of(capsys, "scenes", f"--root={root}")
+    assert report["ok"], report["problems"]
+    assert report["splits"]["test_unseen"]["expected"] == {"queries": 8, "gallery": 42}
+    assert report["splits"]["circo_val"]["expected"] == {"queries": 2}
+    with edited(root / "captions" / "cap.scenes.val.json") as records:
+        del records[-1]
+    report = report_of(capsys, "scenes", f"--root={root}", "--no-decode")
+    assert of_kind(report, "count") == ["expected 8 queries, found 7"]
+
+
+@pytest.mark.parametrize("benchmark", ["fashioniq", "cirr"])
+def test_the_official_annotations_have_the_official_numbers(shared: Path, benchmark: str) -> None:
+    """Without images: those of every split are reported as not found, and nothing else is."""
+    splits = [split for split in EXPECTED[benchmark] if (benchmark, split) != ("cirr", "train")]
+    report = inspect(benchmark, shared / "data" / benchmark, splits)
+    assert report.counts == {split: EXPECTED[benchmark][split] for split in splits}
+    assert [(problem.kind, problem.split) for problem in report.problems] == [("layout", split) for split in splits]
+
+
+def test_the_official_genecis_tasks_have_the_official_numbers(shared: Path) -> None:
+    report = inspect("genecis", shared / "data" / "genecis", ["focus_object", "change_object"])
+    assert {split: found["queries"] for split, found in report.counts.items()} == {
+        "focus_object": 1960,
+        "change_object": 1960,
+    }
+    assert {problem.kind for problem in report.problems} == {"layout"}
+
+
+def test_every_benchmark_has_its_numbers() -> None:
+    assert EXPECTED.keys() == MODULES.keys() >= TOTALS.keys()
+    assert sum(numbers["queries"] for numbers in EXPECTED["fashioniq"].values()) == 18_000 + 6_016 + 6_118
+    assert sum(next(iter(numbers.values())) for numbers in EXPECTED["cirr"].values()) == 36_554
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [(["cirr", "--file=x.json"], "--file is for manifests"), (["cirr", "--split"], ""), (["nlvr"], "")],
+)
+def test_mistakes_on_the_command_line(
+    args: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([*args[:1], f"--root={tmp_path}", *args[1:]])
+    assert end.value.code not in (0, None) and words in str(end.value.code) + capsys.readouterr().err

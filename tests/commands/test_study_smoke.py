@@ -1,0 +1,75 @@
+"""A study from its YAML to its tables, by real runs of the command line."""
+
+import csv
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments.study.__main__ import main
+from experiments.study.plan import Trial
+from experiments.study.runner import RESULT, Runner
+from experiments.study.trial import code_digest, run_trial
+
+STUDIES = Path(__file__).parents[2] / "experiments" / "studies"
+
+
+def small_flags(clip_folder: Path, data: Path) -> list[str]:
+    return [f"--model.backbone.model=local-dir:{clip_folder}", f"--data.root={data}", "--trainer.precision=32-true"]
+
+
+@pytest.mark.slow  # six processes, each of which imports everything
+@pytest.mark.timeout(900)
+def test_the_smoke_study_runs_and_is_not_run_again(
+    tmp_path: Path, clip_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = [*small_flags(clip_folder, tmp_path / "scenes"), "--model.backbone.trainable_text_blocks=1"]
+    call = [str(STUDIES / "smoke.yaml"), f"--out={tmp_path / 'out'}", *flags]
+    monkeypatch.setattr(sys, "argv", ["study.py", *call])
+    main([*call, "--jobs=2", "--publish", str(tmp_path / "docs")])
+    text = (tmp_path / "docs" / "smoke.md").read_text()
+    assert "4 of 4 runs are done" in text and "| a - none |" in text and "target before swapped" in text
+    assert f"python -m experiments.study {call[0]} --out=" in text
+    rows = list(csv.DictReader((tmp_path / "docs" / "smoke.csv").open()))
+    assert {row["metric"] for row in rows} >= {
+        "R@1, 3 and 4",
+        "R@1, 4 concepts",
+        "inside",
+        "target before wrong object",
+    }
+    result = json.loads((tmp_path / "out" / "study" / "a" / "seed-2" / RESULT).read_text())
+    assert set(result["metrics"]) == {"fit_end", "test"} and result["threads"] == 1
+    tuning = json.loads((tmp_path / "out" / "tune" / "none" / "setting-0" / "seed-101" / RESULT).read_text())
+    assert set(tuning["metrics"]) == {"fit_end"}
+    assert json.loads((tmp_path / "out" / "choices.json").read_text())["chosen"] == {"none": 0, "a": 0}
+    capsys.readouterr()
+    main(call)
+    assert "[" not in capsys.readouterr().out  # nothing was run
+
+
+def test_a_trial_writes_what_it_measured_and_what_made_it(
+    tmp_path: Path, clip_folder: Path, small: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from data_modules.scenes.writer import Size, write_scenes
+    from experiments.study.file import read_plan
+
+    monkeypatch.setenv("WANDB_RUN_ID", "x")
+    write_scenes(tmp_path / "scenes", 0, Size(8, 3, 2), workers=1)
+    extra = [*small_flags(clip_folder, tmp_path / "scenes"), "--model.backbone.trainable_text_blocks=1"]
+    plan = read_plan(STUDIES / "smoke.yaml", extra)
+    trial: Trial = plan.trials({"none": 0, "a": 0})[0]
+    folder = tmp_path / trial.name
+    folder.mkdir(parents=True)
+    (folder / "trial.json").write_text(json.dumps(trial.__dict__ | {"threads": 1}))
+    run_trial(folder)
+    result = json.loads((folder / RESULT).read_text())
+    assert result["flags"] == list(trial.flags) and result["code"] == code_digest()
+    assert {"val", "circo_val"} <= set(result["metrics"]["fit_end"])
+    assert result["metrics"]["test"]["test_unseen"]["target_before_swapped"] >= 0
+    assert (folder / "run" / "checkpoints" / "last.ckpt").exists()
+    shutil.rmtree(folder / "run")
+    runner = Runner(tmp_path, command=lambda folder: [sys.executable, "-c", "raise SystemExit('not to be run')"])
+    runner.run([trial])
+    assert runner.failed == {}

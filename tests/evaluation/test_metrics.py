@@ -1,0 +1,166 @@
+"""The metric against a loop over queries, in any order of arrival, and on several ranks."""
+
+import pickle
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from contextcir.evaluation.metrics import CompositionMetric
+from contextcir.evaluation.protocol import Protocol
+from tests.helpers.distributed import run_ranks
+from tests.helpers.metric_oracle import (
+    GALLERY,
+    QUERIES,
+    VIEWS,
+    WIDTH,
+    fed,
+    make_embeddings,
+    make_protocol,
+    make_views,
+    naive,
+)
+
+
+@pytest.mark.parametrize("recall_of_first", [True, False])
+@pytest.mark.parametrize("exclude_reference", [True, False])
+@pytest.mark.parametrize("seed", range(5))
+def test_every_figure_equals_the_loop_also_by_stratum(
+    seed: int, exclude_reference: bool, recall_of_first: bool
+) -> None:
+    protocol = make_protocol(seed, exclude_reference=exclude_reference, recall_of_first=recall_of_first)
+    queries, gallery = make_embeddings(seed + 10)
+    expected = naive(protocol, queries, gallery, tuple(range(QUERIES)))
+    for stratum, members in protocol.strata.items():
+        figures = naive(protocol, queries, gallery, members)
+        expected |= {f"{name}_{stratum}": value for name, value in figures.items()}
+    computed = {name: value.item() for name, value in fed(protocol, queries, gallery).compute().items()}
+    assert computed == pytest.approx(expected, abs=1e-4)
+
+
+def test_order_of_arrival_and_repeats_do_not_matter() -> None:
+    protocol, (queries, gallery) = make_protocol(), make_embeddings()
+    metric = CompositionMetric(protocol)
+    order = torch.tensor([*reversed(range(QUERIES)), 3, 3, 0])
+    for part in order.split(4):
+        metric.update_queries(part, 7 * queries[part])
+    order = torch.cat([torch.randperm(GALLERY), torch.tensor([28, 0])])
+    for part in order.split(5):
+        metric.update_gallery(part, gallery[part])
+    assert metric.compute() == fed(protocol, queries, gallery).compute()
+    assert metric.coverage() == (QUERIES, GALLERY)
+
+
+def test_a_target_that_was_never_fed_is_not_found() -> None:
+    protocol, (_, gallery) = make_protocol(), make_embeddings()
+    first = [targets[0] for targets in protocol.targets]
+    kept = torch.tensor([image for image in range(GALLERY) if image not in protocol.targets[0]])
+    metric = CompositionMetric(protocol)
+    metric.update_queries(torch.tensor([0]), gallery[first[:1]])
+    metric.update_gallery(kept, gallery[kept])
+    figures = metric.compute()
+    assert metric.coverage() == (1, len(kept))
+    assert {name for name in figures if name.endswith("concepts_2")} == set(), "query 0 is in the other stratum"
+    assert all(value == 0 for value in figures.values()) and figures
+
+
+def test_hidden_labels_or_nothing_fed_give_no_figures() -> None:
+    hidden = make_protocol(targets=((),) * QUERIES, graded_targets=None)
+    metric = fed(hidden, *make_embeddings())
+    assert metric.compute() == {} and metric.coverage() == (QUERIES, GALLERY)
+    with pytest.warns(UserWarning, match="before the"):
+        assert CompositionMetric(hidden).compute() == {}
+
+
+def test_collapsed_embeddings_find_nothing() -> None:
+    protocol = make_protocol(subset_recall_at=(1,), recall_at=(1, 5), average_precision_at=(5,), strata={})
+    figures = fed(protocol, torch.ones(QUERIES, WIDTH), torch.ones(GALLERY, WIDTH)).compute()
+    assert all(value == 0 for value in figures.values()) and len(figures) == 8
+
+
+def test_wrong_shapes_and_foreign_indices_are_refused() -> None:
+    metric = CompositionMetric(make_protocol())
+    with pytest.raises(ValueError, match=r"gallery: expected index \(B,\).*\(2,\) and \(3, 6\)"):
+        metric.update_gallery(torch.arange(2), torch.ones(3, WIDTH))
+    metric.update_queries(torch.tensor([0, QUERIES]), torch.ones(2, WIDTH))
+    with pytest.raises(ValueError, match=f"queries index {QUERIES} is outside"):
+        metric.compute()
+
+
+def test_reset_and_pickling_keep_the_protocol_only() -> None:
+    metric = fed(make_protocol(), *make_embeddings())
+    expected = metric.compute()
+    copy = pickle.loads(pickle.dumps(metric))
+    assert copy.compute() == expected and copy.state_dict() == {}
+    metric.reset()
+    assert metric.coverage() == (0, 0)
+    metric.update_gallery(torch.arange(GALLERY), make_embeddings()[1])
+    metric.update_queries(torch.arange(QUERIES), make_embeddings()[0])
+    assert metric.compute() == expected
+
+
+def compute_on_rank(rank: int, protocol: Protocol, shares: dict[str, list[list[list[int]]]]) -> list:
+    """Feed this rank's share in half precision, and compute twice without feeding more."""
+    return compute_views_on_rank(rank, protocol, make_embeddings()[0], shares)
+
+
+def compute_views_on_rank(
+    rank: int, protocol: Protocol, queries: Tensor, shares: dict[str, list[list[list[int]]]]
+) -> list:
+    """The same with the queries' embeddings given."""
+    metric, (_, gallery) = CompositionMetric(protocol, compute_with_cache=False), make_embeddings()
+    for part in shares["gallery"][rank]:
+        metric.update_gallery(torch.tensor(part), gallery[part].half())
+    for part in shares["queries"][rank]:
+        metric.update_queries(torch.tensor(part), queries[part].half())
+    figures = metric.compute()
+    assert figures == metric.compute()
+    return [{name: value.item() for name, value in figures.items()}, *metric.coverage()]
+
+
+def share(positions: int, world: int, repeats: int) -> list[list[list[int]]]:
+    """Deal positions to ranks in turn, two at a time, and some of them again, as padding samplers do."""
+    dealt = [[*range(rank, positions, world), *range(repeats)] for rank in range(world)]
+    return [[part[start : start + 2] for start in range(0, len(part), 2)] for part in dealt]
+
+
+UNEVEN = {
+    "gallery": [[list(range(0, 20)), [20, 28, 0]], [list(range(21, 29)), [0, 3]]],
+    "queries": [[[0, 1, 2, 3, 4]], [[12, 11, 10, 9], [8, 7, 6, 5], [4, 0]]],
+}
+ONE_RANK_IDLE = {"gallery": [[], [list(range(GALLERY))]], "queries": [[list(range(QUERIES))], []]}
+NOTHING_ANYWHERE = {"gallery": [[], []], "queries": [[list(range(QUERIES))], []]}
+
+
+@pytest.mark.parametrize("shares", [UNEVEN, ONE_RANK_IDLE], ids=["uneven with repeats", "idle rank"])
+def test_two_ranks_equal_one_process_exactly(shares: dict) -> None:
+    protocol = make_protocol()
+    queries, gallery = make_embeddings()
+    alone = {name: value.item() for name, value in fed(protocol, queries.half(), gallery.half()).compute().items()}
+    assert run_ranks(compute_on_rank, 2, protocol, shares) == [[alone, QUERIES, GALLERY]] * 2
+
+
+@pytest.mark.parametrize(("world", "queries"), [(2, QUERIES), (3, QUERIES), (3, 2), (5, 3)])
+def test_any_number_of_ranks_equals_one_process_exactly(world: int, queries: int) -> None:
+    """Also with more ranks than queries; every rank has other views of them."""
+    protocol, views = make_protocol(query_views=VIEWS), make_views()
+    few = replace(
+        protocol,
+        strata={},
+        **{
+            name: getattr(protocol, name)[:queries]
+            for name in ("query_ids", "targets", "references", "subsets", "graded_targets")
+        },
+    )
+    views = views[: VIEWS * queries]
+    alone = {
+        name: value.item() for name, value in fed(few, views.half(), make_embeddings()[1].half()).compute().items()
+    }
+    assert len(alone) == len(few.metric_names()) and any(alone.values())
+    shares = {"gallery": share(GALLERY, world, 1), "queries": share(VIEWS * queries, world, world % 2)}
+    assert run_ranks(compute_views_on_rank, world, few, views, shares) == [[alone, queries, GALLERY]] * world
+
+
+def test_two_ranks_without_any_gallery_agree_that_there_is_nothing() -> None:
+    assert run_ranks(compute_on_rank, 2, make_protocol(), NOTHING_ANYWHERE) == [[{}, QUERIES, 0]] * 2
