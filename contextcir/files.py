@@ -1,13 +1,19 @@
-"""Files that are there whole or not at all."""
+"""Files on disk: written whole or not at all, owned by one process at a time, divided among processes by a hash."""
 
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from filelock import SoftFileLease, Timeout
+
+from contextcir.errors import InputError
+
+LEASE = 60.0  # seconds without a sign of life after which an owner on another machine counts as dead
 
 
 @contextmanager
@@ -27,7 +33,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def whole_array(path: Path, shape: tuple[int, ...], kind: type[np.generic]) -> Iterator[np.ndarray]:
-    """Give an array on the disk to fill; it takes its name when the block ends without an error."""
+    """Give an array on disk to fill; it takes its name when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f"{path.name}.{os.getpid()}.new")
     try:
@@ -40,12 +46,56 @@ def whole_array(path: Path, shape: tuple[int, ...], kind: type[np.generic]) -> I
         new.unlink(missing_ok=True)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON value."""
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8; readers see the old content or the new one."""
     with whole_file(path) as file:
-        file.write(json.dumps(value, indent=1).encode())
+        file.write(text.encode())
+
+
+def write_json(path: Path, value: Any, indent: int = 1) -> None:
+    """Write a JSON file; readers see the old content or the new one."""
+    write_text(path, json.dumps(value, indent=indent) + "\n")
 
 
 def read_json(path: Path) -> Any:
     """Return the value of a JSON file, None where there is no file."""
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+@contextmanager
+def one_writer(folder: Path, work: str) -> Iterator[None]:
+    """Be the only process that writes in a folder, on this machine or another one that shares the disk.
+
+    The lease of a dead process is taken over: at once on the same machine, after `LEASE` seconds without a heartbeat on
+    another one.
+
+    Args:
+        folder: made if it is new; the lease is a file ``.lock`` in it.
+        work: what the processes would do at once, for the message.
+
+    Raises:
+        InputError: if a living process holds the lease.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lease = SoftFileLease(folder / ".lock", lease_duration=LEASE)
+    try:
+        lease.acquire(timeout=0)
+    except Timeout:
+        raise InputError(
+            f"another process {work} here already: wait for it, or choose another folder", file=folder
+        ) from None
+    try:
+        yield
+    finally:
+        lease.release()
+
+
+def stable_hash(text: str | bytes, size: int = 8) -> int:
+    """Return an unsigned integer of ``size`` bytes for a text, the same on every machine and in every run."""
+    content = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    return int.from_bytes(blake2b(content, digest_size=size).digest(), "big")
+
+
+def in_shard(key: str | bytes, index: int, count: int) -> bool:
+    """Tell whether a key belongs to shard ``index`` of ``count``."""
+    return stable_hash(key) % count == index

@@ -1,17 +1,67 @@
-"""What the commands of all benchmarks share: a function as a command line, and a table for the screen and a file."""
+"""What all commands share: errors in one line, functions as command lines, shards, and tables."""
 
-from collections.abc import Callable
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from jsonargparse import auto_cli
+from contextcir.errors import InputError
 
 
-def command(benchmark: Callable[..., None]) -> None:
-    """Run a function with the flags of the command line; what went wrong is told in one line."""
+def flag(setting: str) -> str:
+    """Return the flag of an argument: ``model.fusion.heads`` is ``--model.fusion.heads``."""
+    return f"--{setting}"
+
+
+@contextmanager
+def one_line_errors(*also: type[Exception]) -> Iterator[None]:
+    """Print what a user did wrong in one line, and exit with 1; with CIR_TRACEBACK=1 the traceback comes as well.
+
+    ``also``: kinds of errors beyond ValueError and OSError.
+    """
     try:
-        auto_cli(benchmark, as_positional=False)
-    except (ValueError, FileNotFoundError, RuntimeError) as error:
-        raise SystemExit(f"error: {error}") from None
+        yield
+    except (ValueError, OSError, *also) as error:
+        if os.environ.get("CIR_TRACEBACK") == "1":
+            raise
+        if isinstance(error, InputError):
+            message = error.describe(flag)
+        else:
+            # The text of an error from a loader process is that process's traceback; its last line says what is wrong.
+            lines = str(error).strip().splitlines()
+            message = lines[-1].removeprefix(f"{type(error).__name__}: ") if lines else repr(error)
+        print(f"error: {message}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def command(function: Callable[..., None]) -> None:
+    """Run a function with its parameters as flags; errors are told in one line."""
+    from jsonargparse import auto_cli  # here, so that commands with a parser of their own start without it
+
+    with one_line_errors(RuntimeError):
+        auto_cli(function, as_positional=False)
+
+
+def read_shard(text: str | None, setting: str = "shard") -> tuple[int, int] | None:
+    """Return I and N of ``I/N``, the part I of N, from 0 on.
+
+    Raises:
+        InputError: if the text is not of this form, or I is not below N.
+    """
+    if text is None:
+        return None
+    index, slash, count = text.partition("/")
+    if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+        raise InputError(f"expected I/N with I from 0 to N - 1, got {text!r}", setting=setting)
+    return int(index), int(count)
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
+    """Return a Markdown table; the first ``left`` columns are aligned to the left, all others to the right."""
+    lines = [header, ["---"] * left + ["---:"] * (len(header) - left), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
 def publish(text: str, markdown: Path | None) -> None:
@@ -20,3 +70,12 @@ def publish(text: str, markdown: Path | None) -> None:
     if markdown is not None:
         markdown.parent.mkdir(parents=True, exist_ok=True)
         markdown.write_text(text, encoding="utf-8")
+
+
+def processor() -> str:
+    """Return the name of this machine's CPU."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

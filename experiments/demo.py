@@ -10,7 +10,8 @@ import sys
 import time
 from pathlib import Path
 
-from experiments.run import main, one_line_errors
+from experiments.command import one_line_errors
+from experiments.run import main
 
 _FOLDER = Path(__file__).parent / "configs"
 CONFIGS = [f"--config={_FOLDER / name}" for name in ("base.yaml", "scenes.yaml")]

@@ -5,9 +5,6 @@ python -m experiments.run {fit,validate,test,predict} --config a.yaml [--config 
 
 import os
 import secrets
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +19,7 @@ import callbacks  # noqa: F401
 import data_modules  # noqa: F401
 from callbacks.progress import show_progress
 from contextcir.training.module import ContextCIR
+from experiments.command import one_line_errors
 from experiments.help import answer_help
 from experiments.start import (
     check_checkpoint,
@@ -114,21 +112,6 @@ def main(args: ArgsType = None) -> ExperimentCLI:
         seed_everything_default=0,
         args=args,
     )
-
-
-@contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Print what a user did wrong in one line; with CIR_TRACEBACK=1 the traceback comes as well."""
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        if os.environ.get("CIR_TRACEBACK") == "1":
-            raise
-        # An error from a loader process carries that process's traceback in its text; what matters is the last line.
-        message = str(error).strip().splitlines()[-1] if str(error).strip() else repr(error)
-        prefix = f"{type(error).__name__}: "
-        print(f"error: {message.removeprefix(prefix)}", file=sys.stderr)
-        raise SystemExit(1) from None
 
 
 if __name__ == "__main__":

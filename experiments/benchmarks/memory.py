@@ -24,9 +24,8 @@ from contextcir.training.gradient_cache import GradientCache
 from contextcir.training.module import ContextCIR
 from contextcir.training.optim import AdamWWarmupCosine
 from experiments.benchmarks.ranking import peak_memory
-from experiments.benchmarks.step import processor
 from experiments.benchmarks.workload import random_triplets
-from experiments.command import command, publish
+from experiments.command import command, processor, publish
 
 WARM_UP = 8  # steps
 PLAIN, CACHED = "all rows at once", "gradient cache"

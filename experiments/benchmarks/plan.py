@@ -26,9 +26,8 @@ from contextcir.training.encoding import WholeBatch
 from contextcir.training.gradient_cache import GradientCache
 from contextcir.training.module import ContextCIR
 from experiments.benchmarks.flops import NoModules, ShapesOnly, count_flops
-from experiments.benchmarks.step import processor
 from experiments.benchmarks.workload import Recipe, Setting, build
-from experiments.command import command, publish
+from experiments.command import command, processor, publish
 
 BATCH = 8  # triplets that are counted at a time
 

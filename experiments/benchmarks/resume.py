@@ -15,7 +15,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from callbacks.checkpoint_files import AtomicCheckpoints, damage
 from data_modules.loading.sampling import random_numbers_kept, seed_of
-from experiments.benchmarks.step import processor
+from experiments.command import processor
 
 TENSORS = 200  # of a model; checkpoints hold each three times
 

@@ -29,7 +29,7 @@ from experiments.benchmarks.workload import (
     name_of,
     recipes,
 )
-from experiments.command import command, publish
+from experiments.command import command, processor, publish
 
 
 @dataclass
@@ -144,16 +144,6 @@ def spread(values: list[float]) -> str:
         return "".join(f"{value:.3f}" for value in values)
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
     return f"{middle:.3f} ({low:.3f} to {high:.3f})"
-
-
-def processor() -> str:
-    """Return the name of the processor, where the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def step(

@@ -105,7 +105,7 @@ def end_with_the_runner() -> None:
 def main() -> None:
     """Run the trial of the folder that the command line names."""
     end_with_the_runner()
-    from experiments.run import one_line_errors
+    from experiments.command import one_line_errors
 
     with one_line_errors():
         run_trial(Path(sys.argv[1]))

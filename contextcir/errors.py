@@ -1,0 +1,73 @@
+"""Errors that a user can put right: what is wrong, and where it stands, kept apart until the last moment.
+
+Nothing in the library knows how it was started, so an error names arguments (``model.fusion.heads``), not flags. A
+command line turns one into its own words with `InputError.describe`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+class InputError(ValueError):
+    """A file, record or argument that can't be used.
+
+    Args:
+        problem: what was given and what was expected, without the place. With a ``field``, it continues the sentence
+            that begins with the name of the field ("is missing").
+        file: the file that holds it.
+        record: position of the record in the file, from 0.
+        identity: how the record is known in the benchmark, e.g. ``pairid 5``.
+        field: dotted path of the field in the record, e.g. ``img_set.id``.
+        setting: dotted path of the argument to change, e.g. ``model.fusion.heads`` or ``data.root``.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        file: str | Path | None = None,
+        record: int | None = None,
+        identity: str | None = None,
+        field: str | None = None,
+        setting: str | None = None,
+    ) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.file = None if file is None else str(file)
+        self.record = record
+        self.identity = identity
+        self.field = field
+        self.setting = setting
+
+    def __str__(self) -> str:
+        return self.describe()
+
+    def __reduce__(self) -> tuple[Callable[..., InputError], tuple[Any, ...]]:
+        # An exception of a loader process is pickled; by itself it would come back without its keywords.
+        places = {name: getattr(self, name) for name in ("file", "record", "identity", "field", "setting")}
+        return functools.partial(type(self), **places), (self.problem,)
+
+    def describe(self, name_setting: Callable[[str], str] = str) -> str:
+        """Return one line: place, problem, and the argument to change, as ``name_setting`` writes it."""
+        place = "" if self.file is None else self.file
+        if self.record is not None:
+            known = "" if self.identity is None else f" ({self.identity})"
+            place = f"record {self.record}{known}" + (f" of {place}" if place else "")
+        text = self.problem if self.field is None else f"field {self.field} {self.problem}"
+        text = f"{place}: {text}" if place else text
+        return text if self.setting is None else f"{text} ({name_setting(self.setting)})"
+
+    def relocate(self, old: str, new: str) -> InputError:
+        """Return the same error for an owner that takes the argument ``old`` (and those below it) under ``new``."""
+        moved = self.__reduce__()[0](self.problem)
+        if self.setting is not None and (self.setting == old or self.setting.startswith(f"{old}.")):
+            moved.setting = new + self.setting[len(old) :]
+        return moved
+
+
+class MissingFileError(InputError, FileNotFoundError):
+    """A file or folder that does not exist."""
