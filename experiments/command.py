@@ -1,5 +1,6 @@
 """What all commands share: errors in one line, functions as command lines, shards, and tables."""
 
+import difflib
 import os
 import platform
 import sys
@@ -7,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from contextcir.errors import InputError
+from contextcir.errors import InputError, MissingFileError
 
 
 def flag(setting: str) -> str:
@@ -42,6 +43,31 @@ def command(function: Callable[..., None]) -> None:
 
     with one_line_errors(RuntimeError):
         auto_cli(function, as_positional=False)
+
+
+def packaged(kind: str, name: str | Path, setting: str) -> Path:
+    """Return a YAML file given by its path, or by its bare name among those that come with the project.
+
+    Args:
+        kind: the folder of the project's own files: ``configs``, ``studies`` or ``sweeps``. Files of its subfolders
+            have names such as ``overlays/bf16``.
+        name: a path, or a name with or without ``.yaml``.
+        setting: the argument that gives it, for the message.
+
+    Raises:
+        MissingFileError: if it is neither; the message has the closest names.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    folder = Path(__file__).parent / kind
+    own = {file.relative_to(folder).with_suffix("").as_posix(): file for file in sorted(folder.rglob("*.yaml"))}
+    bare = path.as_posix().removesuffix(".yaml")
+    if bare in own:
+        return own[bare]
+    close = difflib.get_close_matches(bare, own, n=3, cutoff=0.5)
+    hint = f"close to it: {', '.join(close)}" if close else f"there are {', '.join(own)}"
+    raise MissingFileError(f"no file {path}, and none of the project's {kind} has this name; {hint}", setting=setting)
 
 
 def read_shard(text: str | None, setting: str = "shard") -> tuple[int, int] | None:

@@ -12,7 +12,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from contextcir.training.module import ContextCIR
 from data_modules.scenes.writer import Size, write_scenes
 from experiments.demo import summarise
-from experiments.run import ExperimentCLI, main, one_line_errors
+from experiments.command import one_line_errors
+from experiments.run import ExperimentCLI, main
 from tests.helpers.make_data import make_cirr
 
 CONFIGS = Path(__file__).parents[2] / "experiments" / "configs"
