@@ -53,13 +53,17 @@ class InputError(ValueError):
 
     def describe(self, name_setting: Callable[[str], str] = str) -> str:
         """Return one line: place, problem, and the argument to change, as ``name_setting`` writes it."""
+        text = self.without_setting()
+        return text if self.setting is None else f"{text} ({name_setting(self.setting)})"
+
+    def without_setting(self) -> str:
+        """Return place and problem, for a message around this one."""
         place = "" if self.file is None else self.file
         if self.record is not None:
             known = "" if self.identity is None else f" ({self.identity})"
             place = f"record {self.record}{known}" + (f" of {place}" if place else "")
         text = self.problem if self.field is None else f"field {self.field} {self.problem}"
-        text = f"{place}: {text}" if place else text
-        return text if self.setting is None else f"{text} ({name_setting(self.setting)})"
+        return f"{place}: {text}" if place else text
 
     def relocate(self, old: str, new: str) -> InputError:
         """Return the same error for an owner that takes the argument ``old`` (and those below it) under ``new``."""

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import numpy as np
-from filelock import SoftFileLease, Timeout
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from contextcir.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 LEASE = 60.0  # seconds without a sign of life after which an owner on another machine counts as dead
 
@@ -32,8 +32,10 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def whole_array(path: Path, shape: tuple[int, ...], kind: type[np.generic]) -> Iterator[np.ndarray]:
+def whole_array(path: Path, shape: tuple[int, ...], kind: "type[np.generic]") -> "Iterator[np.ndarray]":
     """Give an array on disk to fill; it takes its name when the block ends without an error."""
+    import numpy as np  # here, so that whoever only writes text starts without it
+
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f"{path.name}.{os.getpid()}.new")
     try:
@@ -76,6 +78,8 @@ def one_writer(folder: Path, work: str) -> Iterator[None]:
     Raises:
         InputError: if a living process holds the lease.
     """
+    from filelock import SoftFileLease, Timeout  # as above
+
     folder.mkdir(parents=True, exist_ok=True)
     lease = SoftFileLease(folder / ".lock", lease_duration=LEASE)
     try:

@@ -1,24 +1,26 @@
-"""Benchmarks as data modules. Everything that a config names is imported here, so that its bare name is enough."""
+"""Benchmarks as data modules. Their names are imported when they are first used.
 
-from data_modules.base import CompositionDataModule
-from data_modules.circo import CIRCO, QueryText, RelativeCaption, SharedConceptMagicLens, SharedConceptSentence
-from data_modules.cirr import CIRR
-from data_modules.fashioniq import (
-    BothOrders,
-    CaptionText,
-    CategoryGallery,
-    FashionIQ,
-    FirstAndSecond,
-    OriginalGallery,
-    SecondAndFirst,
-    VALGallery,
-)
-from data_modules.genecis import GeneCIS
-from data_modules.lasco import LaSCo
-from data_modules.loading.sampling import GroupedByImageSet, GroupedByReference, Shuffled, TrainingOrder
-from data_modules.manifest import Manifest
-from data_modules.mixture import Mixture
-from data_modules.scenes import Scenes
+So whoever only reads annotation files (`data_modules.readers`) starts without torch and Lightning.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from data_modules.base import CompositionDataModule
+    from data_modules.benchmarks import CIRCO, CIRR, FashionIQ, GeneCIS, LaSCo, Manifest, Scenes
+    from data_modules.circo import QueryText, RelativeCaption, SharedConceptMagicLens, SharedConceptSentence
+    from data_modules.fashioniq import (
+        BothOrders,
+        CaptionText,
+        CategoryGallery,
+        FirstAndSecond,
+        OriginalGallery,
+        SecondAndFirst,
+        VALGallery,
+    )
+    from data_modules.loading.sampling import GroupedByImageSet, GroupedByReference, Shuffled, TrainingOrder
+    from data_modules.mixture import Mixture
 
 __all__ = [
     "CIRCO",
@@ -46,3 +48,21 @@ __all__ = [
     "TrainingOrder",
     "VALGallery",
 ]
+MODULES = {
+    "base": ("CompositionDataModule",),
+    "benchmarks": ("CIRCO", "CIRR", "FashionIQ", "GeneCIS", "LaSCo", "Manifest", "Scenes"),
+    "circo": ("QueryText", "RelativeCaption", "SharedConceptMagicLens", "SharedConceptSentence"),
+    "fashioniq": (
+        "BothOrders", "CaptionText", "CategoryGallery", "FirstAndSecond", "OriginalGallery", "SecondAndFirst",
+        "VALGallery",
+    ),
+    "loading.sampling": ("GroupedByImageSet", "GroupedByReference", "Shuffled", "TrainingOrder"),
+    "mixture": ("Mixture",),
+}  # fmt: skip
+_MODULE_OF = {name: f"data_modules.{module}" for module, names in MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULE_OF[name]), name)

@@ -1,8 +1,8 @@
 """What all data modules share: loaders, protocols, and single queries and images for callbacks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -11,36 +11,46 @@ from torch.utils.data import DataLoader, Dataset
 
 from contextcir.batch import QueryBatch
 from contextcir.embeddings import GalleryStore
+from contextcir.errors import InputError, MissingFileError
 from contextcir.evaluation.protocol import Protocol
 from contextcir.phrases.sources import PhraseSource
 from data_modules.loading.gallery import Collate, GallerySampler, gallery_source
-from data_modules.loading.images import ImageStore, find_images
-from data_modules.loading.missing import Part, find_missing, without_missing
+from data_modules.loading.images import ImageStore
+from data_modules.loading.missing import Part, drop_missing, find_missing
 from data_modules.loading.phrases import check_phrases, with_phrases
 from data_modules.loading.sampling import (
-    ReplayLoader,
-    ReplaySampler,
-    ReplayTriplets,
+    ResumableLoader,
+    ResumableSampler,
+    SeededTriplets,
     Shuffled,
     TrainingOrder,
     batches_done,
 )
 from data_modules.loading.triplets import GalleryDataset, Preprocess, QueryDataset, collate_queries, collate_triplets
+from data_modules.reading.reader import BenchmarkReader
 from data_modules.records import Evaluation, TrainingSet
 
 __all__ = ["CompositionDataModule", "Evaluation", "TrainingSet"]
-TRAINING = "(training)"  # stands beside the names of splits, and can't be one
+
+
+@contextmanager
+def split_chosen_by(argument: str) -> Iterator[None]:
+    """Let errors of a reader about its split name the argument of the data module that chose the split."""
+    try:
+        yield
+    except InputError as error:
+        raise error.relocate("data.split", f"data.{argument}") from None
 
 
 class CompositionDataModule(LightningDataModule):
-    """Base of the benchmarks: a subclass reads annotation files, everything else is here.
+    """A benchmark for training and evaluation: any `BenchmarkReader` reads the files, everything else is here.
 
-    Subclasses implement `read_training`, `read_evaluation` and `image_folders`. Annotations are read when a stage first
-    needs them; images only when they are loaded, so that protocols can be had without any. That all of them exist is
-    made sure of before anything is trained on or scored.
+    Annotations are read when a stage first needs them; images only when they are loaded, so that protocols can be had
+    without any. That all of them exist is made sure of before anything is trained on or scored.
 
     Args:
-        root: folder with annotations and images.
+        reader: reads the annotations, and knows where the images are.
+        train_split: split to train on.
         val_splits: splits scored by ``validate``, and during ``fit``; one protocol each.
         test_splits: splits scored by ``test``, and ranked by ``predict``; one protocol each.
         batch_size: training triplets per batch and rank.
@@ -55,7 +65,8 @@ class CompositionDataModule(LightningDataModule):
 
     def __init__(
         self,
-        root: str | Path,
+        reader: BenchmarkReader,
+        train_split: str = "train",
         val_splits: Sequence[str] = ("val",),
         test_splits: Sequence[str] = ("test",),
         batch_size: int = 128,
@@ -67,14 +78,17 @@ class CompositionDataModule(LightningDataModule):
         phrases: PhraseSource | None = None,
     ) -> None:
         super().__init__()
-        self.root = Path(root).expanduser()
+        self.reader = reader
+        self.root = reader.root
+        self.benchmark = reader.benchmark
+        self.train_split = train_split
         self.splits = {"val": tuple(val_splits), "test": tuple(test_splits), "predict": tuple(test_splits)}
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.num_workers = num_workers
         for name, least in {"batch_size": 1, "eval_batch_size": 1, "num_workers": 0}.items():
             if getattr(self, name) < least:
-                raise ValueError(f"--data.{name} must be at least {least}, got {getattr(self, name)}")
+                raise InputError(f"expected at least {least}, got {getattr(self, name)}", setting=f"data.{name}")
         self.order = order
         self.preprocess = preprocess
         self.allow_missing = allow_missing
@@ -84,29 +98,28 @@ class CompositionDataModule(LightningDataModule):
         self._follow_model = preprocess is None
         self._training: TrainingSet | None = None
         self._evaluations: dict[str, Evaluation] = {}
-        self._stores: dict[str, ImageStore] = {}
-        self._missing: dict[str, int] = {}
+        # by split; None for the training set
+        self._stores: dict[str | None, ImageStore] = {}
+        self._missing: dict[str | None, int] = {}
 
     def read_training(self) -> TrainingSet:
         """Return the training triplets."""
-        raise ValueError(f"{type(self).__name__} has no training split: use validate, test or predict")
+        with split_chosen_by("train_split"):
+            return self.reader.read_training(self.train_split)
 
     def read_evaluation(self, split: str) -> Evaluation:
         """Return the protocol and queries of a split."""
-        raise NotImplementedError
-
-    def image_folders(self) -> list[Path]:
-        """Return the folders that the listed image paths may be relative to, the official one first."""
-        raise NotImplementedError
+        with split_chosen_by("val_splits" if split in self.splits["val"] else "test_splits"):
+            return self.reader.read_evaluation(split)
 
     def setup(self, stage: str) -> None:
         """Read the annotations of a stage (fit, validate, test or predict); under a Trainer, look for its images.
 
         Raises:
-            FileNotFoundError, ValueError: if a file is missing or wrong, or labels that ``test`` needs are hidden.
+            InputError: if a file is missing or wrong, or labels that ``test`` needs are hidden.
         """
         if not self.root.is_dir():
-            raise FileNotFoundError(f"no folder {self.root}: set --data.root to the folder of the benchmark")
+            raise MissingFileError(f"no folder {self.root}: expected the folder of the benchmark", setting="data.root")
         if self._follow_model and self.trainer is not None:
             self.preprocess = self.trainer.lightning_module.preprocess
         if stage == "fit" and self._training is None:
@@ -114,9 +127,10 @@ class CompositionDataModule(LightningDataModule):
         scored = {"fit": "val", "validate": "val"}.get(stage, stage)
         for protocol in self.protocols(scored):
             if stage == "test" and not protocol.labelled:
-                raise ValueError(
+                raise InputError(
                     f"the labels of {protocol.benchmark} {protocol.split} are hidden, so test has nothing to score: "
-                    "use predict, or set --data.test_splits to a split with labels"
+                    "use predict, or choose a split with labels",
+                    setting="data.test_splits",
                 )
         if self.trainer is not None:  # before hours of training, not after
             if stage == "fit":
@@ -149,23 +163,24 @@ class CompositionDataModule(LightningDataModule):
         """Return the loader of `TripletBatch`es of this rank.
 
         Raises:
-            FileNotFoundError: if the images are not found, or one is missing.
-            ValueError: if there are fewer triplets than one batch on every rank needs.
+            MissingFileError: if the images are not found, or one is missing.
+            InputError: if there are fewer triplets than one batch on every rank needs.
         """
         if self._training is None:
             self.setup("fit")
-        records, paths, source = self._complete_training()
+        records, paths, file = self._complete_training()
         replicas, rank = self._share()
         if len(records) < self.batch_size * replicas:
-            raise ValueError(
-                f"{source.file} holds {len(records)} triplets, fewer than a batch of {self.batch_size} on each of "
-                f"{replicas} ranks: lower --data.batch_size"
+            raise InputError(
+                f"{file} holds {len(records)} triplets, fewer than a batch of {self.batch_size} on each of {replicas} "
+                "ranks",
+                setting="data.batch_size",
             )
-        filled = with_phrases(records, self.phrases, source)
-        dataset = ReplayTriplets(filled, self._images(TRAINING, paths), self._checked_preprocess(), source)
-        sampler = ReplaySampler(self.order, [self.order.group(record) for record in records], replicas, rank)
+        filled = with_phrases(records, self.phrases)
+        dataset = SeededTriplets(filled, self._images(None, paths), self._checked_preprocess())
+        sampler = ResumableSampler(self.order, [self.order.group(record) for record in records], replicas, rank)
         options = {"sampler": sampler, "drop_last": True, "persistent_workers": self.num_workers > 0}
-        loader = self._loader(ReplayLoader, dataset, collate_triplets, batch_size=self.batch_size, **options)
+        loader = self._loader(ResumableLoader, dataset, collate_triplets, batch_size=self.batch_size, **options)
         loader.batches_done = partial(batches_done, self)
         return loader
 
@@ -183,7 +198,7 @@ class CompositionDataModule(LightningDataModule):
 
     def _evaluations_of(self, stage: str) -> list[Evaluation]:
         if stage not in self.splits:
-            raise ValueError(f"expected stage {', '.join(self.splits)}, got {stage!r}")
+            raise InputError(f"expected stage {', '.join(self.splits)}, got {stage!r}")
         for split in self.splits[stage]:
             if split not in self._evaluations:
                 self._evaluations[split] = self.read_evaluation(split)
@@ -198,15 +213,14 @@ class CompositionDataModule(LightningDataModule):
 
     def _complete_training(self) -> TrainingSet:
         """Make sure that all training images exist, or take the triplets away that need others."""
-        self._training = self._complete(TRAINING, self._training)
+        self._training = self._complete(None, self._training)
         return self._training
 
-    def _complete(self, split: str, part: Part) -> Part:
+    def _complete(self, split: str | None, part: Part) -> Part:
         if split not in self._missing:
-            benchmark = getattr(self, "benchmark", type(self).__name__.lower())
-            command = f"python -m experiments.check_data {benchmark} --root {self.root}"
+            command = f"python -m experiments.check_data {self.benchmark} --root {self.root}"
             missing = find_missing(part, self._images(split, part.image_paths), command, self.allow_missing)
-            part = without_missing(part, missing)
+            part = drop_missing(part, missing)
             check_phrases(part, self.phrases)
             self._missing[split] = len(missing)
         return part
@@ -231,17 +245,17 @@ class CompositionDataModule(LightningDataModule):
 
     def _queries(self, evaluation: Evaluation) -> QueryDataset:
         images = self._images(evaluation.protocol.split, evaluation.image_paths)
-        records = with_phrases(evaluation.records, self.phrases, evaluation.source)
-        return QueryDataset(records, images, self._checked_preprocess(), evaluation.source)
+        return QueryDataset(with_phrases(evaluation.records, self.phrases), images, self._checked_preprocess())
 
-    def _images(self, split: str, paths: Mapping[str, str]) -> ImageStore:
+    def _images(self, split: str | None, paths: Mapping[str, str]) -> ImageStore:
+        """Return the images of a split, or of the training set."""
         if split not in self._stores:
-            self._stores[split] = find_images(self.image_folders(), paths)
+            self._stores[split] = self.reader.find_images(self.train_split if split is None else split, paths)
         return self._stores[split]
 
     def _checked_preprocess(self) -> Preprocess:
         if self.preprocess is None:
-            raise ValueError(f"{type(self).__name__} has no preprocess: give it one, or set it up by a Trainer")
+            raise InputError(f"{type(self).__name__} has no preprocess: give it one, or set it up by a Trainer")
         return self.preprocess
 
     def _loader(self, kind: type[DataLoader], dataset: Dataset, collate_fn: Collate, **options: object) -> DataLoader:

@@ -1,14 +1,31 @@
 """CIRCO: composed retrieval on COCO's unlabelled images, with several right answers (Baldrati et al., ICCV 2023)."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
+from pydantic import ValidationInfo, field_validator
+
+from contextcir.errors import InputError, MissingFileError
 from contextcir.evaluation.protocol import Protocol
-from data_modules.base import CompositionDataModule, Evaluation
-from data_modules.reading.annotations import AnnotationFile, clean, is_kind, read_json, shorten
-from data_modules.records import QueryRecord
+from contextcir.phrases.parser import clean
+from data_modules.reading.annotations import (
+    AnnotationFile,
+    CaptionRecord,
+    ImageNumber,
+    ImageNumbers,
+    ImageSize,
+    Listed,
+    PhraseField,
+    Problem,
+    Record,
+    phrase_records,
+    read_json,
+    shorten,
+)
+from data_modules.reading.reader import BenchmarkReader, Counts, Strata, positions_of
+from data_modules.records import Evaluation, Origin, QueryRecord
 
 IMAGE_LIST = Path("annotations") / "image_info_unlabeled2017.json"
 
@@ -50,8 +67,67 @@ class SharedConceptSentence(QueryText):
     template = "Find a picture that also {shared_concept}, but {relative_caption}."
 
 
-class CIRCO(CompositionDataModule):
-    """CIRCO for validate, test and predict; it has no training split.
+class CIRCOCaption(CaptionRecord):
+    """The two texts of a query."""
+
+    relative_caption: str
+    shared_concept: str
+
+    def texts(self) -> list[str]:
+        """Return the text of every `QueryText`."""
+        return [kind().compose(self.relative_caption, self.shared_concept)[0] for kind in QueryText.__subclasses__()]
+
+
+class CIRCORecord(CIRCOCaption):
+    """A query of CIRCO. The right answers are hidden where ``gt_img_ids`` is missing or empty."""
+
+    id: int
+    reference_img_id: ImageNumber
+    gt_img_ids: ImageNumbers | None = None
+    target_img_id: int | None = None
+    semantic_aspects: list[str] | None = None
+    concepts: int | None = None
+    phrases: list[PhraseField] | None = None
+    image_size: ImageSize | None = None
+
+    @field_validator("target_img_id")
+    @classmethod
+    def _check_target(cls, target: int | None, info: ValidationInfo) -> int | None:
+        targets = info.data.get("gt_img_ids")
+        if targets and target is not None and str(target) not in targets:
+            raise Problem(f"is {target}, which is not among gt_img_ids")
+        return target
+
+    def targets(self) -> list[str]:
+        """Return the names of the right answers, the one that the query was written for first."""
+        if not self.gt_img_ids:
+            return []
+        if self.target_img_id is None:
+            raise Problem("is missing", inside="target_img_id")
+        return sorted(self.gt_img_ids, key=lambda name: name != str(self.target_img_id))
+
+    def groups(self) -> list[str]:
+        """Return the groups of queries that this one belongs to."""
+        groups = [f"aspect_{aspect}" for aspect in self.semantic_aspects or ()]
+        return groups if self.concepts is None else [*groups, f"concepts_{self.concepts}"]
+
+
+class _Anything(Container[str]):
+    """Contains every name."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+
+class UnlabelledImage(Record):
+    """An image of COCO's list."""
+
+    id: int
+    file_name: str
+
+
+class CIRCOReader(BenchmarkReader):
+    """CIRCO, which has no training split.
 
     Looks for ``annotations/SPLIT.json`` in ``root`` and ``root/CIRCO``. The gallery is every entry of
     ``COCO2017_unlabeled/annotations/image_info_unlabeled2017.json``, with the images in
@@ -64,130 +140,110 @@ class CIRCO(CompositionDataModule):
 
     Args:
         root: folder with annotations and images.
-        val_splits: splits scored by ``validate``.
-        test_splits: splits ranked by ``predict``. The labels of test are hidden, so ``test`` needs another split.
-        query_text: RelativeCaption, SharedConceptMagicLens or SharedConceptSentence (of the ConText-CIR authors).
+        query_text: how the text of a query is made.
         exclude_reference: take the reference out of the gallery; the official metric keeps it in.
-        options: see CompositionDataModule.
     """
 
     benchmark = "circo"
+    expected: ClassVar[Counts] = {
+        "val": {"queries": 220, "gallery": 123_403},
+        "test": {"queries": 800, "gallery": 123_403},
+    }
+    captions = CIRCOCaption
 
-    def __init__(
-        self,
-        root: str | Path,
-        val_splits: Sequence[str] = ("val",),
-        test_splits: Sequence[str] = ("test",),
-        query_text: QueryText = SharedConceptSentence(),  # noqa: B008  (immutable; named in the saved config)
-        exclude_reference: bool = False,
-        **options: Any,
-    ) -> None:
-        super().__init__(root=root, val_splits=val_splits, test_splits=test_splits, **options)
-        self.query_text = query_text
+    def __init__(self, root: str | Path, query_text: QueryText | None = None, exclude_reference: bool = False) -> None:
+        super().__init__(root)
+        self.query_text = SharedConceptSentence() if query_text is None else query_text
         self.exclude_reference = exclude_reference
 
     def image_folders(self) -> list[Path]:
         """Return the folders that the listed image paths may be relative to, the official one first."""
-        return [base / name for base in self._coco() for name in ("unlabeled2017", "data", "")]
+        return [base / name for base in self._coco_folders() for name in ("unlabeled2017", "data", "")]
 
     def read_evaluation(self, split: str) -> Evaluation:
         """Return the protocol and queries of a split; without ``gt_img_ids`` in any record its labels are hidden."""
         paths, listed_in = self._read_paths()
-        file = AnnotationFile(self._find_file(split), "id")
-        index = {name: number for number, name in enumerate(paths)}
-        records, targets = [], []
-        strata: dict[str, list[int]] = {}
-        for position in range(len(file)):
-            found = self._targets(file, position, paths, listed_in)
-            if position and (not found) != (not targets[0]):
-                file.fail(0 if found else position, "gt_img_ids", "is missing, but other records have it")
-            targets.append(tuple(index[name] for name in found))
-            records.append(self._record(file, position, found, paths, listed_in))
-            for name in self._groups(file, position):
-                strata.setdefault(name, []).append(position)
+        file = AnnotationFile(self.find_file(split), CIRCORecord, "id", Listed(paths, listed_in), self.report)
+        file.require_all_or_none("gt_img_ids", lambda record: record.gt_img_ids or None)
+        queries = file.build(self._query)
+        records = [query for query, _ in queries.values()]
+        index = positions_of(paths)
+        targets = [tuple(index[name] for name in names) for _, names in queries.values()]
+        strata = Strata()
+        for query, position in enumerate(queries):
+            for group in file[position].groups():
+                strata.put(group, query)
         protocol = Protocol(
             benchmark=self.benchmark,
             split=split,
             gallery=tuple(paths),
-            query_ids=file.ids,
+            query_ids=tuple(record.id for record in records),
             targets=tuple(targets),
             references=tuple(index[record.reference] for record in records),
             exclude_reference=self.exclude_reference,
             recall_at=(1, 5, 10, 25, 50),
             recall_of_first=True,
             average_precision_at=(5, 10, 25, 50),
-            strata={name: tuple(strata[name]) for name in sorted(strata)},
+            strata=strata.as_mapping(),
             headline="map_at_5",
             options={"query_text": self.query_text.template},
         )
-        return Evaluation(protocol, tuple(records), paths, file.source)
+        return Evaluation(protocol, tuple(records), paths)
 
-    def _record(
-        self, file: AnnotationFile, position: int, targets: list[str], paths: dict[str, str], listed_in: Path
-    ) -> QueryRecord:
-        relative = file.get(position, "relative_caption", str)
-        text, offset = self.query_text.compose(relative, file.get(position, "shared_concept", str))
-        return QueryRecord(
-            reference=file.get_image(position, "reference_img_id", paths, listed_in, int),
+    def read_without_images(self, split: str) -> list[CIRCORecord]:
+        """Return the records of a split, without COCO's list of images to compare their images with."""
+        path = self.find_file(split)
+        return [record for _, record in AnnotationFile(path, CIRCORecord, "id", Listed(_Anything(), path)).items()]
+
+    def _query(self, record: CIRCORecord, origin: Origin) -> tuple[QueryRecord, list[str]]:
+        """Return a record in the form that all benchmarks share, and its right answers."""
+        text, offset = self.query_text.compose(record.relative_caption, record.shared_concept)
+        targets = record.targets()
+        query = QueryRecord(
+            reference=record.reference_img_id,
             caption=text,
-            phrases=file.get_phrases(position, text, offset),
+            phrases=phrase_records(record.phrases, text, offset),
             target=targets[0] if targets else None,
-            id=file.ids[position],
-            image_size=file.get_image_size(position),
+            id=record.id,
+            image_size=record.image_size,
+            origin=origin,
         )
+        return query, targets
 
-    @staticmethod
-    def _targets(file: AnnotationFile, position: int, paths: dict[str, str], listed_in: Path) -> list[str]:
-        """Return the names of the right answers, the one that the query was written for first."""
-        if not file.get_optional(position, "gt_img_ids", list):
-            return []
-        names = file.get_images(position, "gt_img_ids", paths, listed_in, int)
-        first = str(file.get(position, "target_img_id", int))
-        if first not in names:
-            file.fail(position, "target_img_id", f"is {first}, which is not among gt_img_ids")
-        return sorted(names, key=lambda name: name != first)
-
-    @staticmethod
-    def _groups(file: AnnotationFile, position: int) -> list[str]:
-        aspects = file.get_optional(position, "semantic_aspects", list) or []
-        groups = [f"aspect_{file.get(position, f'semantic_aspects.{number}', str)}" for number in range(len(aspects))]
-        concepts = file.get_optional(position, "concepts", int)
-        return groups if concepts is None else [*groups, f"concepts_{concepts}"]
-
-    def _coco(self) -> list[Path]:
+    def _coco_folders(self) -> list[Path]:
         bases = (self.root, self.root / "CIRCO")
         return [base / name for base in bases for name in ("COCO2017_unlabeled", "")]
 
-    def _find_file(self, split: str) -> Path:
-        tried = [base / "annotations" / f"{split}.json" for base in (self.root, self.root / "CIRCO")]
-        return first_file(tried, "set --data.root to the folder of CIRCO, or --data.val_splits and --data.test_splits")
+    def find_file(self, split: str) -> Path:
+        """Return the annotation file of a split."""
+        folders = [base / "annotations" for base in (self.root, self.root / "CIRCO")]
+        return first_file(
+            [folder / f"{split}.json" for folder in folders],
+            "expected the folder of CIRCO, and one of its splits",
+            "data.split" if any(folder.is_dir() for folder in folders) else "data.root",
+        )
 
     def _read_paths(self) -> tuple[dict[str, str], Path]:
         """Return the file names of the gallery by image id, and the file that lists them."""
         file = first_file(
-            [base / IMAGE_LIST for base in self._coco()],
-            "it comes with COCO's 2017 unlabeled images (image_info_unlabeled2017.zip); set --data.root",
+            [base / IMAGE_LIST for base in self._coco_folders()],
+            "it comes with COCO's 2017 unlabeled images (image_info_unlabeled2017.zip)",
+            "data.root",
         )
         listed = read_json(file, dict).get("images")
         if not isinstance(listed, list) or not listed:
-            raise ValueError(f"{file}: field images must be a list of images, got {shorten(listed)}")
-        paths: dict[str, str] = {}
-        for position, image in enumerate(listed):
-            identity, path = (image.get("id"), image.get("file_name")) if isinstance(image, dict) else (None, None)
-            if not is_kind(identity, int) or not isinstance(path, str):
-                raise ValueError(f"image {position} of {file}: needs fields id (an integer) and file_name (a string)")
-            if paths.setdefault(str(identity), path) is not path:
-                raise ValueError(f"image {position} of {file}: field id is {identity}, as in an image before it")
-        return paths, file
+            raise InputError(f"must be a list of images, got {shorten(listed)}", file=file, field="images")
+        images = AnnotationFile(file, UnlabelledImage, "id", listed=dict(enumerate(listed)))
+        return {str(image.id): image.file_name for _, image in images.items()}, file
 
 
-def first_file(tried: list[Path], advice: str) -> Path:
+def first_file(tried: Sequence[Path], advice: str, setting: str) -> Path:
     """Return the first of the files that exists.
 
     Raises:
-        FileNotFoundError: if none does; the message lists them.
+        MissingFileError: if none does; the message lists them.
     """
     for path in tried:
         if path.is_file():
             return path
-    raise FileNotFoundError(f"no file {' or '.join(str(path) for path in tried)}: {advice}")
+    raise MissingFileError(f"no file {' or '.join(map(str, tried))}: {advice}", setting=setting)

@@ -1,51 +1,54 @@
 """Official files of Hotel-CIR, the rewritten CIRR captions and LaSCo, turned into manifests."""
 
 import json
-import os
-import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, NamedTuple, NoReturn
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from data_modules.cirr import CIRR
-from data_modules.lasco import LaSCo, coco_path
-from data_modules.reading.annotations import KeylessFile, shorten
+from pydantic import AfterValidator, BeforeValidator, ValidationInfo, field_validator
+
+from contextcir.errors import InputError, MissingFileError
+from contextcir.files import write_text
+from data_modules.cirr import CIRRReader
+from data_modules.lasco import LaSCoQuestion, LaSCoReader, coco_path
+from data_modules.reading.annotations import AnnotationFile, Problem, Record, RecordError, check_other, shorten
+from data_modules.records import Origin
 
 Sentences = Literal["joined", "separate", "first"]
 
 
-class BrokenRecord(ValueError):
-    """A record that can't be converted. ``reason``: what is wrong with it, without what its fields hold."""
+def _as_list(texts: Any) -> Any:
+    if isinstance(texts, str):
+        return [texts]
+    if not isinstance(texts, list):
+        raise Problem("must be a string", f", got {shorten(texts)}")
+    return texts
 
-    def __init__(self, message: str, reason: str) -> None:
-        super().__init__(message)
-        self.reason = reason
+
+def _without_blanks(texts: list[str]) -> list[str]:
+    texts = [text.strip() for text in texts if text.strip()]
+    if not texts:
+        raise Problem("holds no text")
+    return texts
 
 
-class OfficialFile(KeylessFile):
-    """A JSON list of records, of which some may be broken."""
+# The sentences of a field that holds one, or a list of them; blank ones do not count.
+Texts = Annotated[list[str], BeforeValidator(_as_list), AfterValidator(_without_blanks)]
 
-    def fail(self, position: int, field: str, problem: str) -> NoReturn:
-        """Raise the `BrokenRecord` that names file, record and field."""
-        name = self.source.name(self.positions[position], None) if self.ids else f"record {position} of {self.path}"
-        # values are at the end of a message, behind a colon or "got"
-        kind = re.split(r": |, got ", problem)[0]
-        raise BrokenRecord(f"{name}: field {field} {problem}", f"field {re.sub(r'[.][0-9]+', '', field)} {kind}")
 
-    def get_texts(self, position: int, field: str) -> list[str]:
-        """Return the sentences of a field that holds one, or a list of them; blank ones do not count."""
-        if isinstance(self.find(position, field), list):
-            listed = range(len(self.get(position, field, list)))
-            texts = [self.get(position, f"{field}.{number}", str).strip() for number in listed]
-        else:
-            texts = [self.get(position, field, str).strip()]
-        texts = [text for text in texts if text]
-        if not texts:
-            self.fail(position, field, "holds no text")
-        return texts
+class Converted(NamedTuple):
+    """What a record becomes.
+
+    ``records``: of the manifest, with ``reference``, ``target``, ``caption``, and fields kept for the user.
+    ``distractors``: images that the record adds to the gallery beside its reference and target.
+    """
+
+    origin: Origin
+    records: list[dict[str, Any]]
+    distractors: list[str]
 
 
 class Conversion(NamedTuple):
@@ -57,17 +60,26 @@ class Conversion(NamedTuple):
 
 
 class Converter(ABC):
-    """Turns the records of an official file into those of a manifest."""
+    """Turns the records of an official file into those of a manifest.
+
+    ``model``: validates a record.
+    """
+
+    model: ClassVar[type[Record]]
 
     @abstractmethod
     def find_file(self) -> Path:
         """Return the official file."""
 
     @abstractmethod
-    def convert(self, file: OfficialFile, position: int) -> list[dict[str, Any]]:
-        """Return what a record becomes: ``reference``, ``target``, ``caption``, and fields kept for the user."""
+    def convert(self, record: Any) -> list[dict[str, Any]]:
+        """Return the records of the manifest that a valid record becomes."""
 
-    def distractors(self, file: OfficialFile, position: int) -> list[str]:
+    def context(self) -> Any:
+        """Return the context of the model's validators."""
+        return None
+
+    def distractors(self, record: Any) -> list[str]:
         """Return the images that a record adds to the gallery beside its reference and target."""
         return []
 
@@ -76,33 +88,75 @@ class Converter(ABC):
         pairs = (record[field] for record in records for field in ("reference", "target"))
         return list(dict.fromkeys([*pairs, *distractors]))
 
-    def run(self, skip_broken: bool = False) -> Conversion:
-        """Convert all records.
+    def read(self, skip_broken: bool = False) -> tuple[list[Converted], Counter[str]]:
+        """Return what each record becomes, in the order of the file, and how many were left out, by reason.
 
         Args:
             skip_broken: leave out records that can't be converted, instead of raising an error.
 
         Raises:
-            FileNotFoundError, ValueError: if a file is missing or no list of records, or a record is broken; the
-                message names file, record and field.
+            MissingFileError: if the file is missing.
+            InputError: if it is no list of records, or a record is broken.
         """
-        file = OfficialFile(self.find_file())
-        records, distractors, broken = [], [], Counter()
-        for position in range(len(file)):
-            try:
-                converted, added = self.convert(file, position), self.distractors(file, position)
-            except BrokenRecord as error:
-                if not skip_broken:
-                    raise ValueError(f"{error} (to leave such records out: --skip-broken)") from None
-                broken[error.reason] += 1
-                continue
-            records += converted
-            distractors += added
-        if not records:
-            raise ValueError(
-                f"{file.path}: none of its {len(file)} records can be converted, e.g. {next(iter(broken))}"
-            )
+        broken: Counter[str] = Counter()
+        seen: set[int | None] = set()
+
+        def report(error: InputError) -> None:
+            if not skip_broken:
+                raise InputError(
+                    f"{error.without_setting()}: correct it, or leave such records out", setting="skip_broken"
+                )
+            if error.record not in seen and isinstance(error, RecordError):  # a record counts once
+                names = [part for part in (error.field or "").split(".") if not part.isdecimal()]
+                broken[" ".join(filter(None, ("field", ".".join(names), error.rule)))] += 1
+            seen.add(error.record)
+
+        path = self.find_file()
+        file = AnnotationFile(path, self.model, context=self.context(), report=report)
+        try:
+            valid = file.items()
+        except InputError as error:
+            if not broken:
+                raise
+            problem = f"none of its {len(seen)} records can be converted, e.g. {next(iter(broken))}"
+            raise InputError(problem, file=error.file) from None
+        converted = [
+            Converted(file.origin(position), self.convert(record), self.distractors(record))
+            for position, record in valid
+        ]
+        return converted, broken
+
+    def run(self, skip_broken: bool = False) -> Conversion:
+        """Convert all records; arguments and errors as of `read`."""
+        converted, broken = self.read(skip_broken)
+        records = [record for entry in converted for record in entry.records]
+        distractors = [image for entry in converted for image in entry.distractors]
         return Conversion(records, self.gallery(records, distractors), broken)
+
+
+def _hotel_path(address: str, info: ValidationInfo) -> str:
+    parts = url_path(address).parts
+    if len(parts) < 3 or "/" in parts[-3:]:
+        raise Problem("must be a path of at least three parts", f", got {shorten(address)}")
+    return "/".join((info.context, *parts[-3:]))
+
+
+HotelImage = Annotated[str, AfterValidator(_hotel_path)]
+
+
+class HotelRecord(Record):
+    """A triplet of Hotel-CIR; paths become relative to its root."""
+
+    query_image: HotelImage
+    result_image: HotelImage
+    difference: Texts
+    distractors: list[HotelImage] | None = None
+
+    @field_validator("result_image")
+    @classmethod
+    def _check_target(cls, target: str, info: ValidationInfo) -> str:
+        check_other(target, info.data.get("query_image"))
+        return target
 
 
 class HotelConverter(Converter):
@@ -113,30 +167,49 @@ class HotelConverter(Converter):
         split: train, val or test.
     """
 
+    model = HotelRecord
+
     def __init__(self, root: Path, split: str) -> None:
         self.root = Path(root)
         self.split = split
-        self.folder = "images/train" if split == "train" else "images/val_test"
 
     def find_file(self) -> Path:
         return _existing(self.root / "captions" / f"hotel_{self.split}_data.json")
 
-    def convert(self, file: OfficialFile, position: int) -> list[dict[str, Any]]:
-        reference, target = (self._image(file, position, field) for field in ("query_image", "result_image"))
-        _check_different(file, position, reference, target, "result_image")
-        caption = " ".join(file.get_texts(position, "difference"))
-        return [{"reference": reference, "target": target, "caption": caption}]
+    def context(self) -> str:
+        return "images/train" if self.split == "train" else "images/val_test"
 
-    def distractors(self, file: OfficialFile, position: int) -> list[str]:
-        listed = file.get_optional(position, "distractors", list) or []
-        return [self._image(file, position, f"distractors.{number}") for number in range(len(listed))]
+    def convert(self, record: HotelRecord) -> list[dict[str, Any]]:
+        caption = " ".join(record.difference)
+        return [{"reference": record.query_image, "target": record.result_image, "caption": caption}]
 
-    def _image(self, file: OfficialFile, position: int, field: str) -> str:
-        parts = url_path(file.get(position, field, str)).parts
-        if len(parts) < 3 or "/" in parts[-3:]:
-            listed = shorten(file.get(position, field, str))
-            file.fail(position, field, f"must be a path of at least three parts, got {listed}")
-        return "/".join((self.folder, *parts[-3:]))
+    def distractors(self, record: HotelRecord) -> list[str]:
+        return record.distractors or []
+
+
+def _cirr_path(address: str, info: ValidationInfo) -> str:
+    paths, listed_in = info.context
+    name = url_path(address).name.removesuffix(".png")
+    if name not in paths:
+        raise Problem(f"names an image that is not in {listed_in}", f": {shorten(name)}")
+    return str(paths[name]).removeprefix("./")
+
+
+CIRRAddress = Annotated[str, AfterValidator(_cirr_path)]
+
+
+class RewrittenRecord(Record):
+    """A pair of CIRR with other captions; addresses become the paths of CIRR's image list."""
+
+    query_image_url: CIRRAddress
+    retrieved_image_url: CIRRAddress
+    difference_captions: Texts
+
+    @field_validator("retrieved_image_url")
+    @classmethod
+    def _check_target(cls, target: str, info: ValidationInfo) -> str:
+        check_other(target, info.data.get("query_image_url"))
+        return target
 
 
 class RewrittenConverter(Converter):
@@ -151,65 +224,60 @@ class RewrittenConverter(Converter):
         sentences: one caption of all sentences, one triplet for each, or the first sentence alone (as published code).
     """
 
+    model = RewrittenRecord
+
     def __init__(self, root: Path, split: str, captions: Path | None = None, sentences: Sentences = "joined") -> None:
         self.root = Path(root)
         self.captions = captions or self.root / "rewritten_captions" / f"rewritten_{split}.json"
         self.sentences = sentences
-        self.paths, self.listed_in = CIRR(self.root, train_split=split)._read_paths(split)
+        self._listed = CIRRReader(self.root).read_paths(split)
 
     def find_file(self) -> Path:
         return _existing(Path(self.captions))
 
-    def convert(self, file: OfficialFile, position: int) -> list[dict[str, Any]]:
-        fields = ("query_image_url", "retrieved_image_url")
-        reference, target = (self._image(file, position, field) for field in fields)
-        _check_different(file, position, reference, target, fields[1])
-        texts = file.get_texts(position, "difference_captions")
-        chosen = {"joined": [" ".join(texts)], "separate": texts, "first": texts[:1]}[self.sentences]
-        return [{"reference": reference, "target": target, "caption": caption} for caption in chosen]
+    def context(self) -> tuple[dict[str, str], Path]:
+        return self._listed
 
-    def _image(self, file: OfficialFile, position: int, field: str) -> str:
-        name = url_path(file.get(position, field, str)).name.removesuffix(".png")
-        if name not in self.paths:
-            file.fail(position, field, f"names an image that is not in {self.listed_in}: {shorten(name)}")
-        return self.paths[name].removeprefix("./")
+    def convert(self, record: RewrittenRecord) -> list[dict[str, Any]]:
+        texts = record.difference_captions
+        chosen = {"joined": [" ".join(texts)], "separate": texts, "first": texts[:1]}[self.sentences]
+        pair = {"reference": record.query_image_url, "target": record.retrieved_image_url}
+        return [{**pair, "caption": caption} for caption in chosen]
 
 
 class LaSCoConverter(Converter):
     """LaSCo: ``lasco_SPLIT.json``; image paths become relative to the folder with COCO's train2014 and val2014.
 
-    The gallery is the corpus of the split where that is there. The question id is kept as ``qid``.
+    The gallery is the corpus of the split where that is present. The question id is kept as ``qid``.
 
     Args:
         root: folder of LaSCo.
         split: train or val.
     """
 
+    model = LaSCoQuestion
+
     def __init__(self, root: Path, split: str) -> None:
-        self.module = LaSCo(root, train_split=split)
+        self.reader = LaSCoReader(root)
         self.split = split
         try:
-            self.corpus, _ = self.module._read_corpus(split)
-        except FileNotFoundError:
+            self.corpus, _ = self.reader.read_corpus(split)
+        except MissingFileError:
             self.corpus = {}
 
     def find_file(self) -> Path:
-        return self.module._find_file(f"lasco_{self.split}.json")
+        return self.reader.find_file(self.split)
 
-    def convert(self, file: OfficialFile, position: int) -> list[dict[str, Any]]:
-        reference, target = (self._image(file, position, field) for field in ("query-image", "target-image"))
-        _check_different(file, position, reference, target, "target-image")
-        caption = file.get(position, "query-text", str)
-        qid = file.get(position, "qid", int)
-        return [{"reference": reference, "target": target, "caption": caption, "qid": qid}]
+    def convert(self, record: LaSCoQuestion) -> list[dict[str, Any]]:
+        reference, target = self._path(record.reference), self._path(record.target)
+        return [{"reference": reference, "target": target, "caption": record.caption, "qid": record.qid}]
 
     def gallery(self, records: Iterable[dict[str, Any]], distractors: Iterable[str]) -> list[str]:
         return list(self.corpus.values()) if self.corpus else super().gallery(records, distractors)
 
-    def _image(self, file: OfficialFile, position: int, field: str) -> str:
-        identity = str(file.get(position, f"{field}.0", int))
-        path = coco_path(file.get(position, f"{field}.1", str))
-        return self.corpus.get(identity, path)  # the corpus writes paths otherwise, so images are looked up by id
+    def _path(self, image: tuple[int, str]) -> str:
+        # The corpus writes paths in another way than the triplets, so images are looked up by their id.
+        return self.corpus.get(str(image[0]), coco_path(image[1]))
 
 
 def url_path(address: str) -> PurePosixPath:
@@ -222,24 +290,17 @@ def write_manifest(path: Path, content: list[Any]) -> None:
     """Write a JSON list, or one JSON value per line if the name ends in ``.jsonl``; complete or not at all.
 
     Raises:
-        ValueError: if the name ends otherwise.
+        InputError: if the name ends otherwise.
     """
     if path.suffix not in (".json", ".jsonl"):
-        raise ValueError(f"{path}: the name of a manifest must end in .json or .jsonl")
+        raise InputError("the name of a manifest must end in .json or .jsonl", file=path)
     lines = [json.dumps(value, ensure_ascii=False) for value in content]
     text = "\n".join(lines) if path.suffix == ".jsonl" else "[\n" + ",\n".join(lines) + "\n]"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staging = path.with_name(f"{path.name}.{os.getpid()}.part")
-    staging.write_text(text + "\n", encoding="utf-8")
-    staging.replace(path)
+    write_text(path, text + "\n")
 
 
 def _existing(path: Path) -> Path:
     if not path.is_file():
-        raise FileNotFoundError(f"no file {path}: set --root to the folder of the official files, or --split")
+        expected = "expected the folder of the official files, and one of their splits"
+        raise MissingFileError(f"no file {path}: {expected}", setting="data.root")
     return path
-
-
-def _check_different(file: OfficialFile, position: int, reference: str, target: str, field: str) -> None:
-    if target == reference:
-        file.fail(position, field, f"is the reference itself: {shorten(target)}")

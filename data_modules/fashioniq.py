@@ -1,17 +1,29 @@
 """FashionIQ: dresses, shirts and tops described by how they differ (Wu et al., CVPR 2021).
 
-What published FashionIQ figures differ in: the text of a query, and the gallery of a category.
+Published FashionIQ figures differ in two choices, each of which is a class here: the text of a query, and the gallery
+of a category.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
+from pydantic import ValidationInfo, field_validator
+
+from contextcir.errors import InputError
 from contextcir.evaluation.protocol import Protocol
-from data_modules.base import CompositionDataModule, Evaluation, TrainingSet
-from data_modules.reading.annotations import KeylessFile, join_sources, read_json, shorten
-from data_modules.records import QueryRecord
+from data_modules.reading.annotations import (
+    AnnotationFile,
+    CaptionRecord,
+    ImageName,
+    Listed,
+    Problem,
+    check_other,
+    read_names,
+)
+from data_modules.reading.reader import BenchmarkReader, Counts, find_file, positions_of
+from data_modules.records import Evaluation, QueryRecord, TrainingSet
 
 
 class CaptionText(ABC):
@@ -73,13 +85,14 @@ class OriginalGallery(CategoryGallery):
 class VALGallery(CategoryGallery):
     """Candidates and targets only, as VAL (Chen et al., CVPR 2020) and CosMo: 2,628, 3,089 and 2,902 images. Easier.
 
-    Raises ValueError for queries whose targets are hidden.
+    Raises InputError for queries whose targets are hidden.
     """
 
     def choose(self, listed: Sequence[str], queries: Sequence[QueryRecord]) -> tuple[str, ...]:
         if any(record.target is None for record in queries):
-            raise ValueError(
-                "VALGallery needs candidates and targets, but targets are hidden: set --data.gallery=OriginalGallery"
+            raise InputError(
+                "VALGallery needs candidates and targets, but targets are hidden: choose OriginalGallery",
+                setting="data.gallery",
             )
         named = {name for record in queries for name in (record.reference, record.target)}
         return tuple(name for name in listed if name in named)
@@ -89,7 +102,37 @@ CATEGORIES = ("dress", "shirt", "toptee")
 PLACES = ("", "fashionIQ_dataset", "fashion-iq", "fashioniq", "annotations")
 
 
-class FashionIQ(CompositionDataModule):
+class FashionIQCaptions(CaptionRecord):
+    """The two captions of a query."""
+
+    captions: list[str]
+
+    @field_validator("captions")
+    @classmethod
+    def _check_two(cls, captions: list[str]) -> list[str]:
+        if len(captions) != 2:
+            raise Problem("must be a list of two captions", f", got {len(captions)}")
+        return captions
+
+    def texts(self) -> list[str]:
+        """Return the texts of every `CaptionText`."""
+        return [text for kind in CaptionText.__subclasses__() for text in kind().compose(self.captions)]
+
+
+class FashionIQRecord(FashionIQCaptions):
+    """A triplet of FashionIQ; records have no key."""
+
+    candidate: ImageName
+    target: ImageName | None = None
+
+    @field_validator("target")
+    @classmethod
+    def _check_target(cls, target: str | None, info: ValidationInfo) -> str | None:
+        check_other(target, info.data.get("candidate"), "candidate")
+        return target
+
+
+class FashionIQReader(BenchmarkReader):
     """FashionIQ; each category of a split is a split of its own, e.g. ``val_dress``.
 
     Looks for ``captions/cap.CATEGORY.SPLIT.json`` and ``image_splits/split.CATEGORY.SPLIT.json`` in ``root`` and its
@@ -103,80 +146,86 @@ class FashionIQ(CompositionDataModule):
     Args:
         root: folder with annotations and images.
         train_categories: categories to train on.
-        val_splits: splits scored by ``validate``, and during ``fit``.
-        test_splits: splits scored by ``test``, and ranked by ``predict``. The targets of test are hidden: published
-            figures are those of the validation splits.
-        query_text: FirstAndSecond, SecondAndFirst or BothOrders, for evaluation.
-        train_text: the same for training; BothOrders trains on each triplet twice in an epoch.
-        gallery: OriginalGallery or VALGallery.
+        query_text: how the texts of a query are made, for evaluation.
+        train_text: the same for training.
+        gallery: which gallery a category has.
         exclude_reference: take the reference out of the gallery; most published figures keep it in.
-        options: see CompositionDataModule.
     """
 
     benchmark = "fashioniq"
+    expected: ClassVar[Counts] = {
+        "train_dress": {"queries": 5_985, "gallery": 11_452},
+        "train_shirt": {"queries": 5_988, "gallery": 19_036},
+        "train_toptee": {"queries": 6_027, "gallery": 16_121},
+        "val_dress": {"queries": 2_017, "gallery": 3_817},
+        "val_shirt": {"queries": 2_038, "gallery": 6_346},
+        "val_toptee": {"queries": 1_961, "gallery": 5_373},
+        "test_dress": {"queries": 2_024, "gallery": 3_818},
+        "test_shirt": {"queries": 2_038, "gallery": 6_346},
+        "test_toptee": {"queries": 2_056, "gallery": 5_374},
+    }
+    captions = FashionIQCaptions
 
     def __init__(
         self,
         root: str | Path,
         train_categories: Sequence[str] = CATEGORIES,
-        val_splits: Sequence[str] = ("val_dress", "val_shirt", "val_toptee"),
-        test_splits: Sequence[str] = ("test_dress", "test_shirt", "test_toptee"),
-        query_text: CaptionText = FirstAndSecond(),  # noqa: B008  (immutable; named in the saved config)
-        train_text: CaptionText = FirstAndSecond(),  # noqa: B008
-        gallery: CategoryGallery = OriginalGallery(),  # noqa: B008
+        query_text: CaptionText | None = None,
+        train_text: CaptionText | None = None,
+        gallery: CategoryGallery | None = None,
         exclude_reference: bool = False,
-        **options: Any,
     ) -> None:
-        super().__init__(root=root, val_splits=val_splits, test_splits=test_splits, **options)
+        super().__init__(root)
         if not train_categories or not set(train_categories) <= set(CATEGORIES):
-            raise ValueError(f"--data.train_categories must be some of {CATEGORIES}, got {list(train_categories)}")
+            raise InputError(
+                f"expected some of {', '.join(CATEGORIES)}, got {list(train_categories)}",
+                setting="data.train_categories",
+            )
         self.train_categories = tuple(train_categories)
-        self.query_text = query_text
-        self.train_text = train_text
-        self.gallery = gallery
+        self.query_text = FirstAndSecond() if query_text is None else query_text
+        self.train_text = FirstAndSecond() if train_text is None else train_text
+        self.gallery = OriginalGallery() if gallery is None else gallery
         self.exclude_reference = exclude_reference
 
     def image_folders(self) -> list[Path]:
         """Return the folders that the listed image paths may be relative to, the official one first."""
         return [self.root / place / name for place in PLACES for name in ("images", "image_data", "")]
 
-    def read_training(self) -> TrainingSet:
-        """Return the triplets of all training categories, with only the images that they name."""
+    def read_training(self, split: str) -> TrainingSet:
+        """Return the triplets of all training categories of a split, with only the images that they name."""
         records: list[QueryRecord] = []
         paths: dict[str, str] = {}
-        files: list[KeylessFile] = []
+        files: list[Path] = []
         for category in self.train_categories:
-            file, views = self._read_records(category, "train", self.train_text, sum(file.size for file in files))
-            for position, record in enumerate(views[0]):
-                if record.target is None:
-                    file.fail(position, "target", "is missing: there is nothing to train on")
-                for name in (record.reference, record.target):
+            file, _ = self._open(category, split)
+            file.require("target", lambda record: record.target, ": there is nothing to train on")
+            for view in self._queries(file, self.train_text):
+                records += view
+            for _, record in file.items():
+                for name in (record.candidate, record.target):
                     paths.setdefault(name, image_path(category, name))
-            records += [record for view in views for record in view]
-            files.append(file)
-        names = ", ".join(file.path.name for file in files)
-        return TrainingSet(tuple(records), paths, join_sources(f"{files[0].path.parent} ({names})", files))
+            files.append(file.path)
+        listed = ", ".join(path.name for path in files)
+        return TrainingSet(tuple(records), paths, f"{files[0].parent} ({listed})")
 
     def read_evaluation(self, split: str) -> Evaluation:
         """Return the protocol and queries of a category's split; without any ``target`` its labels are hidden."""
         stage, _, category = split.rpartition("_")
         if category not in CATEGORIES or not stage:
-            raise ValueError(
-                f"FashionIQ has splits like val_dress, val_shirt and val_toptee, got {split!r}: "
-                "change --data.val_splits or --data.test_splits"
+            raise InputError(
+                f"FashionIQ has splits like val_dress, val_shirt and val_toptee, got {split!r}", setting="data.split"
             )
-        file, views = self._read_records(category, stage, self.query_text)
+        file, names = self._open(category, stage)
+        file.require_all_or_none("target", lambda record: record.target)
+        views = self._queries(file, self.query_text)
         queries = views[0]
-        for position, record in enumerate(queries):
-            if (record.target is None) != (queries[0].target is None):
-                file.fail(position if record.target is None else 0, "target", "is missing, but other records have it")
-        gallery = self.gallery.choose(self._read_names(category, stage)[0], queries)
-        index = {name: number for number, name in enumerate(gallery)}
+        gallery = self.gallery.choose(names, queries)
+        index = positions_of(gallery)
         protocol = Protocol(
             benchmark=self.benchmark,
             split=split,
             gallery=gallery,
-            query_ids=file.ids,
+            query_ids=tuple(record.id for record in queries),
             targets=tuple(() if record.target is None else (index[record.target],) for record in queries),
             references=tuple(index[record.reference] for record in queries),
             exclude_reference=self.exclude_reference,
@@ -188,52 +237,29 @@ class FashionIQ(CompositionDataModule):
             options={"query_text": self.query_text.template, "gallery_choice": type(self.gallery).__name__},
         )
         paths = {name: image_path(category, name) for name in gallery}
-        return Evaluation(protocol, tuple(record for view in views for record in view), paths, file.source)
+        return Evaluation(protocol, tuple(record for view in views for record in view), paths)
 
-    def _read_records(
-        self, category: str, stage: str, text: CaptionText, first_id: int = 0
-    ) -> tuple[KeylessFile, list[list[QueryRecord]]]:
-        """Return a caption file and its queries, once per text of a query."""
-        names, listed_in = self._read_names(category, stage)
-        file, known = KeylessFile(self._find_file("captions", "cap", category, stage)), set(names)
+    def _open(self, category: str, stage: str) -> tuple[AnnotationFile[FashionIQRecord], list[str]]:
+        """Return a caption file, and the names of all images of its split."""
+        listed_in = self._find_file("image_splits", "split", category, stage)
+        names = read_names(listed_in)
+        captions = self._find_file("captions", "cap", category, stage)
+        context = Listed(set(names), listed_in)
+        return AnnotationFile(captions, FashionIQRecord, context=context, report=self.report), names
+
+    @staticmethod
+    def _queries(file: AnnotationFile[FashionIQRecord], text: CaptionText) -> list[list[QueryRecord]]:
+        """Return the queries of a caption file, once per text of a query."""
         views: list[list[QueryRecord]] = [[] for _ in text.orders]
-        for position in range(len(file)):
-            reference = file.get_image(position, "candidate", known, listed_in)
-            target = file.get_optional(position, "target", str)
-            if target is not None and file.get_image(position, "target", known, listed_in) == reference:
-                file.fail(position, "target", f"is the candidate itself: {shorten(target)}")
-            count = len(file.get(position, "captions", list))
-            if count != 2:
-                file.fail(position, "captions", f"must be a list of two captions, got {count}")
-            captions = [file.get(position, f"captions.{number}", str) for number in range(2)]
-            for view, caption in zip(views, text.compose(captions), strict=True):
-                view.append(QueryRecord(reference, caption, target=target, id=first_id + file.ids[position]))
-        return file, views
-
-    def _read_names(self, category: str, stage: str) -> tuple[list[str], Path]:
-        """Return the names of all images of a split file, and the file."""
-        file = self._find_file("image_splits", "split", category, stage)
-        names = read_json(file, list)
-        seen: set[str] = set()
-        for position, name in enumerate(names):
-            if not isinstance(name, str) or name in seen:
-                problem = "is listed before" if isinstance(name, str) else "must be a string"
-                raise ValueError(f"image {position} of {file}: its name {problem}, got {shorten(name)}")
-            seen.add(name)
-        if not names:
-            raise ValueError(f"{file}: lists no images")
-        return names, file
+        for position, record in file.items():
+            for view, caption in zip(views, text.compose(record.captions), strict=True):
+                origin = file.origin(position)
+                view.append(QueryRecord(record.candidate, caption, target=record.target, id=position, origin=origin))
+        return views
 
     def _find_file(self, folder: str, prefix: str, category: str, stage: str) -> Path:
-        name = f"{prefix}.{category}.{stage}.json"
         places = [self.root / place / folder for place in PLACES]
-        for place in places:
-            if (place / name).is_file():
-                return place / name
-        raise FileNotFoundError(
-            f"no file {name} in {', '.join(map(str, places))}: set --data.root to the folder of FashionIQ, or "
-            "--data.val_splits, --data.test_splits and --data.train_categories to what is there"
-        )
+        return find_file(f"{prefix}.{category}.{{split}}.json", stage, places, "FashionIQ")
 
 
 def image_path(category: str, name: str) -> str:

@@ -1,4 +1,4 @@
-"""Batches of rows in the place of pixels, for `FrozenImageBackbone`: after the first run no image is decoded."""
+"""Batches of table rows instead of pixels, for `FrozenImageBackbone`: after the first run no image is decoded."""
 
 from typing import Any
 
@@ -9,13 +9,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from contextcir.embeddings import preprocess_digest
 from contextcir.encoders.frozen import FrozenImageBackbone, ImageList
+from contextcir.errors import InputError
 from data_modules.base import CompositionDataModule
-from data_modules.cirr import CIRR
+from data_modules.benchmarks import CIRR, Scenes
 from data_modules.loading.gallery import Collate
 from data_modules.loading.images import ImageStore
 from data_modules.loading.triplets import GalleryDataset, Preprocess, QueryDataset, TripletDataset
 from data_modules.mixture import Mixture
-from data_modules.scenes import Scenes
 
 
 class ImageRow:
@@ -36,7 +36,7 @@ class ImageRows(ImageStore):
         self._sizes: dict[str, tuple[int, int]] = {}
 
     def index(self, name: str) -> int:
-        """Return the number that the other store knows the image by: where a file has several names, they share it."""
+        """Return the index of the image in the other store: where a file has several names, they share it."""
         return self.images.index(name)
 
     def load(self, name: str, purpose: str = "") -> ImageRow:
@@ -46,7 +46,7 @@ class ImageRows(ImageStore):
                 with Image.open(self.root / self.paths[name]) as image:
                     self._sizes[name] = image.size
             except OSError:
-                self._sizes[name] = super().load(name, purpose).size  # which says what is wrong
+                self._sizes[name] = super().load(name, purpose).size  # raises an error that names the problem
         return ImageRow((self.number, self._index[name]), self._sizes[name])
 
 
@@ -58,7 +58,7 @@ def row_tensor(image: ImageRow) -> Tensor:
 class FrozenImages(CompositionDataModule):
     """Any benchmark with rows in the place of images, for models whose backbone is a FrozenImageBackbone.
 
-    Single queries and images, which callbacks ask for, stay pixels. Without a Trainer, so do batches.
+    Single queries and images, which callbacks use, stay pixels. Without a Trainer, so do batches.
     """
 
     def _loader(self, kind: type[DataLoader], dataset: Dataset, collate_fn: Collate, **options: Any) -> DataLoader:
@@ -70,9 +70,9 @@ class FrozenImages(CompositionDataModule):
     def _rows_of(self, images: ImageStore, preprocess: Preprocess) -> ImageRows:
         backbone = getattr(self.trainer.lightning_module, "backbone", None)
         if not isinstance(backbone, FrozenImageBackbone):
-            raise ValueError(
-                f"{type(self).__name__} needs a model that keeps features of images: set --model.backbone to "
-                "contextcir.encoders.frozen.FrozenImageBackbone"
+            raise InputError(
+                f"{type(self).__name__} needs a model that keeps features of images: a FrozenImageBackbone",
+                setting="model.backbone",
             )
         known = self.__dict__.setdefault("_rows", {})
         if (id(images), id(backbone)) not in known:

@@ -1,21 +1,30 @@
 """GeneCIS: small galleries for four notions of similarity (Vaze et al., CVPR 2023).
 
-Images that are cut out of others, as GeneCIS shows the objects of Visual Genome.
+Its attribute tasks show objects that are cut out of Visual Genome's images: `CropStore`.
 """
 
 import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 from PIL import Image
+from pydantic import BeforeValidator, Field
 
+from contextcir.errors import InputError, MissingFileError
 from contextcir.evaluation.protocol import Protocol
-from data_modules.base import CompositionDataModule, Evaluation
 from data_modules.loading.images import ImageStore
-from data_modules.reading.annotations import AnnotationFile, KeylessFile, shorten
-from data_modules.records import QueryRecord
+from data_modules.reading.annotations import (
+    AnnotationFile,
+    CaptionRecord,
+    Problem,
+    Record,
+    is_finite,
+    shorten,
+)
+from data_modules.reading.reader import BenchmarkReader, Counts, find_file
+from data_modules.records import Evaluation, Origin, QueryRecord
 
 DILATION = 0.7  # of the published GeneCIS evaluation
 
@@ -46,16 +55,16 @@ class CropStore(ImageStore):
         """Return the crop as a square RGB image; see `ImageStore.load`.
 
         Raises:
-            FileNotFoundError: if the file does not exist.
-            ValueError: if it can't be read to its end as an image, or the box lies outside of it.
+            MissingFileError: if the file does not exist.
+            InputError: if it can't be read to its end as an image, or the box lies outside of it.
         """
         image, crop = super().load(name, purpose), self.crops[name]
         square = cut(image, crop)
         if square is None:
-            behind = f" ({purpose})" if purpose else ""
-            raise ValueError(
+            reason = f" ({purpose})" if purpose else ""
+            raise InputError(
                 f"image {name}: the box {list(crop)} (left, top, width, height) is outside of the "
-                f"{image.width} x {image.height} pixels of {self.root / self.paths[name]}{behind}"
+                f"{image.width} x {image.height} pixels of {self.root / self.paths[name]}{reason}"
             )
         return square
 
@@ -94,7 +103,7 @@ def find_crops(root: Path, folders: Sequence[Path], paths: Mapping[str, str], cr
         crops: what is cut out.
 
     Raises:
-        FileNotFoundError: if none of the images is in any of the folders; the message lists these.
+        MissingFileError: if none of the images is in any of the folders; the message lists these.
     """
     places: dict[str, Path] = {}
     for folder in folders:
@@ -103,12 +112,13 @@ def find_crops(root: Path, folders: Sequence[Path], paths: Mapping[str, str], cr
                 for entry in entries:
                     places.setdefault(entry.name, folder)
     if places.keys().isdisjoint(paths.values()):
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"no images: looked for {next(iter(paths.values()))} and {len(set(paths.values())) - 1} others in "
-            f"{', '.join(map(str, folders))}; set --data.root to the folder that holds annotations and images"
+            f"{', '.join(map(str, folders))}; expected the folder that holds annotations and images",
+            setting="data.root",
         )
-    found = {name: (places.get(path, folders[0]) / path).relative_to(root) for name, path in paths.items()}
-    return CropStore(root, {name: str(path) for name, path in found.items()}, crops)
+    files = {name: (places.get(path, folders[0]) / path).relative_to(root) for name, path in paths.items()}
+    return CropStore(root, {name: str(path) for name, path in files.items()}, crops)
 
 
 TASKS = ("focus_attribute", "change_attribute", "focus_object", "change_object")
@@ -117,8 +127,75 @@ VISUAL_GENOME = ("", "visual_genome", "VisualGenome", "vg", "images")
 PARTS = ("VG_100K", "VG_100K_2", "VG_100K_all", "images", "images2", "")
 
 
-class GeneCIS(CompositionDataModule):
-    """GeneCIS for validate, test and predict; each of its four tasks is a split, and it has no training split.
+def _check_box(box: Any) -> Any:
+    if not isinstance(box, list):
+        raise Problem("must be a list", f", got {shorten(box)}")
+    if not is_finite(box, 4) or min(box[2:]) <= 0:
+        raise Problem("must be [left, top, width, height] in pixels", f", got {shorten(box)}")
+    return tuple(box)
+
+
+class GeneCISCaption(CaptionRecord):
+    """The text of a query."""
+
+    caption: str = Field(alias="condition")
+
+    def texts(self) -> list[str]:
+        """Return the text."""
+        return [self.caption]
+
+
+class WholeImage(Record):
+    """An image of COCO."""
+
+    val_image_id: int
+
+    @property
+    def name(self) -> str:
+        """The name of the image."""
+        return str(self.val_image_id)
+
+    @property
+    def path(self) -> str:
+        """Where the image lies below the folder of COCO."""
+        return f"val2017/{self.val_image_id:012d}.jpg"
+
+
+class ObjectImage(Record):
+    """An object in an image of Visual Genome."""
+
+    image_id: int
+    instance_bbox: Annotated[tuple[float, float, float, float], BeforeValidator(_check_box)]
+
+    @property
+    def name(self) -> str:
+        """The name of the crop."""
+        return f"{self.image_id}@{','.join(str(int(n) if n == int(n) else n) for n in self.instance_bbox)}"
+
+    @property
+    def path(self) -> str:
+        """The file name of the image that the crop is cut from."""
+        return f"{self.image_id}.jpg"
+
+
+class ObjectTask(GeneCISCaption):
+    """A query of the tasks ``focus_object`` and ``change_object``; records have no key."""
+
+    reference: WholeImage
+    target: WholeImage
+    gallery: list[WholeImage]
+
+
+class AttributeTask(GeneCISCaption):
+    """A query of the tasks ``focus_attribute`` and ``change_attribute``; records have no key."""
+
+    reference: ObjectImage
+    target: ObjectImage
+    gallery: list[ObjectImage]
+
+
+class GeneCISReader(BenchmarkReader):
+    """GeneCIS; each of its four tasks is a split, and it has no training split.
 
     Looks for ``TASK.json`` in ``root`` and ``root/genecis``. The object tasks show COCO's images of ``val2017``; the
     attribute tasks show objects that are cut out of Visual Genome's images (`cut`), which may be in
@@ -128,24 +205,15 @@ class GeneCIS(CompositionDataModule):
     Ties count against the target, which the files always list first. The headline is the mean of recall@1 over the
     tasks, ``genecis_subset_recall_at_1``. One gallery of change_object lists the target once more, and is ranked
     without this copy.
-
-    Args:
-        root: folder with annotations and images.
-        val_splits: tasks scored by ``validate``.
-        test_splits: tasks scored by ``test``, and ranked by ``predict``.
-        options: see CompositionDataModule.
     """
 
     benchmark = "genecis"
+    expected: ClassVar[Counts] = {task: {"queries": 1_960} if task.endswith("_object") else {} for task in TASKS}
+    total = 8_032
+    captions = GeneCISCaption
 
-    def __init__(
-        self,
-        root: str | Path,
-        val_splits: Sequence[str] = TASKS,
-        test_splits: Sequence[str] = TASKS,
-        **options: Any,
-    ) -> None:
-        super().__init__(root=root, val_splits=val_splits, test_splits=test_splits, **options)
+    def __init__(self, root: str | Path) -> None:
+        super().__init__(root)
         self._crops: dict[str, dict[str, Crop]] = {}
 
     def image_folders(self) -> list[Path]:
@@ -155,31 +223,27 @@ class GeneCIS(CompositionDataModule):
     def read_evaluation(self, split: str) -> Evaluation:
         """Return the protocol and queries of a task; the gallery is all that any query ranks, or `subsets` its own."""
         if split not in TASKS:
-            raise ValueError(
-                f"GeneCIS has the tasks {', '.join(TASKS)}, got {split!r}: "
-                "change --data.val_splits or --data.test_splits"
-            )
-        file = KeylessFile(self._find_file(split))
-        paths: dict[str, str] = {}
-        crops = self._crops.setdefault(split, {})
+            raise InputError(f"GeneCIS has the tasks {', '.join(TASKS)}, got {split!r}", setting="data.split")
+        path = find_file("{split}.json", split, [self.root / "genecis", self.root], "GeneCIS")
+        model = ObjectTask if split.endswith("_object") else AttributeTask
+        file: AnnotationFile[Any] = AnnotationFile(path, model, report=self.report)
+        built = file.build(self._query)
+        records = [record for record, _ in built.values()]
         index: dict[str, int] = {}
-        records, subsets = [], []
-        for position in range(len(file)):
-            places = ("reference", "target", *(f"gallery.{n}" for n in range(len(file.get(position, "gallery", list)))))
-            if len(places) < 3:
-                file.fail(position, "gallery", "is empty: there is nothing to rank")
-            reference, target, *others = (self._image(file, position, place, paths, crops) for place in places)
-            for place, name in zip(places[1:], (target, *others), strict=True):
-                if name == reference:
-                    file.fail(position, place, f"is the reference itself: {name}")
-            caption = file.get(position, "condition", str)
-            records.append(QueryRecord(reference, caption, target=target, id=file.ids[position]))
-            subsets.append(tuple(index.setdefault(name, len(index)) for name in dict.fromkeys((target, *others))))
+        subsets = [tuple(index.setdefault(name, len(index)) for name in names) for _, names in built.values()]
+        paths: dict[str, str] = {}
+        crops = self._crops[split] = {}
+        for position in built:
+            record = file[position]
+            for image in (record.reference, record.target, *record.gallery):
+                paths[image.name] = image.path
+                if isinstance(image, ObjectImage):
+                    crops[image.name] = Crop(*image.instance_bbox)
         protocol = Protocol(
             benchmark=self.benchmark,
             split=split,
             gallery=tuple(index),
-            query_ids=file.ids,
+            query_ids=tuple(record.id for record in records),
             targets=tuple((index[record.target],) for record in records),
             references=tuple(index.get(record.reference, -1) for record in records),
             exclude_reference=False,
@@ -190,37 +254,24 @@ class GeneCIS(CompositionDataModule):
             headline="subset_recall_at_1",
             options={"subset_size_max": max(map(len, subsets)), "subset_size_min": min(map(len, subsets))},
         )
-        return Evaluation(protocol, tuple(records), paths, file.source)
+        return Evaluation(protocol, tuple(records), paths)
 
-    def _image(
-        self, file: AnnotationFile, position: int, place: str, paths: dict[str, str], crops: dict[str, Crop]
-    ) -> str:
-        """Return the name of an image, and put its path, and its crop if it is one, among the known ones."""
-        if file.path.stem.endswith("_object"):
-            identity = file.get(position, f"{place}.val_image_id", int)
-            paths[str(identity)] = f"val2017/{identity:012d}.jpg"
-            return str(identity)
-        identity = file.get(position, f"{place}.image_id", int)
-        field = f"{place}.instance_bbox"
-        box = file.get(position, field, list)
-        if len(box) != 4 or any(type(n) not in (int, float) or not math.isfinite(n) for n in box) or min(box[2:]) <= 0:
-            file.fail(position, field, f"must be [left, top, width, height] in pixels, got {shorten(box)}")
-        name = f"{identity}@{','.join(str(int(n) if n == int(n) else n) for n in box)}"
-        paths[name], crops[name] = f"{identity}.jpg", Crop(*box)
-        return name
+    @staticmethod
+    def _query(record: ObjectTask | AttributeTask, origin: Origin) -> tuple[QueryRecord, list[str]]:
+        """Return a record in the form that all benchmarks share, and its own gallery, the target first."""
+        if not record.gallery:
+            raise Problem("is empty: there is nothing to rank", inside="gallery")
+        reference, target = record.reference.name, record.target.name
+        others = [image.name for image in record.gallery]
+        for place, name in (("target", target), *((f"gallery.{n}", name) for n, name in enumerate(others))):
+            if name == reference:
+                raise Problem("is the reference itself", f": {name}", inside=place)
+        query = QueryRecord(reference, record.caption, target=target, id=origin.position, origin=origin)
+        return query, list(dict.fromkeys((target, *others)))
 
-    def _images(self, split: str, paths: Mapping[str, str]) -> ImageStore:
-        if split not in self._stores and self._crops.get(split):
-            folders = [self.root / base / part for base in VISUAL_GENOME for part in PARTS]
-            self._stores[split] = find_crops(self.root, folders, paths, self._crops[split])
-        return super()._images(split, paths)
-
-    def _find_file(self, split: str) -> Path:
-        places = [self.root / "genecis", self.root]
-        for place in places:
-            if (place / f"{split}.json").is_file():
-                return place / f"{split}.json"
-        raise FileNotFoundError(
-            f"no file {split}.json in {' or '.join(map(str, places))}: set --data.root to the folder of GeneCIS, or "
-            "--data.val_splits and --data.test_splits to the tasks that are there"
-        )
+    def find_images(self, split: str, paths: Mapping[str, str]) -> ImageStore:
+        """Return the store of the images of a task, or of their crops."""
+        if not self._crops.get(split):
+            return super().find_images(split, paths)
+        folders = [self.root / base / part for base in VISUAL_GENOME for part in PARTS]
+        return find_crops(self.root, folders, paths, self._crops[split])

@@ -1,48 +1,87 @@
 """LaSCo: composed retrieval on COCO 2014, made from VQA 2.0 (Levy et al., AAAI 2024)."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from contextcir.evaluation.protocol import Protocol
-from data_modules.base import CompositionDataModule, Evaluation, TrainingSet
-from data_modules.reading.annotations import AnnotationFile, KeylessFile, is_kind, read_json, shorten
-from data_modules.records import QueryRecord
+from data_modules.reading.annotations import AnnotationFile, CaptionRecord, Problem, Record, shorten
+from data_modules.reading.reader import BenchmarkReader, Counts, find_file, positions_of
+from data_modules.records import Evaluation, Origin, QueryRecord, TrainingSet
 
 PLACES = ("", "downloads", "LaSCo", "LaSCo/downloads", "annotations")
 
 
-class LaSCo(CompositionDataModule):
+class LaSCoCaption(CaptionRecord):
+    """The text of a query."""
+
+    caption: str = Field(alias="query-text")
+
+    def texts(self) -> list[str]:
+        """Return the text."""
+        return [self.caption]
+
+
+def _as_pair(image: Any) -> Any:
+    if not isinstance(image, list):
+        raise Problem("must be a list", f", got {shorten(image)}")
+    return tuple(image[:2])
+
+
+ListedImage = Annotated[tuple[int, str], BeforeValidator(_as_pair)]  # COCO id and path
+
+
+class LaSCoRecord(LaSCoCaption):
+    """A triplet of LaSCo; records have no key."""
+
+    reference: ListedImage = Field(alias="query-image")
+    target: ListedImage = Field(alias="target-image")
+
+    @field_validator("target")
+    @classmethod
+    def _check_target(cls, target: tuple[int, str], info: ValidationInfo) -> tuple[int, str]:
+        if "reference" in info.data and target[0] == info.data["reference"][0]:
+            raise Problem("is the query image itself", f": {target[0]}", inside="0")
+        return target
+
+
+class LaSCoQuestion(LaSCoRecord):
+    """A triplet with the question of VQA that it was made from."""
+
+    qid: int
+
+
+class CorpusImage(Record):
+    """An image of the corpus."""
+
+    id: int
+    path: str
+
+
+class LaSCoReader(BenchmarkReader):
     """LaSCo as its authors distribute it, with COCO's images of 2014.
 
     Looks for ``lasco_SPLIT.json`` and ``lasco_SPLIT_corpus.json`` in ``root`` and its sub-folders downloads, LaSCo,
     LaSCo/downloads and annotations, and for ``train2014`` and ``val2014`` in ``root``, ``coco``, ``images`` and others.
-    Images are known by their COCO id, as the corpus lists its paths with one more folder than the queries do.
+    Images are known by their COCO id, as the corpus lists its paths with one more folder than the queries do. Training
+    needs no corpus.
 
     Scored by recall@k for k up to 1,000 on the corpus (39,826 images for val).
 
     Args:
         root: folder with annotations and images.
-        train_split: split to train on; its corpus isn't needed.
-        val_splits: splits scored by ``validate``, and during ``fit``.
-        test_splits: splits scored by ``test``, and ranked by ``predict``; there is no test split of its own.
         exclude_reference: take the reference out of the gallery; by default it is kept in.
-        options: see CompositionDataModule.
     """
 
     benchmark = "lasco"
+    expected: ClassVar[Counts] = {"train": {}, "val": {"gallery": 39_826}}
+    total = 389_305
+    training_splits = frozenset({"train"})
+    captions = LaSCoCaption
 
-    def __init__(
-        self,
-        root: str | Path,
-        train_split: str = "train",
-        val_splits: Sequence[str] = ("val",),
-        test_splits: Sequence[str] = ("val",),
-        exclude_reference: bool = False,
-        **options: Any,
-    ) -> None:
-        super().__init__(root=root, val_splits=val_splits, test_splits=test_splits, **options)
-        self.train_split = train_split
+    def __init__(self, root: str | Path, exclude_reference: bool = False) -> None:
+        super().__init__(root)
         self.exclude_reference = exclude_reference
 
     def image_folders(self) -> list[Path]:
@@ -50,76 +89,64 @@ class LaSCo(CompositionDataModule):
         bases = [self.root / base for base in ("", "coco", "COCO", "images", "LaSCo", "LaSCo/coco")]
         return [base / name for base in bases for name in ("", "val", "train")]
 
-    def read_training(self) -> TrainingSet:
-        """Return the triplets of the training split."""
-        file = KeylessFile(self._find_file(f"lasco_{self.train_split}.json"))
+    def read_training(self, split: str) -> TrainingSet:
+        """Return the triplets of a split."""
+        file = AnnotationFile(self.find_file(split), LaSCoRecord, report=self.report)
         paths: dict[str, str] = {}
-        return TrainingSet(self._read_records(file, paths), paths, file.source)
+        return TrainingSet(self._queries(file, paths), paths, str(file.path))
 
     def read_evaluation(self, split: str) -> Evaluation:
         """Return the protocol and queries of a split, ranked on its corpus."""
-        paths, listed_in = self._read_corpus(split)
+        paths, listed_in = self.read_corpus(split)
         gallery = tuple(paths)
-        file = KeylessFile(self._find_file(f"lasco_{split}.json"))
-        index = {name: number for number, name in enumerate(gallery)}
-        records = self._read_records(file, paths)  # adds references that are not in the corpus
-        for position in range(len(file)):
-            file.get_image(position, "target-image.0", index, listed_in, int)
+        file = AnnotationFile(self.find_file(split), LaSCoRecord, report=self.report)
+        index = positions_of(gallery)
+        for position, record in file.items():
+            target = str(record.target[0])
+            if target not in index:
+                problem = Problem(f"names image {shorten(target)}, which is not in {listed_in}")
+                file.reject(position, "target-image.0", problem)
+        records = self._queries(file, paths)  # adds references that are not in the corpus
         protocol = Protocol(
             benchmark=self.benchmark,
             split=split,
             gallery=gallery,
-            query_ids=file.ids,
+            query_ids=tuple(record.id for record in records),
             targets=tuple((index[record.target],) for record in records),
             references=tuple(index.get(record.reference, -1) for record in records),
             exclude_reference=self.exclude_reference,
             recall_at=(1, 5, 10, 50, 100, 500, 1000),
             headline="recall_at_1",
         )
-        return Evaluation(protocol, records, paths, file.source)
+        return Evaluation(protocol, records, paths)
 
     @staticmethod
-    def _read_records(file: AnnotationFile, paths: dict[str, str]) -> tuple[QueryRecord, ...]:
+    def _queries(file: AnnotationFile[LaSCoRecord], paths: dict[str, str]) -> tuple[QueryRecord, ...]:
         """Return the records, and put the paths of their images among the known ones."""
-        records = []
-        for position in range(len(file)):
-            names = {}
-            for field in ("query-image", "target-image"):
-                names[field] = name = str(file.get(position, f"{field}.0", int))
-                path = coco_path(file.get(position, f"{field}.1", str))
-                if paths.setdefault(name, path) != path:
-                    file.fail(position, f"{field}.1", f"is {shorten(path)}, but elsewhere {name} is {paths[name]}")
-            if names["query-image"] == names["target-image"]:
-                file.fail(position, "target-image.0", f"is the query image itself: {names['query-image']}")
-            caption = file.get(position, "query-text", str)
-            record = QueryRecord(names["query-image"], caption, target=names["target-image"], id=file.ids[position])
-            records.append(record)
-        return tuple(records)
 
-    def _read_corpus(self, split: str) -> tuple[dict[str, str], Path]:
+        def query(record: LaSCoRecord, origin: Origin) -> QueryRecord:
+            for field, (number, listed) in (("query-image", record.reference), ("target-image", record.target)):
+                path = coco_path(listed)
+                known = paths.setdefault(str(number), path)
+                if known != path:
+                    raise Problem(f"is {shorten(path)}, but elsewhere {number} is {known}", inside=f"{field}.1")
+            reference, target = str(record.reference[0]), str(record.target[0])
+            return QueryRecord(reference, record.caption, target=target, id=origin.position, origin=origin)
+
+        return tuple(file.build(query).values())
+
+    def read_corpus(self, split: str) -> tuple[dict[str, str], Path]:
         """Return the paths of a split's corpus by image id, and the file that lists them."""
-        file = self._find_file(f"lasco_{split}_corpus.json")
-        paths: dict[str, str] = {}
-        for position, image in enumerate(read_json(file, list)):
-            identity, path = (image.get("id"), image.get("path")) if isinstance(image, dict) else (None, None)
-            if not is_kind(identity, int) or not isinstance(path, str):
-                raise ValueError(f"image {position} of {file}: needs fields id (an integer) and path (a string)")
-            if str(identity) in paths:
-                raise ValueError(f"image {position} of {file}: field id is {identity}, as in an image before it")
-            paths[str(identity)] = coco_path(path)
-        if not paths:
-            raise ValueError(f"{file}: lists no images")
-        return paths, file
+        path = self._find_file("lasco_{split}_corpus.json", split)
+        images = AnnotationFile(path, CorpusImage, "id")
+        return {str(image.id): coco_path(image.path) for _, image in images.items()}, path
 
-    def _find_file(self, name: str) -> Path:
-        places = [self.root / place for place in PLACES]
-        for place in places:
-            if (place / name).is_file():
-                return place / name
-        raise FileNotFoundError(
-            f"no file {name} in {', '.join(map(str, places))}: set --data.root to the folder of LaSCo, or "
-            "--data.train_split, --data.val_splits and --data.test_splits to what is there"
-        )
+    def find_file(self, split: str) -> Path:
+        """Return the file of a split's triplets."""
+        return self._find_file("lasco_{split}.json", split)
+
+    def _find_file(self, name: str, split: str) -> Path:
+        return find_file(name, split, [self.root / place for place in PLACES], "LaSCo")
 
 
 def coco_path(path: str) -> str:

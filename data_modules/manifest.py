@@ -3,37 +3,87 @@
 import posixpath
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import AfterValidator, ValidationInfo, field_validator
+
+from contextcir.errors import InputError, MissingFileError
 from contextcir.evaluation.protocol import Protocol
-from data_modules.base import CompositionDataModule
-from data_modules.reading.annotations import MISSING, ManifestFile, SplitSource, read_json, shorten
-from data_modules.records import Evaluation, QueryRecord, TrainingSet
+from data_modules.reading.annotations import (
+    AnnotationFile,
+    ImageSize,
+    PhraseField,
+    PlainCaption,
+    Problem,
+    Record,
+    check_other,
+    phrase_records,
+    read_names,
+    read_records,
+    shorten,
+)
+from data_modules.reading.reader import BenchmarkReader, Strata, positions_of
+from data_modules.records import Evaluation, Origin, QueryRecord, TrainingSet
 
 
-class Manifest(CompositionDataModule):
+def _normal_path(listed: str) -> str:
+    """Return a path in its shortest form: an image has one name, however its path is written."""
+    if not listed.strip():
+        raise Problem("is empty: it must be the path of an image")
+    return posixpath.normpath(listed)
+
+
+ImagePath = Annotated[str, AfterValidator(_normal_path)]
+
+
+class ManifestEntry(Record):
+    """The fields of a record that say where it belongs."""
+
+    id: int | None = None
+    split: str | None = None
+
+
+class ManifestRecord(PlainCaption):
+    """A triplet of a manifest, known by its ``id`` or by its position in the file."""
+
+    id: int | None = None
+    reference: ImagePath
+    target: ImagePath | None = None
+    image_set: int | None = None
+    phrases: list[PhraseField] | None = None
+    image_size: ImageSize | None = None
+    concepts: int | None = None
+
+    @field_validator("target")
+    @classmethod
+    def _check_target(cls, target: str | None, info: ValidationInfo) -> str | None:
+        check_other(target, info.data.get("reference"))
+        return target
+
+
+class ManifestReader(BenchmarkReader):
     """Any triplets: records with ``reference``, ``caption`` and ``target``, for training and evaluation.
 
     Optional fields of a record: ``id`` (an integer), ``split``, ``image_set`` (an integer; images of one set look
-    alike), ``phrases``, ``image_size`` and ``concepts`` as in `CIRR`. If the records name splits, those of other splits
-    than the one asked for are left out; a file whose records name none is one split. Where no record has a ``target``,
-    queries can only be predicted.
+    alike), ``phrases``, ``image_size`` and ``concepts`` as in `CIRRReader`. If the records name splits, those of other
+    splits than the one that is read are left out; a file whose records name none is one split. Where no record has a
+    ``target``, queries can only be predicted.
 
     Scored by recall on the whole gallery: all references and targets of the split, or the images that a file lists.
 
     Args:
         root: folder that image paths are relative to; images may also be in its folders ``images`` and ``img_raw``.
         file: manifest, relative to ``root``; ``{split}`` in it stands for the name of the split. None for the first of
-            ``SPLIT.jsonl``, ``SPLIT.json``, ``manifest.jsonl`` and ``manifest.json`` that is there.
+            ``SPLIT.jsonl``, ``SPLIT.json``, ``manifest.jsonl`` and ``manifest.json`` that exists.
         gallery_file: JSON list of the image paths of the gallery, named likewise; None for all references and targets.
-        name: of the benchmark in results, and of the set in a `Mixture`.
-        train_split: split to train on.
-        val_splits: splits scored by ``validate``, and during ``fit``.
-        test_splits: splits scored by ``test``, and ranked by ``predict``.
+        name: of the benchmark in results.
         exclude_reference: take the reference out of the gallery before ranking.
         recall_at: cut-offs k of recall@k.
-        options: see CompositionDataModule.
     """
+
+    benchmark = "manifest"
+    training_splits = frozenset({"train"})
+    captions = PlainCaption
 
     def __init__(
         self,
@@ -41,18 +91,13 @@ class Manifest(CompositionDataModule):
         file: str | None = None,
         gallery_file: str | None = None,
         name: str = "manifest",
-        train_split: str = "train",
-        val_splits: Sequence[str] = ("val",),
-        test_splits: Sequence[str] = ("test",),
         exclude_reference: bool = False,
         recall_at: Sequence[int] = (1, 5, 10, 50, 100),
-        **options: Any,
     ) -> None:
-        super().__init__(root=root, val_splits=val_splits, test_splits=test_splits, **options)
+        super().__init__(root)
         self.file = file
         self.gallery_file = gallery_file
         self.benchmark = name
-        self.train_split = train_split
         self.exclude_reference = exclude_reference
         self.recall_at = tuple(recall_at)
 
@@ -60,33 +105,26 @@ class Manifest(CompositionDataModule):
         """Return the folders that the listed image paths may be relative to, the official one first."""
         return [self.root, self.root / "images", self.root / "img_raw"]
 
-    def read_training(self) -> TrainingSet:
-        """Return the triplets of the training split."""
-        file, positions, records = self._read(self.train_split)
-        for position, record in zip(positions, records, strict=True):
-            if record.target is None:
-                file.fail(position, "target", "is missing: there is nothing to train on")
-        return TrainingSet(records, _paths(_images(records)), _source(file, positions))
+    def read_training(self, split: str) -> TrainingSet:
+        """Return the triplets of a split."""
+        file = self._open(split)
+        file.require("target", lambda record: record.target, ": there is nothing to train on")
+        records = tuple(file.build(self._query).values())
+        return TrainingSet(records, _paths(_images(records)), str(file.path))
 
     def read_evaluation(self, split: str) -> Evaluation:
         """Return the protocol and queries of a split; without ``target`` in any record its labels are hidden."""
-        file, positions, records = self._read(split)
-        gallery = self._gallery(split, records)
-        index = {name: number for number, name in enumerate(gallery)}
-        strata: dict[str, list[int]] = {}
-        for query, (position, record) in enumerate(zip(positions, records, strict=True)):
-            if query and (record.target is None) != (records[0].target is None):
-                file.fail(
-                    positions[0] if record.target else position, "target", "is missing, but other records have it"
-                )
-            if record.target is not None and record.target not in index:
-                listed = (
-                    f"{shorten(record.target)}, which is not in the gallery file {self._path(self.gallery_file, split)}"
-                )
-                file.fail(position, "target", f"names image {listed}")
-            concepts = file.get_optional(position, "concepts", int)
-            if concepts is not None:
-                strata.setdefault(f"concepts_{concepts}", []).append(query)
+        file = self._open(split)
+        file.require_all_or_none("target", lambda record: record.target)
+        gallery = self._read_gallery(split, file)
+        built = file.build(self._query)
+        records = tuple(built.values())
+        gallery = gallery or tuple(dict.fromkeys(_images(records)))
+        index = positions_of(gallery)
+        strata = Strata()
+        for query, position in enumerate(built):
+            if file[position].concepts is not None:
+                strata.put(f"concepts_{file[position].concepts}", query)
         protocol = Protocol(
             benchmark=self.benchmark,
             split=split,
@@ -96,68 +134,94 @@ class Manifest(CompositionDataModule):
             references=tuple(index.get(record.reference, -1) for record in records),
             exclude_reference=self.exclude_reference,
             recall_at=self.recall_at,
-            strata={name: tuple(strata[name]) for name in sorted(strata)},
+            strata=strata.as_mapping(),
             headline=f"recall_at_{self.recall_at[0]}" if self.recall_at else "",
             options={"gallery_of": self.gallery_file or "references and targets"},
         )
-        return Evaluation(protocol, records, _paths([*gallery, *_images(records)]), _source(file, positions))
+        return Evaluation(protocol, records, _paths([*gallery, *_images(records)]))
 
     def list_splits(self) -> list[str]:
-        """Return the splits that are there: of train, val and test those with a file, or those that records name.
+        """Return the splits that exist: of train, val and test those with a file, or those that records name.
 
         A single file whose records name no split is the training split.
         """
-        named = "{split}" in (self.file or "{split}")
+        if "{split}" in (self.file or "{split}"):
+            splits = [split for split in ("train", "val", "test") if self._exists(split)]
+            if splits:
+                return splits
+        entries = AnnotationFile(self._find_file("train"), ManifestEntry, report=self.report)
+        return list(dict.fromkeys(entry.split for _, entry in entries.items() if entry.split)) or ["train"]
+
+    def check_not_trained_on(self, split: str, training_file: str) -> None:
+        """Raise InputError if ``training_file`` is the file of a split too, and its records name no split."""
+        path = self._find_file(split)
+        if str(path) == training_file and not self._name_splits(self._entries(path, read_records(path))):
+            raise InputError(
+                f"is trained on, and its records name no split, so {split} would be the same triplets: give every "
+                "record a field split, or name the training split here if that is meant",
+                file=path,
+                setting="data.split",
+            )
+
+    def _open(self, split: str) -> AnnotationFile[ManifestRecord]:
+        """Return the records of a split."""
+        path = self._find_file(split)
+        listed = read_records(path)
+        entries = self._entries(path, listed)
+        named = self._name_splits(entries)
         if named:
-            found = [split for split in ("train", "val", "test") if self._exists(split)]
-            if found:
-                return found
-        file = ManifestFile(self._find_file(self.train_split))
-        names = [file.get_optional(position, "split", str) for position in range(len(file))]
-        return list(dict.fromkeys(name for name in names if name)) or [self.train_split]
+            entries.require("split", lambda entry: entry.split or None, ", but other records have it")
+        chosen = [position for position, entry in entries.items() if not named or entry.split == split]
+        if not chosen:
+            raise InputError(f"no record has split {split!r}", file=path, setting="data.split")
+        records = {position: listed[position] for position in chosen}
+        return AnnotationFile(path, ManifestRecord, "id", report=self.report, listed=records)
+
+    @staticmethod
+    def _name_splits(entries: AnnotationFile[ManifestEntry]) -> bool:
+        return any(entry.split for _, entry in entries.items())
+
+    def _read_gallery(self, split: str, file: AnnotationFile[ManifestRecord]) -> tuple[str, ...]:
+        """Return the listed gallery of a split, which must hold the targets; () if none is listed."""
+        if self.gallery_file is None:
+            return ()
+        path = self._path(self.gallery_file, split)
+        gallery = dict.fromkeys(map(_normal_path, read_names(path, distinct=False)))
+        for position, record in file.items():
+            if record.target is not None and record.target not in gallery:
+                outside = f"names image {shorten(record.target)}, which is not in the gallery file {path}"
+                file.reject(position, "target", Problem(outside))
+        return tuple(gallery)
+
+    def _entries(self, path: Path, listed: list[Any]) -> AnnotationFile[ManifestEntry]:
+        """Return what says where records belong; either all have an ``id`` of their own, or none has one."""
+        numbered = isinstance(listed[0], dict) and listed[0].get("id") is not None
+        entries = AnnotationFile(path, ManifestEntry, "id", report=self.report, listed=dict(enumerate(listed)))
+        if numbered:
+            entries.require("id", lambda entry: entry.id, "")
+        for position, entry in () if numbered else entries.items():
+            if entry.id is not None:
+                why = "is given, but other records have none: number all of them, or none"
+                entries.reject(position, "id", Problem(why))
+        return entries
+
+    @staticmethod
+    def _query(record: ManifestRecord, origin: Origin) -> QueryRecord:
+        """Return the record in the form that all benchmarks share."""
+        return QueryRecord(
+            reference=record.reference,
+            caption=record.caption,
+            phrases=phrase_records(record.phrases, record.caption),
+            target=record.target,
+            id=origin.position if record.id is None else record.id,
+            image_set=record.image_set,
+            image_size=record.image_size,
+            origin=origin,
+        )
 
     def _exists(self, split: str) -> bool:
         patterns = ("{split}.jsonl", "{split}.json") if self.file is None else (self.file,)
         return any(self._path(pattern, split).is_file() for pattern in patterns)
-
-    def _gallery(self, split: str, records: Sequence[QueryRecord]) -> tuple[str, ...]:
-        if self.gallery_file is None:
-            return tuple(dict.fromkeys(_images(records)))
-        path = self._path(self.gallery_file, split)
-        listed = read_json(path, list)
-        for position, image in enumerate(listed):
-            if not isinstance(image, str) or not image.strip():
-                raise ValueError(f"image {position} of {path}: expected the path of an image, got {shorten(image)}")
-        return tuple(dict.fromkeys(posixpath.normpath(image) for image in listed))
-
-    def _read(self, split: str) -> tuple[ManifestFile, Sequence[int], tuple[QueryRecord, ...]]:
-        """Return the manifest of a split, which of its records belong to the split, and these."""
-        path = self._find_file(split)
-        file = ManifestFile(path)
-        positions = file.of_split(split)
-        if positions is None:
-            self._check_not_trained_on(path, split)
-            positions = range(len(file))
-        if not positions:
-            raise ValueError(f"{path}: no record has split {split!r}: change {self._flag(split)}")
-        return file, positions, tuple(self._record(file, position) for position in positions)
-
-    @staticmethod
-    def _record(file: ManifestFile, position: int) -> QueryRecord:
-        caption = file.get(position, "caption", str)
-        reference = file.get_path(position, "reference")
-        target = None if file.find(position, "target") in (MISSING, None) else file.get_path(position, "target")
-        if target == reference:
-            file.fail(position, "target", f"is the reference itself: {shorten(target)}")
-        return QueryRecord(
-            reference=reference,
-            caption=caption,
-            phrases=file.get_phrases(position, caption),
-            target=target,
-            id=file.ids[position],
-            image_set=file.get_optional(position, "image_set", int),
-            image_size=file.get_image_size(position),
-        )
 
     def _path(self, pattern: str, split: str) -> Path:
         return self.root / Path(pattern.replace("{split}", split)).expanduser()
@@ -168,21 +232,10 @@ class Manifest(CompositionDataModule):
         for path in tried:
             if path.is_file():
                 return path
-        names = " or ".join(str(path) for path in tried)
-        raise FileNotFoundError(f"no file {names}: set --data.root, --data.file or {self._flag(split)}")
-
-    def _check_not_trained_on(self, path: Path, split: str) -> None:
-        """Raise ValueError if the file of ``split``, whose records name no split, is that of the training split too."""
-        if split != self.train_split and self._training is not None and self._training.source.file == str(path):
-            raise ValueError(
-                f"{path} is trained on, and its records name no split, so {split} would be the same triplets: give "
-                f"every record a field split, or set {self._flag(split)} to [{self.train_split}] if that is meant"
-            )
-
-    def _flag(self, split: str) -> str:
-        if split == self.train_split:
-            return "--data.train_split"
-        return "--data.val_splits" if split in self.splits["val"] else "--data.test_splits"
+        raise MissingFileError(
+            f"no file {' or '.join(map(str, tried))}: expected the folder of the manifest, and one of its splits",
+            setting="data.root" if self.file is None else "data.file",
+        )
 
 
 def _images(records: Iterable[QueryRecord]) -> list[str]:
@@ -192,7 +245,3 @@ def _images(records: Iterable[QueryRecord]) -> list[str]:
 
 def _paths(names: Iterable[str]) -> dict[str, str]:
     return {name: name for name in names}
-
-
-def _source(file: ManifestFile, positions: Sequence[int]) -> SplitSource:
-    return SplitSource(file.source.file, file.source.key, [file.positions[position] for position in positions])

@@ -3,20 +3,18 @@
 import math
 import os
 import random
-from bisect import bisect_right
 from collections.abc import Hashable, Mapping, Sequence
 from functools import cache
-from itertools import accumulate
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from contextcir.errors import InputError, MissingFileError
 from contextcir.evaluation.protocol import WORD
-from data_modules.base import TRAINING, CompositionDataModule
+from data_modules.base import CompositionDataModule
 from data_modules.loading.images import ImageStore
 from data_modules.loading.sampling import TrainingOrder
-from data_modules.records import Evaluation, QueryRecord, Source, TrainingSet
+from data_modules.records import Evaluation, QueryRecord, TrainingSet
 
 
 class Mixture(CompositionDataModule):
@@ -37,7 +35,7 @@ class Mixture(CompositionDataModule):
         options: see CompositionDataModule.
 
     Raises:
-        ValueError: if two sets have one name, none has that of ``evaluate``, or the weights do not fit the sets.
+        InputError: if two sets have one name, none has that of ``evaluate``, or the weights do not fit the sets.
     """
 
     def __init__(
@@ -49,12 +47,12 @@ class Mixture(CompositionDataModule):
     ) -> None:
         self.sets = _by_name(sets)
         if evaluate is not None and evaluate not in self.sets:
-            raise ValueError(f"--data.evaluate must be one of {', '.join(self.sets)}, got {evaluate!r}")
+            raise InputError(f"expected one of {', '.join(self.sets)}, got {evaluate!r}", setting="data.evaluate")
         self.evaluated = self.sets[evaluate or next(iter(self.sets))]
-        self.benchmark = self.evaluated.benchmark
         self.weights = dict.fromkeys(self.sets, 1.0) if weights is None else _checked(weights, list(self.sets))
         super().__init__(
-            root=self.evaluated.root,
+            self.evaluated.reader,
+            train_split=self.evaluated.train_split,
             val_splits=self.evaluated.splits["val"],
             test_splits=self.evaluated.splits["test"],
             **options,
@@ -71,16 +69,17 @@ class Mixture(CompositionDataModule):
         """Return the triplets of all sets that have a weight; names of images begin with that of their set."""
         records: list[QueryRecord] = []
         paths: dict[str, str] = {}
-        sources: list[tuple[Source, int]] = []
+        files: list[str] = []
         image_sets: dict[tuple[str, int], int] = {}
         for name, part in self.sets.items():
             if not self.weights[name]:
                 continue
             try:
                 training = part.read_training()
-            except (ValueError, FileNotFoundError) as error:
-                kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
-                raise kind(f"set {name} of the mixture: {error}") from None
+            except InputError as error:
+                problem = f"set {name} of the mixture: {error.without_setting()}"
+                kind = MissingFileError if isinstance(error, MissingFileError) else InputError
+                raise kind(problem, setting="data.sets") from None
             for record in training.records:
                 group = record.image_set
                 if group is not None:  # sets number their groups independently of each other
@@ -88,27 +87,23 @@ class Mixture(CompositionDataModule):
                 renamed = {"reference": f"{name}:{record.reference}", "target": f"{name}:{record.target}"}
                 records.append(record._replace(image_set=group, **renamed))
             paths |= {f"{name}:{image}": path for image, path in training.image_paths.items()}
-            sources.append((training.source, len(training.records)))
-        return TrainingSet(tuple(records), paths, MixedSource(sources))
+            files.append(training.file)
+        return TrainingSet(tuple(records), paths, " and ".join(files))
 
     def read_evaluation(self, split: str) -> Evaluation:
         """Return the protocol and queries of a split of the evaluated set."""
         return self.evaluated.read_evaluation(split)
 
-    def image_folders(self) -> list[Path]:
-        """Return the folders with the images of the evaluated set."""
-        return self.evaluated.image_folders()
-
-    def _images(self, split: str, paths: Mapping[str, str]) -> ImageStore:
-        if split != TRAINING:
+    def _images(self, split: str | None, paths: Mapping[str, str]) -> ImageStore:
+        if split is not None:
             return self.evaluated._images(split, paths)
         if split not in self._stores:
-            of_set: dict[str, dict[str, str]] = {}
+            paths_of: dict[str, dict[str, str]] = {}
             for name, path in paths.items():
                 part, _, image = name.partition(":")
-                of_set.setdefault(part, {})[image] = path
-            self._stores[split] = MixedStore({name: self.sets[name]._images(split, of_set[name]) for name in of_set})
-        return self._stores[split]
+                paths_of.setdefault(part, {})[image] = path
+            self._stores[None] = MixedStore({name: self.sets[name]._images(None, paths_of[name]) for name in paths_of})
+        return self._stores[None]
 
 
 class WeightedOrder(TrainingOrder):
@@ -170,24 +165,6 @@ class MixedStore(ImageStore):
         return self.stores[part].load(image, purpose)
 
 
-class MixedSource:
-    """`Source` of triplets from several files, one after the other.
-
-    Args:
-        parts: source and number of triplets of each.
-    """
-
-    def __init__(self, parts: Sequence[tuple[Source, int]]) -> None:
-        self.file = " and ".join(source.file for source, _ in parts)
-        self._sources = [source for source, _ in parts]
-        self._starts = [0, *accumulate(length for _, length in parts)]
-
-    def name(self, position: int, identity: int | None) -> str:
-        """Return the words by which a user finds a record again in its own file."""
-        part = bisect_right(self._starts, position) - 1
-        return self._sources[part].name(position - self._starts[part], identity)
-
-
 def shares(weights: Mapping[str, float], total: int) -> dict[str, int]:
     """Return how many of ``total`` fall to each name in proportion to its weight, by largest remainder."""
     exact = {name: weight * total / sum(weights.values()) for name, weight in weights.items()}
@@ -200,22 +177,23 @@ def shares(weights: Mapping[str, float], total: int) -> dict[str, int]:
 
 def _by_name(sets: Sequence[CompositionDataModule]) -> dict[str, CompositionDataModule]:
     if not sets:
-        raise ValueError("--data.sets is empty: list at least one data module")
+        raise InputError("is empty: list at least one data module", setting="data.sets")
     named: dict[str, CompositionDataModule] = {}
     for part in sets:
         name = part.benchmark
         if not WORD.fullmatch(name):
-            raise ValueError(f"--data.sets: the name of a set must be a word (letters, digits, _), got {name!r}")
+            problem = f"the name of a set must be a word (letters, digits, _), got {name!r}"
+            raise InputError(problem, setting="data.sets")
         if named.setdefault(name, part) is not part:
-            raise ValueError(f"--data.sets holds two sets named {name!r}: give a Manifest another name")
+            raise InputError(f"two sets named {name!r}: give a Manifest another name", setting="data.sets")
     return named
 
 
 def _checked(weights: Sequence[float], names: Sequence[str]) -> dict[str, float]:
     good = len(weights) == len(names) and all(math.isfinite(weight) and weight >= 0 for weight in weights)
     if not good or not any(weights):
-        raise ValueError(
-            f"--data.weights must be one number for each of {', '.join(names)}, none negative and not all 0, "
-            f"got {list(weights)}"
+        raise InputError(
+            f"expected one number for each of {', '.join(names)}, none negative and not all 0, got {list(weights)}",
+            setting="data.weights",
         )
     return dict(zip(names, map(float, weights), strict=True))

@@ -2,25 +2,18 @@
 
 import warnings
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from contextcir.errors import InputError
 from contextcir.synthesis.pairs import image_path, pair_key
 from contextcir.synthesis.records import Pair
-from data_modules.cirr import CIRR
-from data_modules.converters import BrokenRecord, Converter, HotelConverter, LaSCoConverter, OfficialFile
-from data_modules.manifest import Manifest
-from data_modules.reading.annotations import AnnotationFile
+from data_modules.cirr import CIRRReader
+from data_modules.converters import Converter, HotelConverter, LaSCoConverter
+from data_modules.manifest import ManifestReader
 
 GROUP = 6  # images of a set, at most
-FLAGS = {
-    "--data.train_split": "--pairs.split",
-    "--data.": "--pairs.",
-    "set --root": "set --pairs.root",
-    "or --split": "or --pairs.split",
-}
 
 
 class SetPairs(ABC):
@@ -45,7 +38,7 @@ class SetPairs(ABC):
                 record and field.
         """
         known: set[str] = set()
-        with _flags_of_pairs():
+        with _settings_of_pairs():
             for where, *paths, listed in self.read():
                 reference, target = (image_path(path, where) for path in paths)
                 members = tuple(image_path(path, where) for path in listed)
@@ -68,19 +61,13 @@ class CIRRPairs(SetPairs):
 
     def __init__(self, root: Path, split: str = "train", source: str = "cirr") -> None:
         super().__init__(source)
-        self.module = CIRR(root, train_split=split)
+        self.reader = CIRRReader(root)
         self.split = split
 
     def read(self) -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
-        paths, listed_in = self.module._read_paths(self.split)
-        file = AnnotationFile(self.module._find_file("captions", "cap", self.split), "pairid")
-        for position, identity in enumerate(file.ids):
-            record = self.module._record(file, position, paths, listed_in)
-            if record.target is None:
-                file.fail(position, "target_hard", "is missing: there are no pairs; change --pairs.split")
-            members = file.get_images(position, "img_set.members", paths, listed_in)
-            where = file.source.name(file.positions[position], identity)
-            yield where, paths[record.reference], paths[record.target], tuple(paths[name] for name in members)
+        for record, members, paths in self.reader.read_pairs(self.split):
+            target = paths[str(record.target)]
+            yield str(record.origin), paths[record.reference], target, tuple(paths[name] for name in members)
 
 
 class ConvertedPairs(SetPairs):
@@ -101,23 +88,14 @@ class ConvertedPairs(SetPairs):
 
     def read(self) -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
         converter = self.converter()
-        file = OfficialFile(converter.find_file())
-        broken: Counter[str] = Counter()
-        for position in range(len(file)):
-            try:
-                records = converter.convert(file, position)
-            except BrokenRecord as error:
-                if not self.skip_broken:
-                    told = f"{error} (to leave such records out: --pairs.skip_broken=true)"
-                    raise ValueError(told) from None
-                broken[error.reason] += 1
-                continue
-            where = file.source.name(file.positions[position], None)
-            for record in records:
-                yield where, record["reference"], record["target"], ()
+        converted, broken = converter.read(self.skip_broken)
+        for entry in converted:
+            for record in entry.records:
+                yield str(entry.origin), record["reference"], record["target"], ()
         if broken:
             reasons = ", ".join(f"{count:,}: {reason}" for reason, count in broken.most_common())
-            warnings.warn(f"{file.path}: {broken.total():,} records are left out ({reasons})", stacklevel=2)
+            message = f"{converter.find_file()}: {broken.total():,} records are left out ({reasons})"
+            warnings.warn(message, stacklevel=2)
 
 
 class LaSCoPairs(ConvertedPairs):
@@ -172,27 +150,24 @@ class ManifestPairs(SetPairs):
 
     def __init__(self, root: Path, split: str = "train", file: str | None = None, source: str = "manifest") -> None:
         super().__init__(source)
-        self.module = Manifest(root, file=file, train_split=split)
+        self.reader = ManifestReader(root, file=file)
+        self.split = split
 
     def read(self) -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
-        training = self.module.read_training()
+        training = self.reader.read_training(self.split)
         sets: dict[int | None, dict[str, None]] = {}
         for record in training.records:
             if record.image_set is not None:
                 sets.setdefault(record.image_set, {}).update(dict.fromkeys((record.reference, str(record.target))))
-        for position, record in enumerate(training.records):
+        for record in training.records:
             members = tuple(sets.get(record.image_set, {}))
-            where = training.source.name(position, record.id)
-            yield where, record.reference, str(record.target), members if len(members) <= GROUP else ()
+            yield str(record.origin), record.reference, str(record.target), members if len(members) <= GROUP else ()
 
 
 @contextmanager
-def _flags_of_pairs() -> Iterator[None]:
-    """Let errors of the readers name the flags of a synthesis."""
+def _settings_of_pairs() -> Iterator[None]:
+    """Let errors of the readers name the settings of a synthesis."""
     try:
         yield
-    except (ValueError, FileNotFoundError) as error:
-        told = str(error).replace(", --data.val_splits and --data.test_splits", "")
-        for flag, ours in FLAGS.items():
-            told = told.replace(flag, ours)
-        raise type(error)(told) from None
+    except InputError as error:
+        raise error.relocate("data", "pairs").relocate("skip_broken", "pairs.skip_broken") from None

@@ -3,21 +3,31 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from contextcir.errors import InputError
 from contextcir.evaluation.protocol import Protocol
 
 Box = tuple[float, float, float, float]
 
 
-class Source(NamedTuple):
-    """Where records were read: the file, and the field that identifies them there."""
+class Origin(NamedTuple):
+    """Where a record was read, in the words by which a user finds it again.
 
-    file: str
-    key: str
+    ``position``: in the file, from 0. ``identity``: its key there, e.g. ``pairid 5``; None for records without a key.
+    """
 
-    def name(self, position: int, identity: int | None) -> str:
-        """Return the words by which a user finds a record again."""
-        known = "" if identity is None else f" ({self.key} {identity})"
-        return f"record {position}{known} of {self.file}"
+    file: str = ""
+    position: int = 0
+    identity: str | None = None
+
+    def __str__(self) -> str:
+        known = "" if self.identity is None else f" ({self.identity})"
+        return f"record {self.position}{known} of {self.file}"
+
+    def error(self, problem: str, field: str | None = None, setting: str | None = None) -> InputError:
+        """Return the error that something is wrong with the record."""
+        return InputError(
+            problem, file=self.file, record=self.position, identity=self.identity, field=field, setting=setting
+        )
 
 
 class PhraseRecord(NamedTuple):
@@ -34,8 +44,8 @@ class PhraseRecord(NamedTuple):
 class QueryRecord(NamedTuple):
     """A query of a benchmark, and its target where there is one to train on.
 
-    ``id``: the benchmark's own key. ``image_set``: images of one set look alike. ``image_size``: width and height of
-    the image that the boxes refer to; None for that of the file.
+    ``id``: the benchmark's own key, or the position in the file where records have none. ``image_set``: images of one
+    set look alike. ``image_size``: width and height of the image that the boxes refer to; None for that of the file.
     """
 
     reference: str
@@ -45,14 +55,15 @@ class QueryRecord(NamedTuple):
     id: int = 0
     image_set: int | None = None
     image_size: tuple[int, int] | None = None
+    origin: Origin = Origin()
 
 
 class TrainingSet(NamedTuple):
-    """Triplets to train on. ``image_paths``: listed path of every image by name."""
+    """Triplets to train on. ``image_paths``: listed path of every image by name. ``file``: where they come from."""
 
     records: tuple[QueryRecord, ...]
     image_paths: Mapping[str, str]
-    source: Source
+    file: str
 
 
 class Evaluation(NamedTuple):
@@ -61,4 +72,3 @@ class Evaluation(NamedTuple):
     protocol: Protocol
     records: tuple[QueryRecord, ...]
     image_paths: Mapping[str, str]
-    source: Source

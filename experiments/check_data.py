@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import track
-from rich.table import Table
 
+from contextcir.errors import InputError
 from data_modules.checking.images import unwatched
-from data_modules.checking.inspection import MODULES, Report, inspect
+from data_modules.checking.inspection import Report, inspect
+from data_modules.readers import READERS
+from experiments.command import flag, one_line_errors
 
 KINDS = {
     "layout": "files or folders not found",
@@ -34,7 +33,7 @@ KINDS = {
 def build_parser() -> ArgumentParser:
     """Return the parser of the command line."""
     parser = ArgumentParser(prog="python -m experiments.check_data", description="Is a benchmark complete?")
-    parser.add_argument("benchmark", choices=list(MODULES), help="which one")
+    parser.add_argument("benchmark", choices=list(READERS), help="which one")
     parser.add_argument("--root", type=Path, required=True, help="its folder, as for --data.root")
     parser.add_argument("--split", type=str, nargs="+", default=[], help="splits to check; all of them by default")
     parser.add_argument("--file", type=str | None, default=None, help="of a manifest, as for --data.file")
@@ -48,15 +47,22 @@ def build_parser() -> ArgumentParser:
 
 def show_progress(values: Iterable[Any], total: int, title: str) -> Iterable[Any]:
     """Return the values; show on standard error how many of them have been taken."""
+    from rich.console import Console  # here, as JSON is printed without it
+    from rich.progress import track
+
     return track(values, title, total=total, console=Console(stderr=True), transient=True) if total else values
 
 
 def print_report(report: Report, most: int) -> None:
     """Print the numbers as a table, and the first ``most`` problems of each kind."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
     console = Console(soft_wrap=True, highlight=False)
     table = Table("split", "what", "found", "official", "", title=escape(f"{report.benchmark} in {report.root}"))
-    for split, found in report.counts.items():
-        for what, number in found.items():
+    for split, counts in report.counts.items():
+        for what, number in counts.items():
             official = report.expected[split].get(what)
             verdict = "" if official is None else "ok" if number == official else "[red]differs[/red]"
             table.add_row(split, what, f"{number:,}", "" if official is None else f"{official:,}", verdict)
@@ -82,10 +88,9 @@ def print_report(report: Report, most: int) -> None:
 def main(args: Sequence[str] | None = None) -> None:
     """Parse the command line, check, print; leave with exit code 1 if there is a problem."""
     settings = build_parser().parse_args(args)
-    if settings.file is not None and settings.benchmark != "manifest":
-        raise SystemExit(f"error: --file is for manifests, not for {settings.benchmark}")
-    options = {} if settings.file is None else {"file": settings.file}
-    try:
+    with one_line_errors():
+        if settings.file is not None and settings.benchmark != "manifest":
+            raise InputError(f"only a manifest has a file of its own, not {settings.benchmark}", setting="file")
         report = inspect(
             settings.benchmark,
             settings.root,
@@ -93,10 +98,9 @@ def main(args: Sequence[str] | None = None) -> None:
             decode=not settings.no_decode,
             workers=settings.workers or os.cpu_count() or 1,
             watch=unwatched if settings.json else show_progress,
-            **options,
+            name_setting=flag,
+            **({} if settings.file is None else {"file": settings.file}),
         )
-    except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(f"error: {error}") from None
     problems = [p for p in report.problems if not (settings.allow_duplicates and p.kind == "duplicate")]
     if settings.json:
         print(json.dumps({**report.as_dict(), "ok": not problems}, indent=1))

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
+from contextcir.errors import InputError
 from data_modules.converters import Converter, HotelConverter, LaSCoConverter, RewrittenConverter, write_manifest
+from experiments.command import one_line_errors
 
 CONVERTERS: dict[str, type[Converter]] = {
     "hotel": HotelConverter,
@@ -38,7 +40,7 @@ def build_parser() -> ArgumentParser:
 def convert(converter: Converter, out: Path, gallery: Path | None = None, skip_broken: bool = False) -> None:
     """Write the manifest, and the list of its gallery if that has a name; print what was done."""
     if gallery is not None and gallery.suffix != ".json":
-        raise ValueError(f"--gallery must name a .json file, got {gallery}")
+        raise InputError(f"expected the name of a .json file, got {gallery}", setting="gallery")
     conversion = converter.run(skip_broken)
     write_manifest(out, conversion.records)
     print(f"{len(conversion.records):,} triplets in {out}")
@@ -57,10 +59,15 @@ def main(args: Sequence[str] | None = None) -> None:
     settings = parser.parse_args(args)
     chosen = settings[settings.dataset].as_dict()
     ours = {name: chosen.pop(name) for name in ("out", "gallery", "skip_broken")}
-    try:
-        convert(CONVERTERS[settings.dataset](**chosen), **ours)
-    except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(f"error: {error}") from None
+    with one_line_errors():
+        try:
+            convert(CONVERTERS[settings.dataset](**chosen), **ours)
+        except InputError as error:
+            raise (
+                error.relocate("data.root", "root")
+                .relocate("data.split", "split")
+                .relocate("skip_broken", "skip-broken")
+            ) from None
 
 
 if __name__ == "__main__":

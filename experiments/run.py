@@ -16,9 +16,9 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 # Imported so that configs can name their classes without the module.
 import callbacks  # noqa: F401
-import data_modules  # noqa: F401
 from callbacks.progress import show_progress
 from contextcir.training.module import ContextCIR
+from data_modules import benchmarks, mixture  # noqa: F401
 from experiments.command import one_line_errors
 from experiments.help import answer_help
 from experiments.start import (

@@ -7,13 +7,13 @@ import os
 import time
 from pathlib import Path
 
-from jsonargparse import auto_cli
-
+from contextcir.errors import InputError
 from data_modules.scenes.writer import Size, write_scenes
+from experiments.command import command
 
 
 def scenes(root: Path = Path("datasets/scenes"), seed: int = 0, size: Size = Size(), workers: int = 0) -> None:  # noqa: B008
-    """Draw the scenes benchmark in the layouts of CIRR and CIRCO; an interrupted run goes on where it stopped.
+    """Draw the scenes benchmark in the layouts of CIRR and CIRCO; an interrupted run resumes.
 
     Args:
         root: Folder to write to.
@@ -22,16 +22,16 @@ def scenes(root: Path = Path("datasets/scenes"), seed: int = 0, size: Size = Siz
         workers: Worker processes; 0 for one per core.
     """
     start = time.time()
-    write_scenes(root, seed, size, workers or os.cpu_count() or 1)
+    try:
+        write_scenes(root, seed, size, workers or os.cpu_count() or 1)
+    except InputError as error:
+        raise error.relocate("data.root", "root") from None
     print(f"scenes with seed {seed} are in {root} ({time.time() - start:.0f} s)")
 
 
 def main() -> None:
     """Parse the command line."""
-    try:
-        auto_cli(scenes, as_positional=False)
-    except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(f"error: {error}") from None
+    command(scenes)
 
 
 if __name__ == "__main__":

@@ -11,19 +11,16 @@ from typing import NamedTuple
 
 from jsonargparse import ArgumentParser
 
+from contextcir.errors import InputError, MissingFileError
 from contextcir.evaluation.protocol import Protocol
 from contextcir.evaluation.submission import FORMATS, SubmissionFormat, score
 from contextcir.evaluation.submission_check import Submission, check, lists_of, parse, recognise
-from data_modules.circo import CIRCO, IMAGE_LIST, first_file
-from data_modules.cirr import CIRR
-from data_modules.reading.annotations import AnnotationFile
+from data_modules.circo import IMAGE_LIST, CIRCOReader
+from data_modules.cirr import CIRRReader
+from data_modules.reading.reader import BenchmarkReader
+from experiments.command import one_line_errors
 
-# What the data modules call the flags of this command line.
-FLAGS = {
-    "--data.val_splits and --data.test_splits": "--split",
-    "the flag --data.val_splits": "--split",
-    "--data.root": "--annotations",
-}
+READERS: dict[str, type[BenchmarkReader]] = {"cirr": CIRRReader, "circo": CIRCOReader}
 
 
 class Checked(NamedTuple):
@@ -48,10 +45,12 @@ def read_benchmark(name: str, annotations: Path, split: str, files: Iterable[Sub
     COCO's list of images, which comes with the images, may be absent: CIRCO's gallery then is whatever images the
     annotations and ``files`` name.
     """
-    module = {"cirr": CIRR, "circo": CIRCO}[name](annotations, val_splits=(split,))
+    reader = READERS[name](annotations)
+    if not reader.root.is_dir():
+        raise MissingFileError(f"no folder {reader.root}: expected the folder of the benchmark", setting="data.root")
     try:
-        return Benchmark(module.protocols("val")[0], True)
-    except FileNotFoundError as error:
+        return Benchmark(reader.read_evaluation(split).protocol, True)
+    except MissingFileError as error:
         if name != "circo" or IMAGE_LIST.name not in str(error):
             raise
         return Benchmark(circo_without_images(annotations, split, files), False)
@@ -59,26 +58,21 @@ def read_benchmark(name: str, annotations: Path, split: str, files: Iterable[Sub
 
 def circo_without_images(root: Path, split: str, files: Iterable[Submission]) -> Protocol:
     """Read CIRCO's annotations alone; the gallery holds the images that they name, and those of ``files``."""
-    tried = [base / "annotations" / f"{split}.json" for base in (root, root / "CIRCO")]
-    file = AnnotationFile(first_file(tried, "set --annotations to the folder of CIRCO, or --split"), "id")
-    positions = range(len(file))
-    references = [file.get(position, "reference_img_id", int) for position in positions]
+    records = CIRCOReader(root).read_without_images(split)
+    references = [record.reference_img_id for record in records]
     targets, strata = [], {}
-    for position in positions:
-        answers = file.get_optional(position, "gt_img_ids", list) or []
-        first = [file.get(position, "target_img_id", int)] if answers else []
-        answers = [file.get(position, f"gt_img_ids.{number}", int) for number in range(len(answers))]
-        targets.append(tuple(dict.fromkeys([*first, *answers])))
-        for aspect in file.get_optional(position, "semantic_aspects", list) or []:
+    for position, record in enumerate(records):
+        targets.append(tuple(record.targets()))
+        for aspect in record.semantic_aspects or ():
             strata.setdefault(f"aspect_{aspect}", []).append(position)
     listed = (entry for one in files for value in one.fields.values() if isinstance(value, list) for entry in value)
-    named = [*references, *(target for row in targets for target in row), *(x for x in listed if type(x) is int)]
+    named = [*references, *(target for row in targets for target in row), *(str(x) for x in listed if type(x) is int)]
     index = {image: number for number, image in enumerate(dict.fromkeys(named))}
     return Protocol(
         benchmark="circo",
         split=split,
-        gallery=tuple(map(str, index)),
-        query_ids=file.ids,
+        gallery=tuple(index),
+        query_ids=tuple(record.id for record in records),
         targets=tuple(tuple(index[target] for target in row) for row in targets),
         references=tuple(index[reference] for reference in references),
         exclude_reference=False,
@@ -180,13 +174,11 @@ def main(args: Sequence[str] | None = None) -> None:
         subcommands.add_subcommand(name, options, help=command.__doc__.splitlines()[0])
     settings = parser.parse_args(args)
     chosen = settings[settings.subcommand]
-    try:
-        COMMANDS[settings.subcommand](chosen.benchmark, chosen.files, chosen.annotations, chosen.split)
-    except (ValueError, FileNotFoundError) as error:
-        message = str(error)
-        for flag, here in FLAGS.items():
-            message = message.replace(flag, here)
-        raise SystemExit(f"error: {message}") from None
+    with one_line_errors():
+        try:
+            COMMANDS[settings.subcommand](chosen.benchmark, chosen.files, chosen.annotations, chosen.split)
+        except InputError as error:
+            raise error.relocate("data.root", "annotations").relocate("data.split", "split") from None
 
 
 if __name__ == "__main__":

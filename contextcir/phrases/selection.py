@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from contextcir.errors import InputError
 from contextcir.phrases.parser import Span
 
 # Raise it when any rule of this folder changes what is found: banks of phrases made with other rules no longer match.
@@ -106,7 +107,7 @@ class Quota:
         min_words: of a phrase, punctuation not counted; 1 keeps single words, which the published code leaves out.
 
     Raises:
-        ValueError: if either is below 1.
+        InputError: if either is below 1.
     """
 
     max_phrases: int = 10
@@ -114,9 +115,9 @@ class Quota:
 
     def __post_init__(self) -> None:
         if min(self.max_phrases, self.min_words) < 1:
-            raise ValueError(
-                f"max_phrases and min_words must be at least 1, got {self.max_phrases} and {self.min_words}: "
-                "change --parser.quota"
+            raise InputError(
+                f"max_phrases and min_words must be at least 1, got {self.max_phrases} and {self.min_words}",
+                setting="parser.quota",
             )
 
     def fill(self, candidates: Iterable[Candidate], level: Level) -> tuple[Span, ...]:

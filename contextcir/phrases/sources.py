@@ -16,11 +16,11 @@ class PhraseSource(ABC):
         """Return the noun phrases of each caption, as `PhraseParser.parse` does.
 
         Raises:
-            ValueError: if a caption's phrases can't be had.
+            InputError: if a caption's phrases can't be had.
         """
 
     def missing(self, captions: Iterable[str]) -> list[str]:
-        """Return those of the captions whose phrases can't be had; cheap, and asked before training."""
+        """Return those of the captions whose phrases can't be had; cheap, and called before training."""
         return []
 
     def complaint(self, caption: str, files: Sequence[str | Path]) -> str:
@@ -90,5 +90,5 @@ class BankThenParser(PhraseSource):
 
     def missing(self, captions: Iterable[str]) -> list[str]:
         self.bank.close()  # captions may have been added since
-        len(self.bank)  # opened, so that a bank of another key is told before training
+        len(self.bank)  # opens the bank, so that one of another key is an error before training
         return []

@@ -1,4 +1,4 @@
-"""Image files, looked at one by one: which are not there, which are damaged, and which hold the same bytes."""
+"""Image files, examined one by one: which are missing, which are damaged, and which hold the same bytes."""
 
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -8,14 +8,15 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from contextcir.errors import InputError
 from data_modules.loading.images import ImageStore
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
-# Shows how far a loop is: (values, their number, title) -> the same values.
+# Shows the progress of a loop: (values, their number, title) -> the same values.
 Watch = Callable[[Iterable[Any], int, str], Iterable[Any]]
 
-HEAD = 4096  # bytes that tell most files of equal size apart
+HEAD = 4096  # bytes in which most files of equal size differ
 
 
 class ImageFile(NamedTuple):
@@ -33,11 +34,11 @@ def unwatched(values: Iterable[Any], total: int, title: str) -> Iterable[Any]:
 
 
 def list_files(stores: Mapping[str, ImageStore]) -> tuple[list[ImageFile], list[ImageFile]]:
-    """Return the images that are there, and those that are not, of several stores, each file once.
+    """Return the images of several stores that exist, and those that are missing, each file once.
 
     Crops of one file are images of their own, as each of them can lie outside of it.
     """
-    found, missing = [], []
+    present, missing = [], []
     seen: set[tuple[Path, object]] = set()
     for key, store in stores.items():
         crops = getattr(store, "crops", {})
@@ -46,8 +47,8 @@ def list_files(stores: Mapping[str, ImageStore]) -> tuple[list[ImageFile], list[
             if (path, crops.get(name)) not in seen:
                 seen.add((path, crops.get(name)))
                 size = -1 if state is None else state[0]
-                (missing if state is None else found).append(ImageFile(key, name, path, size))
-    return found, missing
+                (missing if state is None else present).append(ImageFile(key, name, path, size))
+    return present, missing
 
 
 def find_damaged(
@@ -91,9 +92,8 @@ def _parallel(
         try:
             yield from pool.map(work, tasks, chunksize=16)
         except BrokenProcessPool:
-            raise ValueError(
-                "a worker process was killed while it looked at images (out of memory?): use --workers 1"
-            ) from None
+            problem = "a worker process was killed while it read images (out of memory?): use 1"
+            raise InputError(problem, setting="workers") from None
 
 
 _stores: Mapping[str, ImageStore] = {}  # of this process, so that they need not be sent with every task
@@ -120,5 +120,5 @@ def _digest(task: tuple[Path, int | None]) -> bytes:
             if limit is not None:
                 return hashlib.blake2b(file.read(limit)).digest()
             return hashlib.file_digest(file, "blake2b").digest()
-    except OSError:  # unreadable: a matter of `find_damaged`; not the same as anything else
+    except OSError:  # unreadable: reported by `find_damaged`; equal to no other file
         return str(path).encode()

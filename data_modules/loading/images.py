@@ -4,8 +4,9 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-import numpy as np
 from PIL import Image
+
+from contextcir.errors import InputError, MissingFileError
 
 Rewrite = Callable[[PurePosixPath], PurePosixPath]
 
@@ -46,13 +47,13 @@ class ImageStore:
         for name in names:
             folder, file = os.path.split(self.paths[name])
             wanted.setdefault(folder, set()).add(file)
-        found = {}
+        states = {}
         for folder, entries in self._listings(wanted):
             for entry in entries:
                 if entry.name in wanted[folder] and entry.is_file():
                     status = entry.stat()
-                    found[folder, entry.name] = (status.st_size, status.st_mtime_ns)
-        return [found.get(os.path.split(self.paths[name])) for name in names]
+                    states[folder, entry.name] = (status.st_size, status.st_mtime_ns)
+        return [states.get(os.path.split(self.paths[name])) for name in names]
 
     def _listings(self, folders: Iterable[str]) -> Iterator[tuple[str, Iterable[os.DirEntry[str]]]]:
         for folder in folders:
@@ -70,25 +71,28 @@ class ImageStore:
             purpose: what it is needed for, put in brackets behind an error message.
 
         Raises:
-            FileNotFoundError: if the file does not exist.
-            ValueError: if it can't be read to its end as an image.
+            MissingFileError: if the file does not exist.
+            InputError: if it can't be read to its end as an image.
         """
         path = self.root / self.paths[name]
-        behind = f" ({purpose})" if purpose else ""
+        reason_for = f" ({purpose})" if purpose else ""
         try:
             with Image.open(path) as image:
                 return to_rgb(image)
         except FileNotFoundError:
-            raise FileNotFoundError(f"image {name}: no file {path}{behind}") from None
+            raise MissingFileError(f"image {name}: no file {path}{reason_for}") from None
         except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others
             size = f"{path.stat().st_size} bytes" if path.is_file() else "no file"
             reason = " ".join(str(error).replace(repr(str(path)), "it").split())
-            raise ValueError(f"image {name}: {path} is damaged or no image ({size}; {reason}){behind}") from None
+            problem = f"image {name}: {path} is damaged or no image ({size}; {reason}){reason_for}"
+            raise InputError(problem) from None
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Return ``image`` decoded to its end, as 8-bit RGB."""
     if image.mode.startswith("I;16"):  # Pillow would clip 16-bit greys to white
+        import numpy as np  # here, so that whoever only lists images starts without it
+
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode == "P" and "transparency" in image.info:  # Pillow warns about the direct way
         image = image.convert("RGBA")
@@ -103,7 +107,7 @@ def find_images(folders: Sequence[Path], paths: Mapping[str, str]) -> ImageStore
     more of them only where all three are missing.
 
     Raises:
-        FileNotFoundError: if none of them is found in any folder; the message lists what was tried.
+        MissingFileError: if none of them is found in any folder; the message lists what was tried.
     """
     listed = [PurePosixPath(path) for path in paths.values()]
     places = [(folder, rewrite) for folder in folders for rewrite in REWRITES]
@@ -120,9 +124,10 @@ def find_images(folders: Sequence[Path], paths: Mapping[str, str]) -> ImageStore
             break
     if not most:
         tried = ", ".join(str(folder) for folder in folders)
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"no images: looked for {listed[0]} (also without sub-folders, and as .png and .jpg) in {tried}; "
-            "set --data.root to the folder that holds annotations and images"
+            "expected the folder that holds annotations and images",
+            setting="data.root",
         )
     folder, rewrite = best
     return ImageStore(folder, {name: str(rewrite(path)) for name, path in zip(paths, listed, strict=True)})

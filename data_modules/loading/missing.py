@@ -1,4 +1,4 @@
-"""What is done about images that are not there: an error that says how to find out, or a benchmark without them."""
+"""Missing images: an error before anything is trained on or scored, or a benchmark without them."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -6,9 +6,10 @@ from typing import TypeVar
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
+from contextcir.errors import InputError, MissingFileError
 from contextcir.evaluation.protocol import Protocol
 from data_modules.loading.images import ImageStore
-from data_modules.records import Evaluation, QueryRecord, Source, TrainingSet
+from data_modules.records import Evaluation, QueryRecord, TrainingSet
 
 Part = TypeVar("Part", TrainingSet, Evaluation)
 
@@ -23,72 +24,52 @@ def find_missing(part: TrainingSet | Evaluation, images: ImageStore, command: st
         allowed: warn about them, instead of an error.
 
     Raises:
-        FileNotFoundError: if there are any and that is not allowed.
+        MissingFileError: if there are any and that is not allowed.
     """
     names = dict.fromkeys(record.reference for record in part.records)
     if isinstance(part, Evaluation):
         what = f"{part.protocol.benchmark} {part.protocol.split}"
         names |= dict.fromkeys(part.protocol.gallery)
     else:
-        what = part.source.file
+        what = part.file
         names |= dict.fromkeys(record.target for record in part.records if record.target is not None)
     missing = images.missing(list(names))
     if missing:
         named = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
         first = images.root / images.paths[missing[0]]
-        found = f"{what}: {len(missing):,} of {len(names):,} images are missing: {named} (no file {first})"
+        message = f"{what}: {len(missing):,} of {len(names):,} images are missing: {named} (no file {first})"
         if not allowed:
-            raise FileNotFoundError(
-                f"{found}; list them all with `{command}`, or go on without them with --data.allow_missing=true"
+            raise MissingFileError(
+                f"{message}; list them all with `{command}`, or go on without them: figures are not comparable then",
+                setting="data.allow_missing",
             )
-        rank_zero_warn(f"{found}; they are left out, as --data.allow_missing says: figures are not comparable")
+        rank_zero_warn(f"{message}; they are left out, as allow_missing is set: figures are not comparable")
     return set(missing)
 
 
-def without_missing(part: Part, missing: Collection[str]) -> Part:
+def drop_missing(part: Part, missing: Collection[str]) -> Part:
     """Return a training set without the triplets, or an evaluation without the queries, that need missing images."""
     if not missing:
         return part
     if isinstance(part, Evaluation):
-        protocol, records, kept = restrict(part.protocol, part.records, missing)
-        return part._replace(protocol=protocol, records=records, source=PartialSource(part.source, kept))
-    kept = [
-        position
-        for position, record in enumerate(part.records)
-        if record.reference not in missing and record.target not in missing
-    ]
-    records = tuple(part.records[position] for position in kept)
-    return part._replace(records=records, source=PartialSource(part.source, kept))
+        protocol, records = drop_from_protocol(part.protocol, part.records, missing)
+        return part._replace(protocol=protocol, records=records)
+    records = tuple(
+        record for record in part.records if record.reference not in missing and record.target not in missing
+    )
+    return part._replace(records=records)
 
 
-class PartialSource:
-    """`Source` of some of the records of another one: they keep their names.
-
-    Args:
-        source: of all records.
-        kept: positions there.
-    """
-
-    def __init__(self, source: Source, kept: Sequence[int]) -> None:
-        self.file = source.file
-        self._source = source
-        self._kept = kept
-
-    def name(self, position: int, identity: int | None) -> str:
-        """Return the words by which a user finds a record again."""
-        return self._source.name(self._kept[position], identity)
-
-
-def restrict(
+def drop_from_protocol(
     protocol: Protocol, records: Sequence[QueryRecord], missing: Collection[str]
-) -> tuple[Protocol, tuple[QueryRecord, ...], list[int]]:
-    """Return a protocol and its records without images that are ``missing``, and where these records were before.
+) -> tuple[Protocol, tuple[QueryRecord, ...]]:
+    """Return a protocol and its records without images that are ``missing``.
 
-    They leave the gallery, the targets and the subsets. A query goes if its reference is among them, or all its
-    targets; with `recall_of_first`, its first target.
+    They are dropped from the gallery, the targets and the subsets. A query is dropped if its reference is missing, or
+    all its targets; with `recall_of_first`, its first target.
 
     Raises:
-        ValueError: if nothing is left.
+        InputError: if nothing is left.
     """
     present = [image for image, name in enumerate(protocol.gallery) if name not in missing]
     place = {image: new for new, image in enumerate(present)}
@@ -104,9 +85,10 @@ def restrict(
 
     kept = [query for query in range(count) if not lost(query)]
     if not kept or not present:
-        raise ValueError(
+        raise InputError(
             f"{protocol.benchmark} {protocol.split}: without the missing images no {'query' if present else 'gallery'} "
-            "is left: set --data.root to the folder that holds them"
+            "is left: expected the folder that holds them",
+            setting="data.root",
         )
     new_query = {query: number for number, query in enumerate(kept)}
 
@@ -135,7 +117,7 @@ def restrict(
         _with_present_target(records[position], protocol, protocol.targets[position % count], missing)
         for position in positions
     )
-    return restricted, tuple(left_records), positions
+    return restricted, tuple(left_records)
 
 
 def _with_present_target(

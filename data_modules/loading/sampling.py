@@ -1,11 +1,9 @@
-"""In which order an epoch goes through the training triplets.
+"""The order of training triplets, and batches that can be repeated.
 
-Training batches that can be had again: each is a function of the seed, the epoch and its place there.
-
-So a run that was interrupted goes on with the batch after its checkpoint, and no image before that one is read again.
+Every batch is a function of the seed, the epoch and its place in the epoch. So an interrupted run resumes with the
+batch after its checkpoint, and no image before that batch is read again.
 """
 
-import hashlib
 import os
 import random
 from abc import ABC, abstractmethod
@@ -20,12 +18,13 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.utils.data import DataLoader, DistributedSampler
 
+from contextcir.files import stable_hash
 from data_modules.loading.triplets import TripletDataset, TripletItem
 from data_modules.records import QueryRecord
 
 
 class TrainingOrder(ABC):
-    """Chooses the order of the triplets, anew in every epoch, and the same on every rank.
+    """Chooses the order of the triplets, a new one in every epoch, and the same on every rank.
 
     Args:
         seed: of the orders; None for the seed of the run (``seed_everything``).
@@ -93,10 +92,10 @@ class GroupedByReference(GroupedByImageSet):
 
 
 class OrderSampler(DistributedSampler):
-    """Deals the order of an epoch to the ranks like cards, so that together they always work on adjacent triplets.
+    """Deals the order of an epoch to the ranks in turn, so that a global batch is a run of adjacent triplets.
 
-    Triplets that do not go round evenly are left out; in the next epoch these are others. It is a `DistributedSampler`
-    because Lightning leaves only those alone: it wraps any other sampler, and its wrapper shuffles the order once more.
+    Triplets that do not divide evenly among the ranks are dropped; they differ from epoch to epoch. It is a
+    `DistributedSampler` because Lightning wraps any other sampler, and its wrapper shuffles the order once more.
     Lightning calls ``set_epoch``.
     """
 
@@ -116,33 +115,33 @@ class Draw(NamedTuple):
     seed: int
 
 
-class ReplaySampler(OrderSampler):
-    """An `OrderSampler` of `Draw`s that can leave out those that an interrupted epoch has had.
+class ResumableSampler(OrderSampler):
+    """An `OrderSampler` of `Draw`s that can skip those that an interrupted epoch has had.
 
     The seeds depend on the place in the order of all ranks: augmentations are the same on any number of ranks, and a
     triplet that comes twice in an epoch has two.
     """
 
-    start = 0  # how many of this rank's draws to leave out; set before every iteration
+    start = 0  # how many of this rank's draws to skip; set before every iteration
 
     def __iter__(self) -> Iterator[Draw]:
         words = f"seed {self.order.run_seed()}, epoch {self.epoch}"
         for place, index in enumerate(super().__iter__()):
             if place >= self.start:
-                yield Draw(index, seed_of(f"{words}, place {place * self.num_replicas + self.rank}"))
+                yield Draw(index, stable_hash(f"{words}, place {place * self.num_replicas + self.rank}"))
 
 
-class ReplayTriplets(TripletDataset):
-    """Triplets asked for by `Draw`s: what is random in loading them comes from their seeds, in whatever process."""
+class SeededTriplets(TripletDataset):
+    """Triplets loaded under the seeds of `Draw`s, so that augmentations do not depend on the loading process."""
 
     def __getitem__(self, draw: Draw) -> TripletItem:
         return self.__getitems__([draw])[0]
 
     def __getitems__(self, draws: Sequence[Draw]) -> list[TripletItem]:
-        """Return the items of a batch; loaders prefer this to asking for one after the other."""
-        self.queries.forget()  # else a reference that the batch before ended with would keep that one's augmentation
+        """Return the items of a batch; loaders prefer this method to `__getitem__`."""
+        self.queries.clear_cache()  # a reference cached by the previous batch has that batch's augmentation
         items = []
-        with random_numbers_kept():
+        with preserve_rng_state():
             for draw in draws:
                 # the CPU's generator alone: torch.manual_seed also visits accelerators, for a millisecond
                 torch.default_generator.manual_seed(draw.seed)
@@ -152,14 +151,14 @@ class ReplayTriplets(TripletDataset):
         return items
 
 
-class ReplayLoader(DataLoader):
-    """Loader that begins an epoch after the batches of it that a checkpoint has behind it.
+class ResumableLoader(DataLoader):
+    """Loader that begins an epoch after the batches that its checkpoint has behind it.
 
-    Nothing is loaded before the first batch is asked for: a Trainer makes the first iterator before it has told the
-    sampler which epoch it resumes. As a loader with ``state_dict``, it is one that a Trainer trusts to be resumable.
+    Nothing is loaded before the first batch is taken: a Trainer makes the first iterator before it has set the epoch
+    that it resumes. A loader with ``state_dict`` is one that a Trainer treats as resumable.
     """
 
-    sampler: ReplaySampler
+    sampler: ResumableSampler
     batches_done: Callable[[], int] = staticmethod(lambda: 0)  # of the epoch that begins
 
     def __iter__(self) -> Iterator[Any]:
@@ -167,7 +166,7 @@ class ReplayLoader(DataLoader):
         yield from super().__iter__()
 
     def state_dict(self) -> dict[str, int]:
-        """Return what the places in an epoch depend on; the place itself is the Trainer's count of batches."""
+        """Return what the order of an epoch depends on; the place in it is the Trainer's count of batches."""
         sampler = self.sampler
         return {
             "triplets": len(self.dataset),
@@ -176,30 +175,25 @@ class ReplayLoader(DataLoader):
         }
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Warn where the rest of an interrupted epoch will not be what it would have been."""
+        """Warn if the rest of an interrupted epoch will differ from that of the uninterrupted run."""
         differ = [f"{name} {state[name]} -> {now}" for name, now in self.state_dict().items() if state.get(name) != now]
         if differ:
             rank_zero_warn(
-                f"training data differ from those of the checkpoint ({', '.join(differ)}): as many batches are left "
-                "out as it had, but what follows in this epoch is not the rest of its order"
+                f"training data differ from those of the checkpoint ({', '.join(differ)}): as many batches are "
+                "skipped as it had, but what follows in this epoch is not the rest of its order"
             )
 
 
 def batches_done(data: LightningDataModule) -> int:
-    """Return how many batches of the epoch that begins a resumed checkpoint has behind it; in training alone."""
+    """Return how many batches of this epoch the resumed checkpoint has behind it; 0 outside of training."""
     if data.trainer is None or not getattr(data.trainer, "training", False):
         return 0
     return data.trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
 
-def seed_of(words: str) -> int:
-    """Return 64 bits that any change of the words changes."""
-    return int.from_bytes(hashlib.blake2b(words.encode(), digest_size=8).digest())
-
-
 @contextmanager
-def random_numbers_kept() -> Iterator[None]:
-    """Leave the global generators of torch (CPU), numpy and Python as they were."""
+def preserve_rng_state() -> Iterator[None]:
+    """Restore the global generators of torch (CPU), numpy and Python at the end of the block."""
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()
     try:
         yield

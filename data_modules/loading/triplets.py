@@ -1,4 +1,4 @@
-"""Queries, triplets and galleries of any benchmark: records, datasets, and how their items become batches."""
+"""Queries, triplets and galleries of any benchmark: datasets, and how their items become batches."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from contextcir.batch import GalleryBatch, Phrases, QueryBatch, TripletBatch
 from data_modules.loading.images import ImageStore
-from data_modules.records import Box, QueryRecord, Source
+from data_modules.records import Box, QueryRecord
 
 Preprocess = Callable[[Image.Image], Tensor]
 
@@ -73,16 +73,12 @@ class QueryDataset(Dataset[QueryItem]):
         records: the queries, in the order of their `Protocol`.
         images: holds their images.
         preprocess: PIL image to tensor (3, S, S).
-        source: where the records come from, for error messages.
     """
 
-    def __init__(
-        self, records: Sequence[QueryRecord], images: ImageStore, preprocess: Preprocess, source: Source
-    ) -> None:
+    def __init__(self, records: Sequence[QueryRecord], images: ImageStore, preprocess: Preprocess) -> None:
         self.records = records
         self.images = images
         self.preprocess = preprocess
-        self.source = source
         self._last: tuple[str, Tensor, tuple[int, int]] | None = None
 
     def __len__(self) -> int:
@@ -91,7 +87,7 @@ class QueryDataset(Dataset[QueryItem]):
     def reference(self, index: int) -> tuple[Tensor, tuple[int, int]]:
         """Return the preprocessed reference image (3, S, S) of a record, and the width and height of the file's image.
 
-        The last one is kept: orders that group triplets by reference ask for it several times in a row.
+        The last one is cached: orders that group triplets by reference need it several times in a row.
         """
         name = self.records[index].reference
         if self._last is None or self._last[0] != name:
@@ -99,15 +95,15 @@ class QueryDataset(Dataset[QueryItem]):
             self._last = (name, self.preprocess(image), image.size)
         return self._last[1:]
 
-    def forget(self) -> None:
-        """Let the kept reference go."""
+    def clear_cache(self) -> None:
+        """Drop the cached reference."""
         self._last = None
 
     def image(self, index: int, field: str) -> Image.Image | None:
         """Return the ``reference`` or ``target`` image of a record as it is on disk, None if it has no such image."""
         record = self.records[index]
         name = getattr(record, field)
-        return None if name is None else self.images.load(name, f"{field} of {self.source.name(index, record.id)}")
+        return None if name is None else self.images.load(name, f"{field} of {record.origin}")
 
     def __getitem__(self, index: int) -> QueryItem:
         record = self.records[index]
@@ -121,10 +117,8 @@ class QueryDataset(Dataset[QueryItem]):
 class TripletDataset(Dataset[TripletItem]):
     """Training triplets: `QueryDataset` with the target of every query. All records must have one."""
 
-    def __init__(
-        self, records: Sequence[QueryRecord], images: ImageStore, preprocess: Preprocess, source: Source
-    ) -> None:
-        self.queries = QueryDataset(records, images, preprocess, source)
+    def __init__(self, records: Sequence[QueryRecord], images: ImageStore, preprocess: Preprocess) -> None:
+        self.queries = QueryDataset(records, images, preprocess)
 
     def __len__(self) -> int:
         return len(self.queries)

@@ -1,37 +1,305 @@
-"""Annotation files, read strictly: whatever is wrong is told in one line that names file, record and field.
+"""Annotation files: lists of records, each of which is validated by a pydantic model, all of them in one pass.
 
-Annotation files whose records have no key of their own: their positions take its place.
-
-
-Manifest files: a list of triplets, as a JSON list or one JSON object per line.
-
-
-Reading annotation files again and again, around records that are broken, until all of these are known.
+A record of a benchmark is a subclass of `Record`. Whatever is wrong becomes an `InputError` that names file, record and
+field. Readers raise the first one; a check of a whole benchmark collects them and goes on with the other records.
 """
 
 import json
 import math
-import posixpath
-import re
-from collections.abc import Callable, Container, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from itertools import accumulate
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, TypeVar
+from typing import Annotated, Any, Generic, NamedTuple, NoReturn, TypeVar
 
-from open_clip.tokenizer import get_clean_fn
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError, ValidationInfo
 
-from data_modules.records import PhraseRecord, Source
+from contextcir.errors import InputError, MissingFileError
+from contextcir.phrases.parser import clean
+from data_modules.records import Origin, PhraseRecord
 
-Value = TypeVar("Value")
+Report = Callable[[InputError], None]
+# What a field must be, by the type of pydantic's error.
+KINDS = {
+    "string_type": "a string",
+    "int_type": "an integer",
+    "float_type": "a number",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "dict_type": "an object",
+    "model_type": "an object",
+}
+JSON_KINDS = {list: "a list", dict: "an object"}
 
-KINDS = {str: "a string", int: "an integer", list: "a list", dict: "an object"}
-# What every CLIP tokenizer does to a text before it cuts it into tokens: phrase spans refer to the result.
-clean = get_clean_fn("lower")
+
+class Problem(ValueError):
+    """What is wrong with a field, raised by validators.
+
+    Args:
+        rule: the rule that is broken, in words that continue "field NAME".
+        detail: what the field holds; goes behind the rule.
+        inside: dotted path within the validated field, e.g. ``2`` for an element of a list.
+    """
+
+    def __init__(self, rule: str, detail: str = "", inside: str = "") -> None:
+        super().__init__(f"{rule}{detail}")
+        self.rule = rule
+        self.detail = detail
+        self.inside = inside
 
 
-MISSING = object()  # differs from a field that is null
+class RecordError(InputError):
+    """A record that can't be used. ``rule``: what is wrong, without what the record holds."""
+
+    def __init__(self, problem: str, *, rule: str = "", **places: Any) -> None:
+        super().__init__(problem, **places)
+        self.rule = rule or problem
+
+
+class Record(BaseModel):
+    """A record of an annotation file. Values are not converted, and fields that it does not name are ignored."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class CaptionRecord(Record):
+    """The fields of a record that the text of its query is made of; the first one tells the format of a file."""
+
+    def texts(self) -> list[str]:
+        """Return the texts that a model may be given for the record, under all settings of the data module."""
+        raise NotImplementedError
+
+
+class PlainCaption(CaptionRecord):
+    """A record whose ``caption`` is the text of its query."""
+
+    caption: str
+
+    def texts(self) -> list[str]:
+        """Return the caption."""
+        return [self.caption]
+
+
+class Listed(NamedTuple):
+    """The images that records may name, and the file that lists them: the ``context`` of `ImageName`."""
+
+    names: Container[str]
+    file: Path
+
+
+def _check_listed(name: str, info: ValidationInfo) -> str:
+    listed: Listed = info.context
+    if name not in listed.names:
+        raise Problem(f"names image {shorten(name)}, which is not in {listed.file}")
+    return name
+
+
+def _digits(number: Any) -> str:
+    if type(number) is not int:
+        raise Problem("must be an integer", f", got {shorten(number)}")
+    return str(number)
+
+
+def _check_distinct(names: list[str]) -> list[str]:
+    if len(set(names)) < len(names):
+        raise Problem("names an image twice", f": {shorten(names)}")
+    return names
+
+
+def _check_size(size: Any) -> Any:
+    if not isinstance(size, list):
+        raise Problem("must be a list", f", got {shorten(size)}")
+    if len(size) != 2 or not all(type(side) is int and side > 0 for side in size):
+        raise Problem("must be [width, height] in pixels", f", got {shorten(size)}")
+    return tuple(size)
+
+
+def _check_box(box: Any) -> Any:
+    if not isinstance(box, list):
+        raise Problem("must be a list", f", got {shorten(box)}")
+    if not is_finite(box, 4) or box[0] >= box[2] or box[1] >= box[3]:
+        raise Problem("must be [x0, y0, x1, y1] in pixels, x0 < x1 and y0 < y1", f", got {shorten(box)}")
+    return tuple(box)
+
+
+ImageName = Annotated[str, AfterValidator(_check_listed)]
+Number = Annotated[str, BeforeValidator(_digits)]  # an integer; its digits are the name of an image
+ImageNumber = Annotated[Number, AfterValidator(_check_listed)]
+ImageNames = Annotated[list[ImageName], AfterValidator(_check_distinct)]
+ImageNumbers = Annotated[list[ImageNumber], AfterValidator(_check_distinct)]
+ImageSize = Annotated[tuple[int, int], BeforeValidator(_check_size)]
+PixelBox = Annotated[tuple[float, float, float, float], BeforeValidator(_check_box)]
+
+
+class PhraseField(Record):
+    """A noun phrase of a caption: its span, and optionally its words and its box in the reference image."""
+
+    start: int
+    end: int
+    text: str | None = None
+    box: PixelBox | None = None
+
+
+def phrase_records(phrases: Iterable[PhraseField] | None, caption: str, offset: int = 0) -> tuple[PhraseRecord, ...]:
+    """Return the phrases of a caption, with spans in its cleaned text.
+
+    Args:
+        phrases: as listed.
+        caption: the whole text that the model reads.
+        offset: where the text that the listed spans count from begins in the cleaned caption.
+
+    Raises:
+        Problem: if a span is not inside the caption, or does not hold the listed words.
+    """
+    if not phrases:
+        return ()
+    seen = clean(caption)
+    records = []
+    for number, phrase in enumerate(phrases):
+        start, end = phrase.start + offset, phrase.end + offset
+        if not offset <= start < end <= len(seen):
+            span = f"[{phrase.start}, {phrase.end})"
+            raise Problem(f"has span {span} outside the caption {shorten(seen[offset:])}", inside=f"phrases.{number}")
+        if phrase.text is not None and clean(phrase.text) != seen[start:end]:
+            differs = f"is {shorten(phrase.text)}, but its span holds {shorten(seen[start:end])}"
+            raise Problem(differs, inside=f"phrases.{number}")
+        records.append(PhraseRecord(start, end, phrase.box))
+    return tuple(records)
+
+
+def check_other(name: str | None, reference: str | None, what: str = "reference") -> None:
+    """Raise `Problem` if an image is the reference itself."""
+    if name is not None and name == reference:
+        raise Problem(f"is the {what} itself", f": {shorten(name)}")
+
+
+def is_finite(values: list[Any], count: int) -> bool:
+    """Return whether a list holds ``count`` finite numbers; true and false are none."""
+    return len(values) == count and all(type(value) in (int, float) and math.isfinite(value) for value in values)
+
+
+R = TypeVar("R", bound=Record)
+T = TypeVar("T")
+
+
+class AnnotationFile(Generic[R]):
+    """The valid records of an annotation file, in its order.
+
+    Args:
+        path: a JSON list, or a file ``.jsonl`` with one record per line.
+        model: validates a record.
+        key: field that identifies a record, an integer that no other record has; None for records without a key.
+        context: passed to the validators, e.g. `Listed`.
+        report: receives every `RecordError`; by default the first one is raised.
+        listed: records by their position, instead of all of the file.
+
+    Raises:
+        MissingFileError: if there is no such file.
+        InputError: if it is no list of records, or whatever ``report`` raises.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        model: type[R],
+        key: str | None = None,
+        context: Any = None,
+        report: Report | None = None,
+        listed: Mapping[int, Any] | None = None,
+    ) -> None:
+        self.path = path
+        self.report = raise_error if report is None else report
+        self._key = key
+        self._records: dict[int, R] = {}
+        self._identities: dict[int, str] = {}
+        first: dict[int, int] = {}  # position by key
+        for position, entry in enumerate(read_records(path)) if listed is None else listed.items():
+            number = entry.get(key) if key is not None and isinstance(entry, dict) else None
+            if type(number) is int:
+                self._identities[position] = f"{key} {number}"
+            try:
+                self._records[position] = model.model_validate(entry, context=context)
+            except ValidationError as error:
+                for field, problem in field_problems(error):
+                    self.reject(position, field, problem)
+                continue
+            if type(number) is int and first.setdefault(number, position) != position:
+                before = f"is {number}, as in record {first[number]}: every record needs its own"
+                self.reject(position, key, Problem(before))
+
+    def items(self) -> list[tuple[int, R]]:
+        """Return positions in the file and records of all that are valid.
+
+        Raises:
+            InputError: if there are none.
+        """
+        if not self._records:
+            raise InputError("holds no records", file=self.path)
+        return list(self._records.items())
+
+    def __getitem__(self, position: int) -> R:
+        return self._records[position]
+
+    def build(self, make: Callable[[R, Origin], T]) -> dict[int, T]:
+        """Return what ``make`` makes of every valid record, by position; one where it raises `Problem` is rejected."""
+        built = {}
+        for position, record in self.items():
+            try:
+                built[position] = make(record, self.origin(position))
+            except Problem as problem:
+                self.reject(position, None, problem)
+        self.items()  # not all may be rejected
+        return built
+
+    def origin(self, position: int) -> Origin:
+        """Return where a record stands."""
+        return Origin(str(self.path), position, self._identities.get(position))
+
+    def reject(self, position: int, field: str | None, problem: Problem) -> None:
+        """Report a problem, and leave the record out if that raises nothing."""
+        self._records.pop(position, None)
+        origin = self.origin(position)
+        self.report(
+            RecordError(
+                str(problem),
+                rule=problem.rule,
+                file=origin.file,
+                record=position,
+                identity=origin.identity,
+                field=".".join(filter(None, (field, problem.inside))) or None,
+            )
+        )
+
+    def require(self, field: str, get: Callable[[R], Any], why: str) -> None:
+        """Reject the records in which ``get`` finds nothing."""
+        for position, record in self.items():
+            if get(record) is None:
+                self.reject(position, field, Problem(f"is missing{why}"))
+
+    def require_all_or_none(self, field: str, get: Callable[[R], Any]) -> bool:
+        """Reject the records in which ``get`` finds nothing if it finds something in others; return if it does."""
+        present = any(get(record) is not None for _, record in self.items())
+        if present:
+            self.require(field, get, ", but other records have it")
+        return present
+
+
+def raise_error(error: InputError) -> NoReturn:
+    """Raise an error: the `Report` of readers that stop at the first problem."""
+    raise error
+
+
+def field_problems(error: ValidationError) -> Iterator[tuple[str, Problem]]:
+    """Yield the dotted path of every field that pydantic found wrong, and what is wrong with it."""
+    for entry in error.errors(include_url=False):
+        path = ".".join(map(str, entry["loc"]))
+        cause = entry.get("ctx", {}).get("error")
+        kind = entry["type"]
+        if isinstance(cause, Problem):
+            yield path, cause
+        elif kind == "missing":
+            yield path, Problem("is missing")
+        else:
+            rule = f"must be {KINDS[kind]}" if kind in KINDS else entry["msg"].replace("Input should be", "must be")
+            yield path, Problem(rule, f", got {shorten(entry['input'])}")
 
 
 def shorten(value: object) -> str:
@@ -40,410 +308,78 @@ def shorten(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def is_kind(value: object, kind: type) -> bool:
-    """Tell whether ``value`` is of ``kind``; true and false are no integers here, as they are none in JSON."""
-    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
-
-
-def read_json(path: Path, kind: type[Value]) -> Value:
-    """Return the content of a JSON file whose outermost value is of ``kind`` (list or dict).
+def read_records(path: Path) -> list[Any]:
+    """Return the records of a JSON list, or those of a file ``.jsonl``, where blank lines do not count.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it can't be read, is not JSON, or holds something else.
+        MissingFileError: if there is no such file.
+        InputError: if it can't be read, or holds no records.
     """
-    survey = active_survey()
-
-    def load() -> object:
-        return json.loads(path.read_text(encoding="utf-8"))
-
-    try:
-        content = load() if survey is None else survey.parse(path, load)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"no annotation file {path}: check --data.root") from None
-    except OSError as error:
-        raise ValueError(f"{path}: can't be read ({error.strerror})") from None
-    except ValueError as error:  # also of the wrong encoding
-        raise ValueError(f"{path}: not valid JSON ({error})") from None
-    if not is_kind(content, kind):
-        raise ValueError(f"{path}: expected {KINDS[kind]}, got {shorten(content)}")
-    return content
-
-
-class AnnotationFile:
-    """A JSON list of records, each with a distinct integer under ``key``.
-
-    Args:
-        path: the file.
-        key: field that identifies a record, e.g. ``pairid``.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is no list of such records, or two records have the same key.
-    """
-
-    def __init__(self, path: Path, key: str) -> None:
-        self.path = path
-        self.source = Source(str(path), key)
-        records = self.read_records()
-        survey = active_survey()
-        # where the records are in the file: a check reads it without those that it has found broken
-        self.positions = range(len(records)) if survey is None else survey.choose(path, len(records))
-        self.records = [records[position] for position in self.positions]
-        if not self.records:
-            raise ValueError(f"{path}: holds no records")
-        self.ids: tuple[int, ...] = ()
-        self.ids = tuple(self.identify(position) for position in range(len(self)))
-        first: dict[int, int] = {}
-        for position, identity in enumerate(self.ids):
-            if first.setdefault(identity, position) != position:
-                before = self.positions[first[identity]]
-                self.fail(position, key, f"is {identity}, as in record {before}: every record needs its own")
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def read_records(self) -> list[Any]:
-        """Return all records of the file."""
-        return read_json(self.path, list)
-
-    def identify(self, position: int) -> int:
-        """Return the integer that a record is known by."""
-        return self.get(position, self.source.key, int)
-
-    def fail(self, position: int, field: str, problem: str) -> NoReturn:
-        """Raise the ValueError that names file, record and field."""
-        identity = self.ids[position] if self.ids else None
-        raise ValueError(f"{self.source.name(self.positions[position], identity)}: field {field} {problem}")
-
-    def find(self, position: int, field: str) -> Any:
-        """Return the value at a dotted path (``img_set.id``, ``phrases.0.start``), or MISSING."""
-        value = self.records[position]
-        for part in field.split("."):
-            if isinstance(value, dict) and part in value:
-                value = value[part]
-            elif isinstance(value, list) and part.isdecimal() and int(part) < len(value):
-                value = value[int(part)]
-            else:
-                return MISSING
-        return value
-
-    def get(self, position: int, field: str, kind: type[Value]) -> Value:
-        """Return a field that must be there and be of ``kind``."""
-        value = self.find(position, field)
-        if value is MISSING:
-            self.fail(position, field, "is missing")
-        if not is_kind(value, kind):
-            self.fail(position, field, f"must be {KINDS[kind]}, got {shorten(value)}")
-        return value
-
-    def get_optional(self, position: int, field: str, kind: type[Value]) -> Value | None:
-        """Return a field of ``kind``, or None where it is missing or null."""
-        return None if self.find(position, field) in (MISSING, None) else self.get(position, field, kind)
-
-    def get_image(self, position: int, field: str, known: Container[str], listed_in: Path, kind: type = str) -> str:
-        """Return the name of an image, which must be among the ``known`` ones, those that ``listed_in`` lists."""
-        name = str(self.get(position, field, kind))
-        if name not in known:
-            self.fail(position, field, f"names image {shorten(name)}, which is not in {listed_in}")
-        return name
-
-    def get_images(
-        self, position: int, field: str, known: Container[str], listed_in: Path, kind: type = str
-    ) -> list[str]:
-        """Return the names in a list of different images, as `get_image` does."""
-        count = len(self.get(position, field, list))
-        names = [self.get_image(position, f"{field}.{number}", known, listed_in, kind) for number in range(count)]
-        if len(set(names)) < count:
-            self.fail(position, field, f"names an image twice: {shorten(names)}")
-        return names
-
-    def get_image_size(self, position: int) -> tuple[int, int] | None:
-        """Return the optional ``image_size``: width and height in pixels of the image that boxes refer to."""
-        size = self.get_optional(position, "image_size", list)
-        if size is None:
-            return None
-        if len(size) != 2 or not all(is_kind(side, int) and side > 0 for side in size):
-            self.fail(position, "image_size", f"must be [width, height] in pixels, got {shorten(size)}")
-        return size[0], size[1]
-
-    def get_phrases(self, position: int, caption: str, offset: int = 0) -> tuple[PhraseRecord, ...]:
-        """Return the optional ``phrases`` of a caption.
-
-        Args:
-            position: of the record.
-            caption: the whole text that is shown to the model.
-            offset: where the text that the spans count from begins in the cleaned caption.
-        """
-        listed = self.get_optional(position, "phrases", list)
-        if not listed:
-            return ()
-        seen = clean(caption)
-        phrases = []
-        for number in range(len(listed)):
-            field = f"phrases.{number}"
-            start = self.get(position, f"{field}.start", int) + offset
-            end = self.get(position, f"{field}.end", int) + offset
-            if not offset <= start < end <= len(seen):
-                span = f"[{start - offset}, {end - offset})"
-                self.fail(position, field, f"has span {span} outside the caption {shorten(seen[offset:])}")
-            text = self.get_optional(position, f"{field}.text", str)
-            if text is not None and clean(text) != seen[start:end]:
-                self.fail(position, field, f"is {shorten(text)}, but its span holds {shorten(seen[start:end])}")
-            phrases.append(PhraseRecord(start, end, self._get_box(position, f"{field}.box")))
-        return tuple(phrases)
-
-    def _get_box(self, position: int, field: str) -> tuple[float, float, float, float] | None:
-        box = self.get_optional(position, field, list)
-        if box is None:
-            return None
-        numbers = all(type(side) in (int, float) and math.isfinite(side) for side in box)
-        if len(box) != 4 or not numbers or box[0] >= box[2] or box[1] >= box[3]:
-            self.fail(position, field, f"must be [x0, y0, x1, y1] in pixels, x0 < x1 and y0 < y1, got {shorten(box)}")
-        return box[0], box[1], box[2], box[3]
-
-
-class KeylessSource(NamedTuple):
-    """Where records without a key were read; stands in for a `Source`.
-
-    The id of a record (`QueryRecord.id`) is its position in the file, counted through all files where there are
-    several. So a record is found again wherever, and however often, it is listed.
-
-    ``file``: the file, or a name for all. ``parts``: every file and its number of records.
-    """
-
-    file: str
-    parts: tuple[tuple[str, int], ...]
-
-    def name(self, position: int, identity: int | None) -> str:
-        """Return the words by which a user finds a record again, by its ``identity`` if that is known."""
-        ends = list(accumulate(size for _, size in self.parts))
-        number = position if identity is None else identity
-        part = next(part for part, end in enumerate(ends) if number < end)
-        return f"record {number - (ends[part] - self.parts[part][1])} of {self.parts[part][0]}"
-
-
-class KeylessFile(AnnotationFile):
-    """A JSON list of records without a key, known by their position in it.
-
-    Args:
-        path: the file.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is no list, or an empty one.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.size = 0
-        super().__init__(path, "position")
-        self.source = KeylessSource(str(path), ((str(path), self.size),))
-
-    def read_records(self) -> list[Any]:
-        """Return all records of the file."""
-        records = super().read_records()
-        self.size = len(records)
-        return records
-
-    def identify(self, position: int) -> int:
-        """Return the position of a record in the file."""
-        return self.positions[position]
-
-
-def join_sources(name: str, files: Sequence[KeylessFile]) -> KeylessSource:
-    """Return the source of the records of several files, whose ids count through all of them in turn."""
-    return KeylessSource(name, tuple(part for file in files for part in file.source.parts))
-
-
-class ManifestFile(AnnotationFile):
-    """A manifest: a JSON list of records, or a file ``.jsonl`` with one record per line.
-
-    Records are known by their integer ``id`` if they have one, else by their position in the file, from 0.
-    """
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, "id")
-
-    def read_records(self) -> list[Any]:
-        """Return all records of the file; blank lines between them do not count."""
-        if self.path.suffix != ".jsonl":
-            return super().read_records()
+    if path.suffix == ".jsonl":
         records, broken = [], []
-        for number, line in enumerate(read_text(self.path).split("\n"), start=1):
+        for number, line in enumerate(read_text(path).split("\n"), start=1):
             if line.strip():
                 try:
                     records.append(json.loads(line))
                 except ValueError:
-                    broken.append(number)
+                    broken.append(str(number))
         if broken:
-            raise ValueError(f"{self.path}: not valid JSON in line {', '.join(str(number) for number in broken)}")
-        return records
-
-    def identify(self, position: int) -> int:
-        """Return the integer that a record is known by."""
-        if self.find(0, "id") not in (MISSING, None):
-            return self.get(position, "id", int)
-        if self.find(position, "id") not in (MISSING, None):
-            self.fail(position, "id", "is given, but other records have none: number all of them, or none")
-        return self.positions[position]
-
-    def of_split(self, split: str) -> Sequence[int] | None:
-        """Return which records name this ``split``; None if no record names any."""
-        names = [self.get_optional(position, "split", str) for position in range(len(self))]
-        if not any(names):
-            return None
-        for position, name in enumerate(names):
-            if not name:
-                self.fail(position, "split", "is missing, but other records have it")
-        return [position for position, name in enumerate(names) if name == split]
-
-    def get_path(self, position: int, field: str) -> str:
-        """Return the path of an image, in its shortest form: an image has one name, however its path is written."""
-        listed = self.get(position, field, str)
-        if not listed.strip():
-            self.fail(position, field, "is empty: it must be the path of an image")
-        return posixpath.normpath(listed)
+            raise InputError(f"not valid JSON in line {', '.join(broken)}", file=path)
+    else:
+        records = read_json(path, list)
+    if not records:
+        raise InputError("holds no records", file=path)
+    return records
 
 
-class SplitSource(NamedTuple):
-    """`Source` of those records of a file that belong to one split."""
+def read_json(path: Path, kind: type) -> Any:
+    """Return the content of a JSON file whose outermost value is of ``kind`` (list or dict).
 
-    file: str
-    key: str
-    positions: Sequence[int]
+    Raises:
+        MissingFileError: if there is no such file.
+        InputError: if it can't be read, is not JSON, or holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise MissingFileError(f"no annotation file {path}", setting="data.root") from None
+    except OSError as error:
+        raise InputError(f"can't be read ({error.strerror})", file=path) from None
+    except ValueError as error:  # also of the wrong encoding
+        raise InputError(f"not valid JSON ({error})", file=path) from None
+    if not isinstance(content, kind):
+        raise InputError(f"expected {JSON_KINDS[kind]}, got {shorten(content)}", file=path)
+    return content
 
-    def name(self, position: int, identity: int | None) -> str:
-        """Return the words by which a user finds a record of the split again."""
-        return Source(self.file, self.key).name(self.positions[position], identity)
+
+def read_names(path: Path, distinct: bool = True) -> list[str]:
+    """Return the image names of a JSON list of strings.
+
+    Raises:
+        InputError: if an entry is no string or blank, or one is listed twice although they must be ``distinct``.
+    """
+    first: dict[str, int] = {}
+    names = read_json(path, list)
+    if not names:
+        raise InputError("lists no images", file=path)
+    for position, name in enumerate(names):
+        if not isinstance(name, str) or not name.strip():
+            raise InputError(f"must be the name of an image, got {shorten(name)}", file=path, record=position)
+        if first.setdefault(name, position) != position and distinct:
+            raise InputError(f"is {shorten(name)}, as record {first[name]}", file=path, record=position)
+    return names
 
 
 def read_text(path: Path) -> str:
     """Return the content of a text file.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it can't be read as UTF-8.
+        MissingFileError: if there is no such file.
+        InputError: if it can't be read as UTF-8.
     """
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise FileNotFoundError(f"no file {path}") from None
+        raise MissingFileError(f"no file {path}") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: can't be read as UTF-8 text ({error})") from None
-
-
-Read = TypeVar("Read")
-Complain = Callable[[str, object], None]  # takes the kind of a problem and what it is
-
-# How an annotation reader names a record that it can't use.
-RECORD = re.compile(r"record (\d+)(?: \(\w+ -?\d+\))? of (.+?): field ")
-MOST = 10_000  # broken records that are listed
-PIECE = 1000  # records that are read once more for each broken one among them
-
-
-class Survey:
-    """What a check knows of the annotation files while it reads them; they are parsed once.
-
-    ``aside``: positions of broken records by file, which readers do not get to see. ``sizes``: number of records by
-    file. ``window``: a file and some of its positions; if there is one, readers see only the first good record of every
-    file, which others are compared with, and these.
-    """
-
-    def __init__(self) -> None:
-        self.aside: dict[str, set[int]] = {}
-        self.sizes: dict[str, int] = {}
-        self.window: tuple[str, range] | None = None
-        self._parsed: dict[Path, Any] = {}
-
-    def parse(self, path: Path, load: Callable[[], Any]) -> Any:
-        """Return the content of a file, by ``load`` the first time."""
-        if path not in self._parsed:
-            self._parsed[path] = load()
-        return self._parsed[path]
-
-    def choose(self, path: Path, size: int) -> Sequence[int]:
-        """Return the positions, of ``size`` in the file, that a reader gets to see."""
-        file = str(path)
-        aside = self.aside.get(file, set())
-        self.sizes[file] = size
-        if self.window is None:
-            return [position for position in range(size) if position not in aside]
-        first = next((position for position in range(size) if position not in aside), size)
-        shown = self.window[1] if self.window[0] == file else range(0)
-        return [*range(first, min(first + 1, size)), *(p for p in shown if p > first and p not in aside)]
-
-
-_active: ContextVar[Survey | None] = ContextVar("survey", default=None)
-
-
-def active_survey() -> Survey | None:
-    """Return the survey that is going on, None outside of any."""
-    return _active.get()
-
-
-@contextmanager
-def surveying() -> Iterator[Survey]:
-    """Let all annotation files that are read inside be read through one survey."""
-    survey = Survey()
-    token = _active.set(survey)
-    try:
-        yield survey
-    finally:
-        _active.reset(token)
-
-
-def read_around(read: Callable[[], Read], complain: Complain) -> Read | None:
-    """Return what ``read`` makes of the good records of annotation files, None if it can't make anything of them.
-
-    Args:
-        read: reads the files by `AnnotationFile`.
-        complain: is told every problem: of kind ``record``, of kind ``layout`` if a file is missing, or else ``file``.
-    """
-    swept: set[str] = set()
-    with surveying() as survey:
-        while True:
-            try:
-                return read()
-            except FileNotFoundError as error:
-                complain("layout", error)
-                return None
-            except ValueError as error:
-                file = _set_aside(error, survey, complain)
-                if file is None:
-                    complain("file", error)
-                    return None
-            if file not in swept:  # where one record is broken, others are
-                swept.add(file)
-                _sweep(read, file, survey, complain)
-            if _count(survey) >= MOST:
-                complain("file", f"{MOST:,} records are broken: the others were not looked at")
-                return None
-
-
-def _sweep(read: Callable[[], object], file: str, survey: Survey, complain: Complain) -> None:
-    """Find what is broken in a file piece by piece, so that each broken record costs reading a piece, not the file."""
-    size = survey.sizes.get(file, 0)
-    for start in range(0, size, PIECE):
-        survey.window = (file, range(start, min(start + PIECE, size)))
-        while _count(survey) < MOST:
-            try:
-                read()
-                break
-            except (ValueError, FileNotFoundError) as error:
-                if _set_aside(error, survey, complain) is None:
-                    break  # due to the piece; or it is met again when the whole file is read
-    survey.window = None
-
-
-def _set_aside(error: Exception, survey: Survey, complain: Complain) -> str | None:
-    """Put aside the record that an error names, and return its file; None if it names none, or one put aside before."""
-    record = RECORD.match(str(error))
-    if record is None or int(record[1]) in survey.aside.setdefault(record[2], set()):
-        return None
-    complain("record", error)
-    survey.aside[record[2]].add(int(record[1]))
-    return record[2]
-
-
-def _count(survey: Survey) -> int:
-    return sum(map(len, survey.aside.values()))
+        raise InputError(f"can't be read as UTF-8 text ({error})", file=path) from None

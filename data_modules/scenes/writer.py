@@ -10,11 +10,13 @@ from pathlib import Path
 from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from contextcir.errors import InputError
+from contextcir.files import write_text
+from data_modules.scenes import STATE
 from data_modules.scenes.records import Base, draw_base, draw_shared_base
 from data_modules.scenes.render import render
 
 VERSION = 1  # of generator and renderer: raise it whenever the same seed gives other images or texts
-STATE = "scenes.json"
 COCO = Path("circo") / "COCO2017_unlabeled"
 
 
@@ -35,7 +37,7 @@ class Size:
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
             if value < 1:
-                raise ValueError(f"--size.{name} must be at least 1, got {value}")
+                raise InputError(f"expected at least 1, got {value}", setting=f"size.{name}")
 
 
 def _save_new(base: Base, folder: Callable[[str], Path]) -> int:
@@ -86,11 +88,8 @@ def coco_name(split: str, number: int, index: int) -> str:
     return f"{coco_id(split, number, index):012d}.jpg"
 
 
-def _write_json(path: Path, content: object, **options: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staging = path.with_suffix(f".{os.getpid()}.part")
-    staging.write_text(json.dumps(content, **options), encoding="utf-8")
-    staging.replace(path)
+def _write_json(path: Path, content: object, indent: int | None = None) -> None:
+    write_text(path, json.dumps(content, indent=indent))
 
 
 def _bases(
@@ -136,28 +135,30 @@ def _write_shared_split(root: Path, split: str, bases: Iterable[Base]) -> list[d
 
 
 def is_complete(root: Path, seed: int, size: Size) -> bool:
-    """Tell whether this very benchmark lies in ``root``.
+    """Return whether ``root`` holds this benchmark, complete.
 
     Raises:
-        ValueError: if there is another one.
+        InputError: if it holds another one.
     """
     wanted = {"version": VERSION, "seed": seed, **asdict(size)}
     path = root / STATE
     if not path.is_file():
         if root.is_dir() and any(root.iterdir()):
-            raise ValueError(f"{root} holds something else than scenes: give an empty or new folder with --root")
+            problem = f"{root} holds something else than scenes: expected an empty or new folder"
+            raise InputError(problem, setting="data.root")
         return False
     state = json.loads(path.read_text(encoding="utf-8"))
     other = [f"{key} {state.get(key)} instead of {value}" for key, value in wanted.items() if state.get(key) != value]
     if other:
-        raise ValueError(f"{root} holds scenes with {', '.join(other)}: give another folder with --root, or delete it")
+        problem = f"{root} holds scenes with {', '.join(other)}: name another folder, or delete it"
+        raise InputError(problem, setting="data.root")
     return bool(state["complete"])
 
 
 def write_scenes(root: Path, seed: int = 0, size: Size = Size(), workers: int = 2) -> None:
-    """Draw whatever is not on disk yet; interrupted at any moment, the same call goes on where it stopped.
+    """Draw whatever is not on disk yet; after an interruption at any moment, the same call resumes.
 
-    Raises ValueError if ``root`` holds another benchmark, or other files.
+    Raises InputError if ``root`` holds another benchmark, or other files.
     """
     if is_complete(root, seed, size):
         return

@@ -14,7 +14,8 @@ from jsonargparse import auto_cli
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from callbacks.checkpoint_files import AtomicCheckpoints, damage
-from data_modules.loading.sampling import random_numbers_kept, seed_of
+from contextcir.files import stable_hash
+from data_modules.loading.sampling import preserve_rng_state
 from experiments.command import processor
 
 TENSORS = 200  # of a model; checkpoints hold each three times
@@ -38,7 +39,7 @@ def state_of(parameters: int) -> dict:
 
 def seed_a_sample() -> None:
     """Do what a training sample costs more than its loading."""
-    torch.default_generator.manual_seed(seed_of("seed 0, epoch 0, place 0"))
+    torch.default_generator.manual_seed(stable_hash("seed 0, epoch 0, place 0"))
 
 
 def main(folder: Path = Path("."), parameters: int = 151_000_000, times: int = 3) -> None:
@@ -67,7 +68,7 @@ def main(folder: Path = Path("."), parameters: int = 151_000_000, times: int = 3
     for name, value in rows:
         print(f"| {name} | {value:.2f} |")
     one = seconds(seed_a_sample, 1000)
-    with_state = seconds(lambda: random_numbers_kept().__enter__(), 1000)
+    with_state = seconds(lambda: preserve_rng_state().__enter__(), 1000)
     print(f"\nseeding: {1e6 * one:.0f} us a sample, {1e6 * with_state:.0f} us a batch to keep the generators")
 
 

@@ -5,14 +5,12 @@ python -m experiments.phrases --captions FILE... --parser stanza --out BANK --sh
 python -m experiments.phrases merge --out BANK BANK.shard-*-of-8
 python -m experiments.phrases list --stage fit --out captions.jsonl --config a.yaml [--config b.yaml] [--data.root=DIR]
 
-A run that was killed goes on where it stopped when it is started again. Captions are added to a bank that is there.
+A run that was killed resumes when it is started again. Captions are added to a bank that exists.
 """
 
-import hashlib
 import heapq
 import json
 import os
-import re
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -21,10 +19,13 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 from tqdm import tqdm
 
+from contextcir.errors import InputError
+from contextcir.files import in_shard, write_text
 from contextcir.phrases.bank import About, PhraseBank, byte_order, write_bank
 from contextcir.phrases.parser import PhraseParser, Span
+from experiments.command import one_line_errors, read_shard
 from experiments.phrases.captions import captions_of, configured, instantiated, read_captions
-from experiments.phrases.workers import WorkFile, parse_batches
+from experiments.phrases.workers import UnfinishedRun, parse_batches
 
 PARSERS = {
     "stanza": "contextcir.phrases.constituency.ConstituencyParser",
@@ -51,59 +52,63 @@ def build_parser() -> ArgumentParser:
 def fill(
     captions: Sequence[str], parser: PhraseParser, about: About, out: Path, workers: int = 1, batch: int = 512
 ) -> About:
-    """Parse the captions that a bank lacks, and write it anew with them; return what it says of itself.
+    """Parse the captions that a bank lacks, and rewrite it with them; return its metadata.
 
     Raises:
-        ValueError: if the bank is of another parser or another shard, or parsing fails.
+        InputError: if the bank is of another parser or another shard, or parsing fails.
     """
     old = PhraseBank(out, about.key) if out.exists() else None
     if old is not None and old.about.shard != about.shard:
-        raise ValueError(f"{out} holds {_shard_name(old.about.shard)}, not {_shard_name(about.shard)}: change --out")
+        problem = f"{out} holds {_shard_name(old.about.shard)}, not {_shard_name(about.shard)}"
+        raise InputError(problem, setting="out")
     wanted = sorted((caption for caption in set(captions) if old is None or caption not in old), key=byte_order)
-    with WorkFile(out.with_name(f"{out.name}.part"), about.key) as kept:
-        _parse_into(kept, wanted, parser, workers, batch)
-        # all that is kept, be it from an earlier run with other captions
-        new = sorted((caption for caption in kept.found if old is None or caption not in old), key=byte_order)
-        rows = ((caption, kept.found[caption]) for caption in new)
+    with UnfinishedRun(out.with_name(f"{out.name}.part"), about.key) as unfinished:
+        _parse_into(unfinished, wanted, parser, workers, batch)
+        parsed = unfinished.phrases  # those of an earlier run included, be it with other captions
+        new = sorted((caption for caption in parsed if old is None or caption not in old), key=byte_order)
+        rows = ((caption, parsed[caption]) for caption in new)
         if old is not None:
             about, rows = old.about, heapq.merge(old.rows(), rows, key=lambda row: byte_order(row[0]))
         if old is None or new:
             about = write_bank(out, rows, about)
-        kept.path.unlink()
+        unfinished.remove()
     return about
 
 
-def _parse_into(kept: WorkFile, wanted: Sequence[str], parser: PhraseParser, workers: int, batch: int) -> None:
+def _parse_into(
+    unfinished: UnfinishedRun, wanted: Sequence[str], parser: PhraseParser, workers: int, batch: int
+) -> None:
     # Batches do not depend on what is done already: a run that was killed parses the same ones as one that was not.
     batches = [wanted[start : start + batch] for start in range(0, len(wanted), batch)]
-    left = [rest for rest in ([caption for caption in part if caption not in kept.found] for part in batches) if rest]
+    known = unfinished.phrases
+    left = [rest for rest in ([caption for caption in part if caption not in known] for part in batches) if rest]
     done = len(wanted) - sum(map(len, left))
     seconds = 0.5 if sys.stderr.isatty() else 30  # in the log of a job, a line now and then
     tqdm.monitor_interval = 0  # no thread beside this one: workers are forked
     with tqdm(total=len(wanted), initial=done, unit=" captions", mininterval=seconds, maxinterval=seconds) as progress:
-        for found in parse_batches(parser, left, workers) if left else ():
-            kept.add(found)
-            progress.update(len(found))
+        for phrases in parse_batches(parser, left, workers) if left else ():
+            unfinished.add(phrases)
+            progress.update(len(phrases))
 
 
 def merge(out: Path, shards: Sequence[Path]) -> About:
-    """Join the banks of all shards into one, with what is in it already.
+    """Join the banks of all shards into one, with what it holds already.
 
     Raises:
-        ValueError: if a shard is missing, their parsers differ, or two banks differ in the phrases of a caption.
+        InputError: if a shard is missing, their parsers differ, or two banks differ in the phrases of a caption.
     """
     banks = [PhraseBank(path) for path in dict.fromkeys([*([out] if out.exists() else []), *shards])]
     if not banks:
-        raise ValueError("merge needs the banks of the shards: merge --out BANK SHARD...")
+        raise InputError("expected the banks of the shards, got none", setting="shards")
     first = banks[0].about
     for bank in banks:
         if bank.about.key != first.key:
-            raise ValueError(f"{bank.path} was made by {bank.about.key}, but {banks[0].path} by {first.key}")
+            raise InputError(f"{bank.path} was made by {bank.about.key}, but {banks[0].path} by {first.key}")
     for count in sorted({bank.about.shard[1] for bank in banks if bank.about.shard}):
         present = {bank.about.shard[0] for bank in banks if bank.about.shard and bank.about.shard[1] == count}
         absent = [str(number) for number in range(count) if number not in present]
         if absent:
-            raise ValueError(f"shard {', '.join(absent)} of {count} is not there: run it, and name all shards")
+            raise InputError(f"shard {', '.join(absent)} of {count} is missing: run it, and name all shards")
     return write_bank(out, _joined(banks), first._replace(shard=None))
 
 
@@ -115,7 +120,7 @@ def _joined(banks: Sequence[PhraseBank]) -> Iterator[tuple[str, tuple[Span, ...]
             before = (caption, spans, bank)
             yield caption, spans
         elif spans != before[1]:
-            raise ValueError(f"caption {caption!r} has other phrases in {bank.path} than in {before[2].path}")
+            raise InputError(f"caption {caption!r} has other phrases in {bank.path} than in {before[2].path}")
 
 
 def _named_rows(bank: PhraseBank) -> Iterator[tuple[str, tuple[Span, ...], PhraseBank]]:
@@ -123,51 +128,34 @@ def _named_rows(bank: PhraseBank) -> Iterator[tuple[str, tuple[Span, ...], Phras
         yield caption, spans, bank
 
 
-def in_shard(caption: str, shard: tuple[int, int] | None) -> bool:
-    """Tell whether a caption belongs to part ``shard[0]`` of ``shard[1]``, whatever files it stands in."""
-    return (
-        shard is None or int.from_bytes(hashlib.sha256(byte_order(caption)).digest()[:8], "big") % shard[1] == shard[0]
-    )
-
-
-def read_shard(text: str | None) -> tuple[int, int] | None:
-    """Return I and N of ``I/N``."""
-    if text is None:
-        return None
-    found = re.fullmatch(r"(\d+)/(\d+)", text)
-    if not found or int(found[1]) >= int(found[2]):
-        raise ValueError(f"--shard must be I/N with I from 0 to N - 1, such as 0/8, got {text!r}")
-    return int(found[1]), int(found[2])
-
-
 def main(args: Sequence[str] | None = None) -> None:
     """Parse the command line."""
     typed = list(sys.argv[1:] if args is None else args)
     command = {"merge": _merge, "list": _list}.get(typed[0] if typed else "")
-    try:
-        if command is None:
-            _parse(typed)
-        else:
-            command(typed[1:])
-    except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(f"error: {error}") from None
+    with one_line_errors():
+        try:
+            if command is None:
+                _parse(typed)
+            else:
+                command(typed[1:])
+        except InputError as error:
+            raise error.relocate("data.phrases", "out") from None
 
 
 def _parse(typed: Sequence[str]) -> None:
     command_line = build_parser()
     settings = command_line.parse_args([_spelled_out(typed, place) for place in range(len(typed))])
-    if settings.workers < 0 or settings.batch < 1:
-        raise ValueError(
-            f"--workers must be at least 0 and --batch at least 1, got {settings.workers}, {settings.batch}"
-        )
+    for name, least in {"workers": 0, "batch": 1}.items():
+        if settings[name] < least:
+            raise InputError(f"expected at least {least}, got {settings[name]}", setting=name)
     parser = instantiated(command_line, settings).parser
     shard = read_shard(settings.shard)
-    found: set[str] = set()
+    distinct: set[str] = set()
     for path in settings.captions:
-        of_file = read_captions(path)
-        found.update(of_file)
-        print(f"{path}: {len(of_file):,} captions, {len(set(of_file)):,} different")
-    chosen = [caption for caption in found if in_shard(caption, shard)]
+        captions = read_captions(path)
+        distinct.update(captions)
+        print(f"{path}: {len(captions):,} captions, {len(set(captions)):,} different")
+    chosen = [caption for caption in distinct if shard is None or in_shard(caption, *shard)]
     out = settings.out if shard is None else _shard_path(settings.out, *shard)
     workers = settings.workers or len(os.sched_getaffinity(0))
     about = fill(chosen, parser, About(parser.key, _arguments(typed), 0, shard), out, workers, settings.batch)
@@ -192,9 +180,8 @@ def _list(typed: Sequence[str]) -> None:
     data, stage, out = configured(list(typed))
     captions = sorted(set(captions_of(data, stage)), key=byte_order)
     if out.suffix != ".jsonl":
-        raise ValueError(f"--out must name a .jsonl file, got {out}")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text("".join(json.dumps({"caption": caption}) + "\n" for caption in captions), encoding="utf-8")
+        raise InputError(f"expected the name of a .jsonl file, got {out}", setting="out")
+    write_text(out, "".join(json.dumps({"caption": caption}) + "\n" for caption in captions))
     print(f"{len(captions):,} different captions in {out}")
 
 

@@ -1,77 +1,52 @@
 """The captions that a model is given: of annotation files in all formats of the project, or of a whole experiment."""
 
-from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
-from lightning.pytorch import LightningDataModule
-from lightning.pytorch.cli import LightningArgumentParser
 
-from contextcir.training.module import ContextCIR
-from data_modules.base import CompositionDataModule
-from data_modules.circo import QueryText
-from data_modules.fashioniq import CaptionText
-from data_modules.reading.annotations import ManifestFile, read_text, shorten
-from experiments.run import ExperimentCLI, claim_run_id
+from contextcir.errors import InputError, MissingFileError
+from data_modules.readers import caption_formats
+from data_modules.reading.annotations import AnnotationFile, CaptionRecord, read_records, read_text, shorten
+
+if TYPE_CHECKING:
+    from data_modules.base import CompositionDataModule
 
 STAGES = ("fit", "validate", "test", "predict")
-Reader = Callable[[ManifestFile, int], Iterable[str]]
-
-
-def _plain(field: str) -> Reader:
-    return lambda file, position: [file.get(position, field, str)]
-
-
-def _of_circo(file: ManifestFile, position: int) -> list[str]:
-    relative, shared = (file.get(position, field, str) for field in ("relative_caption", "shared_concept"))
-    return [kind().compose(relative, shared)[0] for kind in QueryText.__subclasses__()]
-
-
-def _of_fashioniq(file: ManifestFile, position: int) -> list[str]:
-    count = len(file.get(position, "captions", list))
-    if count != 2:
-        file.fail(position, "captions", f"must be a list of two captions, got {count}")
-    captions = [file.get(position, f"captions.{number}", str) for number in range(2)]
-    return [text for kind in CaptionText.__subclasses__() for text in kind().compose(captions)]
-
-
-# By a field of the records: what the data modules make of them. Where that is a choice (the query texts of CIRCO, the
-# order of FashionIQ's captions), the texts of all choices.
-READERS: dict[str, Reader] = {
-    "caption": _plain("caption"),  # CIRR, scenes, manifests
-    "query-text": _plain("query-text"),  # LaSCo
-    "condition": _plain("condition"),  # GeneCIS
-    "relative_caption": _of_circo,
-    "captions": _of_fashioniq,
-}
 
 
 def read_captions(path: Path) -> list[str]:
     """Return all captions of a file: annotations (.json), a manifest (.json or .jsonl), or a caption a line (.txt).
 
+    Where the text of a query is a choice (the query texts of CIRCO, the order of FashionIQ's captions), these are the
+    texts of all choices.
+
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is none of these, or a record is broken.
+        MissingFileError: if there is no such file.
+        InputError: if it is none of these, or a record is broken.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"no file {path}: --captions takes annotation files, manifests and .txt files")
+        problem = f"no file {path}: expected annotation files, manifests or .txt files"
+        raise MissingFileError(problem, setting="captions")
     if path.suffix == ".txt":
         return [line for line in (line.strip() for line in read_text(path).split("\n")) if line]
     if path.suffix not in (".json", ".jsonl"):
-        raise ValueError(f"{path}: --captions takes .json, .jsonl and .txt files")
-    file = ManifestFile(path)
-    first = file.records[0]
-    field = next((field for field in READERS if isinstance(first, dict) and field in first), None)
+        raise InputError("expected a file .json, .jsonl or .txt", file=path, setting="captions")
+    listed = read_records(path)
+    formats = caption_formats()
+    field = next((field for field in formats if isinstance(listed[0], dict) and field in listed[0]), None)
     if field is None:
-        found = ", ".join(first) if isinstance(first, dict) else shorten(first)
-        raise ValueError(
-            f"{path}: a record needs one of the fields {', '.join(READERS)}, got {found}; files of Hotel-CIR and "
-            "CIRR-rewritten become manifests first (python -m experiments.convert)"
+        given = ", ".join(listed[0]) if isinstance(listed[0], dict) else shorten(listed[0])
+        raise InputError(
+            f"a record needs one of the fields {', '.join(formats)}, got {given}; files of Hotel-CIR and "
+            "CIRR-rewritten become manifests first (python -m experiments.convert)",
+            file=path,
         )
-    return [text for position in range(len(file)) for text in READERS[field](file, position)]
+    file: AnnotationFile[CaptionRecord] = AnnotationFile(path, formats[field], listed=dict(enumerate(listed)))
+    return [text for _, record in file.items() for text in record.texts()]
 
 
-def captions_of(data: CompositionDataModule, stage: str) -> list[str]:
+def captions_of(data: "CompositionDataModule", stage: str) -> list[str]:
     """Return the captions of all records that a data module uses in one of the `STAGES`."""
     data.prepare_data()
     records = list(data.read_training().records) if stage == "fit" else []
@@ -80,12 +55,19 @@ def captions_of(data: CompositionDataModule, stage: str) -> list[str]:
     return [record.caption for record in records]
 
 
-def configured(args: list[str]) -> tuple[CompositionDataModule, str, Path]:
+def configured(args: list[str]) -> "tuple[CompositionDataModule, str, Path]":
     """Return the data module of an experiment, the stage and the file to write; the model is not built.
 
     Args:
         args: flags of ``experiments.run``, with ``--stage`` (fit, validate, test or predict) and ``--out``.
     """
+    # The experiment's classes import torch and Lightning, which takes seconds: only this function needs them.
+    from lightning.pytorch import LightningDataModule
+    from lightning.pytorch.cli import LightningArgumentParser
+
+    from contextcir.training.module import ContextCIR
+    from data_modules.base import CompositionDataModule
+    from experiments.run import ExperimentCLI, claim_run_id
 
     class DataCLI(ExperimentCLI):
         def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -111,7 +93,7 @@ def configured(args: list[str]) -> tuple[CompositionDataModule, str, Path]:
         run=False,
     )
     if not isinstance(cli.datamodule, CompositionDataModule):
-        raise ValueError(f"--data must be a CompositionDataModule, got {type(cli.datamodule).__name__}")
+        raise InputError(f"expected a CompositionDataModule, got {type(cli.datamodule).__name__}", setting="data")
     return cli.datamodule, cli.config.stage, cli.config.out
 
 

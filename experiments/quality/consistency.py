@@ -18,7 +18,7 @@ from contextcir.synthesis.filters.consistency import ClipConsistency
 from contextcir.synthesis.pairs import pair_key
 from contextcir.synthesis.records import Instruction, Pair
 from contextcir.synthesis.store import Shard, shard_path
-from data_modules.cirr import CIRR
+from data_modules.cirr import CIRRReader
 from experiments.command import command
 
 MARGINS = (-0.1, -0.05, 0.0, 0.05, 0.1, 0.15, 0.2)
@@ -38,8 +38,8 @@ class Case(NamedTuple):
 
 def read_cases(root: Path, split: str, most: int, seed: int) -> list[Case]:
     """Return cases of a split in CIRR's format, drawn by the seed."""
-    module = CIRR(root, val_splits=[split], test_splits=[])
-    evaluation = module.read_evaluation(split)
+    reader = CIRRReader(root)
+    evaluation = reader.read_evaluation(split)
     protocol, paths = evaluation.protocol, evaluation.image_paths
     if evaluation.records[0].target is None:
         raise ValueError(f"the targets of {split} are hidden: change --split")

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_modules.checking.inspection import EXPECTED, MODULES, TOTALS, inspect
-from data_modules.reading import annotations as survey
+from data_modules.checking.inspection import inspect
+from data_modules.readers import READERS
 from data_modules.scenes.writer import Size, write_scenes
 from experiments.check_data import main
 from tests.helpers.make_data import edited, make_circo, make_cirr, write_image, write_json
@@ -59,7 +59,8 @@ def test_a_wrong_layout_lists_what_was_tried(tmp_path: Path, capsys: pytest.Capt
     assert layout[1].startswith("no images: looked for ") and str(root / "img_raw") in layout[1]
     assert report["splits"]["val"]["found"] == {"queries": 6, "gallery": 12}
     report = report_of(capsys, "cirr", f"--root={tmp_path / 'nowhere'}")
-    assert of_kind(report, "layout") == [f"no folder {tmp_path / 'nowhere'}: set --root to the folder of the benchmark"]
+    missing = f"no folder {tmp_path / 'nowhere'}: expected the folder of the benchmark (--root)"
+    assert of_kind(report, "layout") == [missing]
 
 
 def test_unusable_files_are_told_beside_the_rest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,21 +80,19 @@ def test_a_set_whose_records_are_all_broken_comes_to_an_end(tmp_path: Path, caps
     assert len(of_kind(report, "record")) == 6 and of_kind(report, "file") == [f"{root / CAPTIONS}: holds no records"]
 
 
-@given(broken=st.sets(st.integers(0, 23)), repeated=st.sets(st.integers(0, 23)), piece=st.integers(1, 30))
+@given(broken=st.sets(st.integers(0, 23)), repeated=st.sets(st.integers(0, 23)))
 @settings(max_examples=40, deadline=None)
 def test_exactly_the_broken_records_are_found(
-    tmp_path_factory: pytest.TempPathFactory, broken: set[int], repeated: set[int], piece: int
+    tmp_path_factory: pytest.TempPathFactory, broken: set[int], repeated: set[int]
 ) -> None:
-    """Whatever the pieces are that a file is gone through in; ``repeated`` records have the id of the first one."""
+    """``repeated`` records have the id of the first one."""
     root = tmp_path_factory.mktemp("broken")
     records = [{"id": 0 if n in repeated else n, "reference": f"{n}", "target": "x", "caption": "a"} for n in range(24)]
     for number in broken:
         del records[number]["caption"]
     write_json(root / "train.json", records)
     same_id = sorted(number for number in range(24) if records[number]["id"] == 0)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(survey, "PIECE", piece)
-        report = inspect("manifest", root, ["train"])
+    report = inspect("manifest", root, ["train"])
     found = [int(problem.message.split(" ")[1]) for problem in report.of_kind("record")]
     assert len(found) == len(set(found))
     if len(broken | set(same_id[1:])) < 24:
@@ -107,7 +106,13 @@ def test_a_file_that_is_missing_beside_broken_records(tmp_path: Path, capsys: py
     write_json(tmp_path / "image_splits" / "split.dress.val.json", ["a", "b"])
     write_json(tmp_path / "captions" / "cap.dress.val.json", [{"candidate": "a"}, {"target": "b"}])
     report = report_of(capsys, "fashioniq", f"--root={tmp_path}", "--split", "val_dress", "val_shirt")
-    assert len(of_kind(report, "record")) == 2 and len(of_kind(report, "layout")) == 1
+    file = tmp_path / "captions" / "cap.dress.val.json"
+    assert of_kind(report, "record") == [
+        f"record 0 of {file}: field captions is missing",
+        f"record 1 of {file}: field captions is missing",
+        f"record 1 of {file}: field candidate is missing",
+    ]
+    assert of_kind(report, "file") == [f"{file}: holds no records"] and len(of_kind(report, "layout")) == 1
 
 
 MANIFEST = [
@@ -181,9 +186,10 @@ def test_scenes_are_checked_against_the_size_that_was_drawn(tmp_path: Path, caps
 @pytest.mark.parametrize("benchmark", ["fashioniq", "cirr"])
 def test_the_official_annotations_have_the_official_numbers(shared: Path, benchmark: str) -> None:
     """Without images: those of every split are reported as not found, and nothing else is."""
-    splits = [split for split in EXPECTED[benchmark] if (benchmark, split) != ("cirr", "train")]
+    expected = READERS[benchmark].expected
+    splits = [split for split in expected if (benchmark, split) != ("cirr", "train")]
     report = inspect(benchmark, shared / "data" / benchmark, splits)
-    assert report.counts == {split: EXPECTED[benchmark][split] for split in splits}
+    assert report.counts == {split: expected[split] for split in splits}
     assert [(problem.kind, problem.split) for problem in report.problems] == [("layout", split) for split in splits]
 
 
@@ -197,14 +203,19 @@ def test_the_official_genecis_tasks_have_the_official_numbers(shared: Path) -> N
 
 
 def test_every_benchmark_has_its_numbers() -> None:
-    assert EXPECTED.keys() == MODULES.keys() >= TOTALS.keys()
-    assert sum(numbers["queries"] for numbers in EXPECTED["fashioniq"].values()) == 18_000 + 6_016 + 6_118
-    assert sum(next(iter(numbers.values())) for numbers in EXPECTED["cirr"].values()) == 36_554
+    assert all(name == reader.benchmark for name, reader in READERS.items()) and len(READERS) == 7
+    assert {name for name, reader in READERS.items() if not reader.expected} == {"manifest"}
+    assert {name: reader.total for name, reader in READERS.items() if reader.total} == {
+        "lasco": 389_305,
+        "genecis": 8_032,
+    }
+    assert sum(numbers["queries"] for numbers in READERS["fashioniq"].expected.values()) == 18_000 + 6_016 + 6_118
+    assert sum(next(iter(numbers.values())) for numbers in READERS["cirr"].expected.values()) == 36_554
 
 
 @pytest.mark.parametrize(
     ("args", "words"),
-    [(["cirr", "--file=x.json"], "--file is for manifests"), (["cirr", "--split"], ""), (["nlvr"], "")],
+    [(["cirr", "--file=x.json"], "only a manifest has a file of its own, not cirr (--file)"), (["cirr", "--split"], ""), (["nlvr"], "")],
 )
 def test_mistakes_on_the_command_line(
     args: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

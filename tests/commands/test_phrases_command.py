@@ -1,5 +1,6 @@
 """The command that fills a bank: resumable, shardable, and one result whatever way it took."""
 
+import io
 import json
 import multiprocessing
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr
 from itertools import chain
 from pathlib import Path
 
@@ -14,9 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from contextcir.files import in_shard
 from contextcir.phrases.bank import PhraseBank
-from experiments.phrases.__main__ import in_shard, main
-from experiments.phrases.workers import WorkFile
+from experiments.phrases.__main__ import main
+from experiments.phrases.workers import BATCHES, UnfinishedRun
 from tests.helpers.word_parser import WordParser
 
 CAPTIONS = [f"show {number} dogs beside the sofa" for number in range(40)]
@@ -46,11 +49,17 @@ def run(captions: Path, out: Path, *flags: str) -> Path:
 
 
 def error_of(*args: str | Path) -> str:
-    with pytest.raises(SystemExit) as failure:
+    with pytest.raises(SystemExit) as failure, redirect_stderr(io.StringIO()) as printed:
         main([str(argument) for argument in args])
-    message = str(failure.value)
-    assert message.startswith("error: ") and "\n" not in message
+    assert failure.value.code == 1
+    message = next(line for line in printed.getvalue().splitlines() if line.startswith("error: "))
+    assert printed.getvalue().endswith(f"{message}\n")
     return message
+
+
+def batches_of(bank: Path) -> Path:
+    """The file that keeps what an unfinished run has parsed."""
+    return Path(f"{bank}.part") / BATCHES
 
 
 def test_every_caption_is_parsed_once_and_in_bulk(
@@ -79,7 +88,7 @@ def test_a_killed_run_goes_on_where_it_stopped(
     assert process.exitcode == -signal.SIGKILL
     kept = kept_captions(killed)
     assert 12 <= len(kept) < len(CAPTIONS) and not killed.exists()
-    with Path(f"{killed}.part").open("ab") as file:
+    with batches_of(killed).open("ab") as file:
         file.write(b'{"show 3 dogs besi')  # as if it had been killed while it wrote
     batches.clear()
     assert run(captions, killed).read_bytes() == whole
@@ -127,12 +136,12 @@ def wait_for(condition: Callable[[], bool], seconds: float = 200) -> None:
 
 
 def wait_for_batches(bank: Path, count: int) -> None:
-    work = Path(f"{bank}.part")
+    work = batches_of(bank)
     wait_for(lambda: work.is_file() and work.read_bytes().count(b"\n") > count)
 
 
 def kept_captions(bank: Path) -> set[str]:
-    return {caption for line in Path(f"{bank}.part").read_text().splitlines()[1:] for caption in json.loads(line)}
+    return {caption for line in batches_of(bank).read_text().splitlines()[1:] for caption in json.loads(line)}
 
 
 def children(pid: int) -> list[int]:
@@ -161,7 +170,7 @@ def test_captions_are_added_to_a_bank_that_is_there(
 
 
 def test_what_a_killed_run_parsed_is_kept_by_a_run_on_other_files(captions: Path, tmp_path: Path) -> None:
-    with WorkFile(tmp_path / "bank.part", WordParser().key) as work:
+    with UnfinishedRun(tmp_path / "bank.part", WordParser().key) as work:
         work.add({"the old one": ()})
     bank = PhraseBank(run(captions, tmp_path / "bank"))
     assert len(bank) == 41 and "the old one" in bank
@@ -170,7 +179,7 @@ def test_what_a_killed_run_parsed_is_kept_by_a_run_on_other_files(captions: Path
 @given(st.lists(st.text(max_size=5), unique=True), st.integers(1, 5))
 def test_every_caption_is_in_one_shard(captions: list[str], count: int) -> None:
     for caption in captions:
-        assert sum(in_shard(caption, (number, count)) for number in range(count)) == 1
+        assert sum(in_shard(caption, number, count) for number in range(count)) == 1
 
 
 def test_shards_merge_into_the_bank_of_one_run(captions: Path, tmp_path: Path, batches: list[list[str]]) -> None:
@@ -181,7 +190,7 @@ def test_shards_merge_into_the_bank_of_one_run(captions: Path, tmp_path: Path, b
         run(captions if number % 2 else other_order, out, f"--shard={number}/3")
     assert sorted(chain(*batches)) == sorted(CAPTIONS) and not out.exists()
     shards = [tmp_path / f"bank.shard-{number}-of-3" for number in range(3)]
-    assert "shard 1 of 3 is not there" in error_of("merge", "--out", out, shards[0], shards[2])
+    assert "shard 1 of 3 is missing" in error_of("merge", "--out", out, shards[0], shards[2])
     for _ in range(2):  # the second time into what is there
         main(["merge", "--out", str(out), *map(str, shards)])
         assert out.read_bytes() == whole.read_bytes()
@@ -192,7 +201,7 @@ def test_banks_that_do_not_fit_are_not_merged(captions: Path, tmp_path: Path) ->
     run(captions, one)
     run(write(tmp_path / "more.txt", ["the end"]), two, "--parser.most=1")
     assert "the first 1, but" in error_of("merge", "--out", tmp_path / "all", one, two)
-    with WorkFile(tmp_path / "three.part", WordParser().key) as work:
+    with UnfinishedRun(tmp_path / "three.part", WordParser().key) as work:
         work.add({CAPTIONS[0]: ()})
     run(captions, three)
     message = error_of("merge", "--out", tmp_path / "all", one, three)
@@ -208,10 +217,9 @@ def test_the_bank_remembers_how_its_parser_was_chosen(captions: Path, tmp_path: 
 
 
 def test_a_run_that_is_going_on_is_not_joined(captions: Path, tmp_path: Path) -> None:
-    with WorkFile(tmp_path / "bank.part", WordParser().key):
-        assert "is being written by another run" in error_of(
-            "--captions", captions, *PARSER, "--out", tmp_path / "bank"
-        )
+    with UnfinishedRun(tmp_path / "bank.part", WordParser().key):
+        message = error_of("--captions", captions, *PARSER, "--out", tmp_path / "bank")
+    assert f"{tmp_path / 'bank.part'}: another process parses captions here already" in message
 
 
 @pytest.mark.parametrize(
@@ -221,8 +229,9 @@ def test_a_run_that_is_going_on_is_not_joined(captions: Path, tmp_path: Path) ->
         (b'["words", "none", "2", "the first 9"]\n', "what words 2, model none, the first 9 has parsed so far"),
     ],
 )
-def test_a_work_file_that_is_of_no_use_is_told(content: bytes, words: str, captions: Path, tmp_path: Path) -> None:
-    (tmp_path / "bank.part").write_bytes(content)
+def test_an_unfinished_run_that_can_not_be_resumed_is_an_error(content: bytes, words: str, captions: Path, tmp_path: Path) -> None:
+    (tmp_path / "bank.part").mkdir()
+    batches_of(tmp_path / "bank").write_bytes(content)
     message = error_of("--captions", captions, *PARSER, "--out", tmp_path / "bank")
     assert words in message and "remove the file" in message
 
@@ -237,7 +246,7 @@ def test_a_caption_that_breaks_the_parser_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("shard", ["8/8", "1", "-1/8", "1/0"])
 def test_a_shard_is_counted_from_0(shard: str, captions: Path, tmp_path: Path) -> None:
     message = error_of("--captions", captions, *PARSER, "--out", tmp_path / "bank", f"--shard={shard}")
-    assert shard in message and "0/8" in message
+    assert shard in message and "I from 0 to N - 1" in message and "(--shard)" in message
 
 
 def test_an_unknown_parser_is_told(captions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,8 +21,10 @@ FILES = [
     (CIRCO, QUERIES, "null", "expected a list, got None"),
     (CIRCO, COCO, "{}", "field images must be a list of images, got None"),
     (CIRCO, COCO, '{"images": []}', "field images must be a list of images, got []"),
-    (CIRCO, COCO, '{"images": [{"id": 1}]}', "image 0 of "),
-    (CIRCO, COCO, '{"images": [4]}', "image 0 of "),
+    (CIRCO, COCO, '{"images": [{"id": 1}]}', "record 0 (id 1) of "),
+    (CIRCO, COCO, '{"images": [{"id": 1}]}', "field file_name is missing"),
+    (CIRCO, COCO, '{"images": [4]}', "record 0 of "),
+    (CIRCO, COCO, '{"images": [4]}', "must be an object, got 4"),
 ]
 
 
@@ -47,39 +49,39 @@ def test_an_image_listed_twice(tmp_path: Path) -> None:
     with edited(root / COCO) as content:
         content["images"][3]["id"] = 101
     message = complaint(lambda: CIRCO(root).setup("validate"))
-    assert message == f"image 3 of {root / COCO}: field id is 101, as in an image before it"
+    assert message == f"record 3 (id 101) of {root / COCO}: field id is 101, as in record 1: every record needs its own"
 
 
 @pytest.mark.parametrize("benchmark", [CIRR, CIRCO])
 def test_a_folder_that_is_not_there(tmp_path: Path, benchmark: type[CompositionDataModule]) -> None:
     message = complaint(lambda: benchmark(tmp_path / "nowhere").setup("validate"))
-    assert message == f"no folder {tmp_path / 'nowhere'}: set --data.root to the folder of the benchmark"
+    assert message == f"no folder {tmp_path / 'nowhere'}: expected the folder of the benchmark (data.root)"
 
 
 def test_a_folder_of_another_layout_lists_what_was_tried(tmp_path: Path) -> None:
     message = complaint(lambda: CIRR(tmp_path).setup("validate"))
     for folder in ("", "cirr", "annotations", "cirr/annotations"):
         assert f"{tmp_path / folder / 'image_splits'}" in message
-    assert message.startswith("no file split.*.val.json in ") and "--data.root" in message
+    assert message.startswith("no file split.*.val.json in ") and message.endswith("(data.root)")
     message = complaint(lambda: CIRCO(tmp_path).setup("validate"))
-    assert str(tmp_path / COCO) in message and str(tmp_path / "CIRCO" / COCO) in message and "--data.root" in message
+    assert str(tmp_path / COCO) in message and str(tmp_path / "CIRCO" / COCO) in message and "(data.root)" in message
     write_json(tmp_path / COCO, {"images": [{"id": 1, "file_name": "1.jpg"}]})
     message = complaint(lambda: CIRCO(tmp_path).setup("validate"))
     assert str(tmp_path / QUERIES) in message and str(tmp_path / "CIRCO" / QUERIES) in message
 
 
 @pytest.mark.parametrize(
-    ("stage", "options", "flag"),
+    ("stage", "options", "setting"),
     [
-        ("fit", {"train_split": "trian"}, "--data.train_split"),
-        ("validate", {"val_splits": ["vall"]}, "--data.val_splits"),
-        ("predict", {"test_splits": ["tset"]}, "--data.test_splits"),
+        ("fit", {"train_split": "trian"}, "data.train_split"),
+        ("validate", {"val_splits": ["vall"]}, "data.val_splits"),
+        ("predict", {"test_splits": ["tset"]}, "data.test_splits"),
     ],
 )
-def test_a_misspelt_split_names_the_flag(tmp_path: Path, stage: str, options: dict, flag: str) -> None:
+def test_a_misspelt_split_names_the_setting(tmp_path: Path, stage: str, options: dict, setting: str) -> None:
     root = make_cirr(tmp_path)
     message = complaint(lambda: CIRR(root, **options).setup(stage))
-    assert flag in message and str(root / "image_splits") in message
+    assert f"({setting})" in message and str(root / "image_splits") in message
 
 
 def test_two_versions_of_one_split_are_not_chosen_from(tmp_path: Path) -> None:
@@ -113,12 +115,12 @@ def test_no_images_at_all(tmp_path: Path) -> None:
 
 def test_settings_that_can_not_work(tmp_path: Path) -> None:
     root = make_cirr(tmp_path)
-    assert "--data.batch_size must be at least 1, got 0" in complaint(lambda: CIRR(root, batch_size=0))
-    assert "--data.num_workers must be at least 0, got -1" in complaint(lambda: CIRR(root, num_workers=-1))
+    assert "expected at least 1, got 0 (data.batch_size)" in complaint(lambda: CIRR(root, batch_size=0))
+    assert "expected at least 0, got -1 (data.num_workers)" in complaint(lambda: CIRR(root, num_workers=-1))
     message = complaint(CIRR(root, batch_size=7, preprocess=preprocess).train_dataloader)
     assert (
         message.startswith(f"{root / 'captions/cap.rc2.train.json'} holds 6 triplets")
-        and "--data.batch_size" in message
+        and "(data.batch_size)" in message
     )
     data = CIRR(root, batch_size=4, preprocess=preprocess)
     data.trainer = SimpleNamespace(distributed_sampler_kwargs={"num_replicas": 2, "rank": 0}, limit_val_batches=0)

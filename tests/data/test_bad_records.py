@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from contextcir.errors import InputError, MissingFileError
 from data_modules import CIRCO, CIRR
+from data_modules.reading.annotations import RecordError
 from tests.helpers.make_data import edited, make_circo, make_cirr
 
 CAPTIONS = "captions/cap.rc2.val.json"
@@ -18,7 +20,7 @@ def complaint(action: Callable[[], object]) -> str:
     """The message of the error that an action ends with."""
     with pytest.raises((ValueError, FileNotFoundError)) as caught:
         action()
-    assert type(caught.value) in (ValueError, FileNotFoundError)
+    assert type(caught.value) in (InputError, RecordError, MissingFileError)
     message = str(caught.value)
     assert "\n" not in message and len(message) < 600
     return message
@@ -54,8 +56,8 @@ CIRR_RECORDS = [
     (without("target_hard"), "field target_hard is missing, but other records have it"),
     (having(target_hard="dev-9"), "field target_hard names image 'dev-9', which is not in {root}/" + SPLIT),
     (having(target_hard="val-0-0-img2"), "field target_hard is the reference itself: 'val-0-0-img2'"),
-    (without("img_set"), "field img_set.id is missing"),
-    (having(img_set=3), "field img_set.id is missing"),
+    (without("img_set"), "field img_set is missing"),
+    (having(img_set=3), "field img_set must be an object, got 3"),
     (without("img_set.id"), "field img_set.id is missing"),
     (without("img_set.members"), "field img_set.members is missing"),
     (having(img_set={"id": 1, "members": "abc"}), "field img_set.members must be a list, got 'abc'"),
@@ -66,7 +68,7 @@ CIRR_RECORDS = [
     (having(image_size=[10]), "field image_size must be [width, height] in pixels, got [10]"),
     (having(image_size=[10, 0]), "field image_size must be [width, height] in pixels, got [10, 0]"),
     (having(phrases="the dog"), "field phrases must be a list, got 'the dog'"),
-    (having(phrases=["the dog"]), "field phrases.0.start is missing"),
+    (having(phrases=["the dog"]), "field phrases.0 must be an object, got 'the dog'"),
     (phrase(end="4"), "field phrases.0.end must be an integer, got '4'"),
     (phrase(end=400), "field phrases.0 has span [0, 400) outside the caption 'show 4 bottles instead'"),
     (phrase(start=-1), "field phrases.0 has span [-1, 4) outside the caption"),

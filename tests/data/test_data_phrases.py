@@ -8,11 +8,10 @@ from torch.utils.data import DataLoader
 
 from contextcir.phrases.bank import About, PhraseBank, byte_order, write_bank
 from contextcir.phrases.sources import BankPhrases, BankThenParser, ParsedPhrases
-from data_modules import CIRCO, CIRR, FashionIQ, GeneCIS, LaSCo, Manifest
+from data_modules import CIRCO, CIRR, FashionIQ, GeneCIS, LaSCo, Manifest, Scenes
 from data_modules.base import CompositionDataModule
 from data_modules.circo import QueryText
 from data_modules.fashioniq import CaptionText
-from data_modules.scenes import Scenes
 from data_modules.scenes.writer import Size, write_scenes
 from experiments.convert import main as convert
 from experiments.phrases.__main__ import main as phrases_command
@@ -220,10 +219,10 @@ def test_every_text_of_a_bank_from_files_has_its_phrases_there(tmp_path: Path) -
     ("name", "content", "words"),
     [
         ("a.json", '[{"text": "a dog"}]', "needs one of the fields caption"),
-        ("a.json", '[{"caption": "a dog"}, {}]', r"record 1 \(id 1\) of .*: field caption is missing"),
+        ("a.json", '[{"caption": "a dog"}, {}]', r"record 1 of .*: field caption is missing"),
         ("a.json", '[{"captions": ["one"], "candidate": "B"}]', "must be a list of two captions, got 1"),
         ("a.json", "[3]", "needs one of the fields .*got 3"),
-        ("a.csv", "a dog", "takes .json, .jsonl and .txt"),
+        ("a.csv", "a dog", r"expected a file \.json, \.jsonl or \.txt \(captions\)"),
     ],
 )
 def test_files_without_captions_are_told(name: str, content: str, words: str, tmp_path: Path) -> None:
@@ -235,5 +234,5 @@ def test_files_without_captions_are_told(name: str, content: str, words: str, tm
 def test_a_text_file_holds_a_caption_a_line(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("a dog\r\n\n  \u2028the café\n")
     assert read_captions(tmp_path / "a.txt") == ["a dog", "the café"]
-    with pytest.raises(FileNotFoundError, match="--captions"):
+    with pytest.raises(FileNotFoundError, match=r"expected annotation files, .*\(captions\)"):
         read_captions(tmp_path / "none.txt")

@@ -85,9 +85,9 @@ def test_official_test_queries_can_only_be_predicted(official: Path) -> None:
     assert [len(protocol.query_ids) for protocol in protocols] == [2024, 2038, 2056]
     assert [len(protocol.gallery) for protocol in protocols] == [3818, 6346, 5374]
     assert not any(protocol.labelled for protocol in protocols)
-    with pytest.raises(ValueError, match=r"labels of fashioniq test_dress are hidden.*--data\.test_splits"):
+    with pytest.raises(ValueError, match=r"labels of fashioniq test_dress are hidden.*\(data\.test_splits\)"):
         data.setup("test")
-    with pytest.raises(ValueError, match=r"set --data\.gallery=OriginalGallery"):
+    with pytest.raises(ValueError, match=r"choose OriginalGallery \(data\.gallery\)"):
         FashionIQ(official, gallery=VALGallery()).protocols("predict")
 
 

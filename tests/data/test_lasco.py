@@ -43,12 +43,12 @@ def test_every_common_layout_is_found(tmp_path: Path, annotations: str, images: 
 
 
 def test_training_needs_no_corpus(tmp_path: Path) -> None:
-    records, paths, source = LaSCo(make_lasco(tmp_path)).read_training()
+    records, paths, file = LaSCo(make_lasco(tmp_path)).read_training()
     assert [(record.reference, record.target) for record in records] == [
         ("0", "6"), ("0", "9"), ("3", "12"), ("3", "15"), ("999", "0"),
     ]  # fmt: skip
     assert paths["15"] == "train2014/COCO_train2014_000000000015.jpg" and len(paths) == 7
-    assert source.name(3, records[3].id) == f"record 3 of {tmp_path}/downloads/lasco_train.json"
+    assert file == f"{tmp_path}/downloads/lasco_train.json" and str(records[3].origin) == f"record 3 of {file}"
 
 
 def test_a_query_image_may_be_outside_of_the_corpus(tmp_path: Path) -> None:
@@ -94,7 +94,8 @@ def complaint(root: Path, **options: object) -> str:
 
 
 RECORDS = [
-    ({"query-image": 5}, "field query-image.0 is missing"),
+    ({"query-image": 5}, "field query-image must be a list, got 5"),
+    ({"query-image": []}, "field query-image.0 is missing"),
     ({"query-image": ["5", path_of(5)]}, "field query-image.0 must be an integer, got '5'"),
     ({"query-image": [103]}, "field query-image.1 is missing"),
     ({"query-image": [103, 103]}, "field query-image.1 must be a string, got 103"),
@@ -117,12 +118,18 @@ def test_broken_files_are_named(tmp_path: Path) -> None:
     corpus = make_lasco(tmp_path) / "downloads" / "lasco_val_corpus.json"
     with edited(corpus) as images:
         images[2] = {"id": images[0]["id"], "path": "val/val2014/a.jpg"}
-    assert complaint(tmp_path) == f"image 2 of {corpus}: field id is 100, as in an image before it"
-    for broken in ("val2014/a.jpg", {"path": "a.jpg"}, {"id": 3}, {"id": True, "path": "a.jpg"}):
+    repeated = "field id is 100, as in record 0: every record needs its own"
+    assert complaint(tmp_path) == f"record 2 (id 100) of {corpus}: {repeated}"
+    for broken, problem in (
+        ("val2014/a.jpg", "record 0 of {}: must be an object, got 'val2014/a.jpg'"),
+        ({"path": "a.jpg"}, "record 0 of {}: field id is missing"),
+        ({"id": 3}, "record 0 (id 3) of {}: field path is missing"),
+        ({"id": True, "path": "a.jpg"}, "record 0 of {}: field id must be an integer, got True"),
+    ):
         write_json(corpus, [broken])
-        assert complaint(tmp_path) == f"image 0 of {corpus}: needs fields id (an integer) and path (a string)"
+        assert complaint(tmp_path) == problem.format(corpus)
     write_json(corpus, [])
-    assert complaint(tmp_path) == f"{corpus}: lists no images"
+    assert complaint(tmp_path) == f"{corpus}: holds no records"
     corpus.unlink()
     assert complaint(tmp_path).startswith("no file lasco_val_corpus.json in ")
     assert complaint(tmp_path, train_split="all").startswith("no file lasco_all.json in ")

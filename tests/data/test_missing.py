@@ -71,7 +71,7 @@ def test_missing_images_stop_an_evaluation_before_it_begins(tmp_path: Path) -> N
         assert message.startswith("cirr val: 4 of 12 images are missing: val-0-0-img1, val-1-0-img0, val-1-0-img4, ...")
         assert str(root / "img_raw" / "dev" / "val-0-0-img1.png") in message
         assert f"`python -m experiments.check_data cirr --root {root}`" in message
-        assert "--data.allow_missing=true" in message
+        assert message.endswith("(data.allow_missing)")
     assert "4 of 12" in complaint(CIRR(root, preprocess=preprocess).val_dataloader)
     assert CIRR(root).protocols("val")[0].gallery, "annotations alone can still be read"
     remove(root, "test1-0-0-img2", folder="test1")

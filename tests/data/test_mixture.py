@@ -121,13 +121,13 @@ def test_a_config_lists_the_sets(folders: dict[str, Path], tmp_path: Path, monke
 
 def test_errors_name_the_set_and_the_record_in_its_file(folders: dict[str, Path]) -> None:
     data = mixture(folders, batch_size=2)
-    source = data.read_training().source
-    assert source.name(0, 7) == f"record 0 (pairid 7) of {folders['cirr'] / 'captions/cap.rc2.train.json'}"
-    assert source.name(7, None) == f"record 1 of {folders['again']}"
-    assert source.name(12, 4) == f"record 4 (id 4) of {folders['own'] / 'train.json'}"
+    origins = [str(record.origin) for record in data.read_training().records]
+    assert origins[0] == f"record 0 (pairid 0) of {folders['cirr'] / 'captions/cap.rc2.train.json'}"
+    assert origins[7] == f"record 1 of {folders['again']}"
+    assert origins[12] == f"record 4 of {folders['own'] / 'train.json'}"
     with edited(folders["own"] / "train.json") as records:
         del records[3]["caption"]
-    with pytest.raises(ValueError, match=r"^set own of the mixture: record 3 \(id 3\) of .*: field caption is missing"):
+    with pytest.raises(ValueError, match=r"^set own of the mixture: record 3 of .*: field caption is missing"):
         data.read_training()
     (folders["own"] / "train.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"^set own of the mixture: no file .*own/train\.jsonl"):
@@ -137,16 +137,16 @@ def test_errors_name_the_set_and_the_record_in_its_file(folders: dict[str, Path]
 
 
 def test_settings_that_can_not_work(folders: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="--data.sets is empty"):
+    with pytest.raises(ValueError, match=r"is empty: list at least one data module \(data\.sets\)"):
         Mixture([])
     with pytest.raises(ValueError, match="two sets named 'cirr'"):
         Mixture([CIRR(folders["cirr"]), CIRR(folders["cirr"])])
     with pytest.raises(ValueError, match="must be a word.*got 'my set'"):
         Mixture([Manifest(folders["own"], name="my set")])
-    with pytest.raises(ValueError, match="--data.evaluate must be one of cirr, again, own, got 'lasco'"):
+    with pytest.raises(ValueError, match=r"expected one of cirr, again, own, got 'lasco' \(data\.evaluate\)"):
         mixture(folders, evaluate="lasco")
     for weights in ([1.0], [0, 0, 0], [1, -1, 1], [1, float("nan"), 1]):
-        with pytest.raises(ValueError, match="--data.weights must be one number for each of cirr, again, own"):
+        with pytest.raises(ValueError, match="expected one number for each of cirr, again, own"):
             mixture(folders, weights=weights)
     circo = CIRCO(make_circo(tmp_path / "circo"))
     with pytest.raises(ValueError, match="^set circo of the mixture: CIRCO has no training split"):

@@ -36,7 +36,7 @@ def test_cirr_pairs_are_those_of_its_captions_with_the_members_of_their_sets(sha
 
 
 def test_cirr_without_targets_has_no_pairs(shared: Path) -> None:
-    with pytest.raises(ValueError, match=r"target_hard is missing: there are no pairs; change --pairs.split"):
+    with pytest.raises(ValueError, match=r"target_hard is missing: there are no pairs"):
         list(CIRRPairs(shared / "data" / "cirr", "test1").pairs())
 
 
@@ -80,7 +80,7 @@ def test_broken_records_of_a_set_are_an_error_or_counted(tmp_path: Path) -> None
     root = make_hotel(tmp_path)
     with edited(root / HOTEL) as records:
         records[1]["query_image"] = "a.jpg"
-    with pytest.raises(ValueError, match=r"record 1 of .*query_image .*--pairs.skip_broken=true"):
+    with pytest.raises(ValueError, match=r"record 1 of .*query_image .*\(pairs\.skip_broken\)"):
         sides(HotelPairs(root))
     with pytest.warns(UserWarning, match=r"1 records are left out \(1: field query_image must be a path"):
         assert len(sides(HotelPairs(root, skip_broken=True))) == 2
@@ -118,10 +118,10 @@ def test_a_set_of_more_than_six_images_is_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        (CIRRPairs, r"set --pairs.root to the folder of cirr, or the flag --pairs.split to a split that is there"),
-        (LaSCoPairs, r"set --pairs.root to the folder of LaSCo, or --pairs.split to what is there"),
-        (HotelPairs, r"set --pairs.root to the folder of the official files, or --pairs.split"),
-        (ManifestPairs, r"set --pairs.root, --pairs.file or --pairs.split"),
+        (CIRRPairs, r"expected the folder of cirr \(pairs\.root\)"),
+        (LaSCoPairs, r"expected the folder of LaSCo \(pairs\.root\)"),
+        (HotelPairs, r"expected the folder of the official files, and one of their splits \(pairs\.root\)"),
+        (ManifestPairs, r"expected the folder of the manifest, and one of its splits \(pairs\.root\)"),
     ],
 )
 def test_what_is_not_there_is_told_with_the_flags_of_a_synthesis(

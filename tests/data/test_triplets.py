@@ -23,16 +23,17 @@ from data_modules.loading.triplets import (
     collate_queries,
     collate_triplets,
 )
-from data_modules.records import PhraseRecord, QueryRecord, Source
+from data_modules.records import Origin, PhraseRecord, QueryRecord
 from tests.helpers.make_data import SIDE, colour_of, preprocess, write_image
 
 NAMES = ("a", "b", "c")
+ORIGINS = [Origin("cap.json", position, f"pairid {7 + position}") for position in range(3)]
+PHRASES = (PhraseRecord(0, 7, (10, 5, 25, 20)), PhraseRecord(12, 15))
 RECORDS = (
-    QueryRecord("a", "Red dog and cat", (PhraseRecord(0, 7, (10, 5, 25, 20)), PhraseRecord(12, 15)), "b", 7),
-    QueryRecord("b", " ", (), "c", 8),
-    QueryRecord("c", "добавь кота", (PhraseRecord(7, 11),), "a", 9),
+    QueryRecord("a", "Red dog and cat", PHRASES, "b", 7, origin=ORIGINS[0]),
+    QueryRecord("b", " ", (), "c", 8, origin=ORIGINS[1]),
+    QueryRecord("c", "добавь кота", (PhraseRecord(7, 11),), "a", 9, origin=ORIGINS[2]),
 )
-SOURCE = Source("cap.json", "pairid")
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def is_image(tensor: torch.Tensor, name: str) -> bool:
 
 
 def test_a_triplet_batch_holds_the_right_images_and_ids(images: ImageStore) -> None:
-    data = TripletDataset(RECORDS, images, preprocess, SOURCE)
+    data = TripletDataset(RECORDS, images, preprocess)
     batch = collate_triplets([data[2], data[0]])
     assert batch.query.reference.shape == batch.target.shape == (2, 3, SIDE, SIDE)
     assert is_image(batch.query.reference[0], "c") and is_image(batch.target[0], "a")
@@ -58,7 +59,7 @@ def test_a_triplet_batch_holds_the_right_images_and_ids(images: ImageStore) -> N
 
 
 def test_phrases_are_flattened_with_their_owners(images: ImageStore) -> None:
-    data = QueryDataset(RECORDS, images, preprocess, SOURCE)
+    data = QueryDataset(RECORDS, images, preprocess)
     phrases = collate_queries([data[1], data[2], data[0]]).phrases
     assert phrases.owner.tolist() == [1, 2, 2]
     assert phrases.spans.tolist() == [[7, 11], [0, 7], [12, 15]]
@@ -67,7 +68,7 @@ def test_phrases_are_flattened_with_their_owners(images: ImageStore) -> None:
 
 
 def test_a_batch_without_phrases_keeps_shapes_and_types(images: ImageStore) -> None:
-    batch = collate_queries([QueryDataset(RECORDS, images, preprocess, SOURCE)[1]])
+    batch = collate_queries([QueryDataset(RECORDS, images, preprocess)[1]])
     assert batch.captions == [" "]
     assert (batch.phrases.owner.shape, batch.phrases.owner.dtype) == ((0,), torch.int64)
     assert (batch.phrases.spans.shape, batch.phrases.spans.dtype) == ((0, 2), torch.int64)
@@ -83,13 +84,13 @@ def test_the_gallery_keeps_the_order_of_its_protocol(images: ImageStore) -> None
 
 def test_boxes_refer_to_the_listed_image_size_where_there_is_one(images: ImageStore) -> None:
     record = RECORDS[0]._replace(image_size=(80, 60))
-    item = QueryDataset([record], images, preprocess, SOURCE)[0]
+    item = QueryDataset([record], images, preprocess)[0]
     assert item.boxes[0] == pytest.approx((0.0, 5 / 60, 15 / 60, 20 / 60))
 
 
 def test_a_bad_image_is_traced_to_its_record(images: ImageStore) -> None:
     (images.root / "a.png").unlink()
-    data = TripletDataset(RECORDS, images, preprocess, SOURCE)
+    data = TripletDataset(RECORDS, images, preprocess)
     with pytest.raises(FileNotFoundError, match=r"a\.png \(reference of record 0 \(pairid 7\) of cap\.json\)$"):
         data[0]
     (images.root / "c.png").write_bytes(b"")
@@ -100,7 +101,7 @@ def test_a_bad_image_is_traced_to_its_record(images: ImageStore) -> None:
 
 
 def test_datasets_travel_to_loader_processes(images: ImageStore) -> None:
-    data = pickle.loads(pickle.dumps(TripletDataset(RECORDS, images, preprocess, SOURCE)))
+    data = pickle.loads(pickle.dumps(TripletDataset(RECORDS, images, preprocess)))
     loader = DataLoader(data, batch_size=3, num_workers=1, collate_fn=collate_triplets, multiprocessing_context="fork")
     batch = next(iter(loader))
     assert batch.query.captions == [record.caption for record in RECORDS] and batch.target_id.tolist() == [1, 2, 0]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from contextcir.evaluation.metrics import CompositionMetric
 from contextcir.evaluation.protocol import Protocol
-from data_modules.loading.missing import restrict
+from data_modules.loading.missing import drop_from_protocol
 from data_modules.records import QueryRecord
 
 NAMES = [f"i{number}" for number in range(7)]
@@ -65,10 +65,11 @@ def test_scores_are_those_of_the_images_that_are_left(
     ]
     if not keeps:
         with pytest.raises(ValueError, match="no query is left"):
-            restrict(protocol, records, missing)
+            drop_from_protocol(protocol, records, missing)
         return
-    restricted, left, positions = restrict(protocol, records, missing)
-    assert [records[position]._replace(target="") for position in positions] == [r._replace(target="") for r in left]
+    restricted, left = drop_from_protocol(protocol, records, missing)
+    expected = [records[view * count + query] for view in range(protocol.query_views) for query in keeps]
+    assert [record._replace(target="") for record in expected] == [record._replace(target="") for record in left]
     assert [(record.caption, record.id) for record in left] == [
         (f"view {view}", 10 + query) for view in range(protocol.query_views) for query in keeps
     ]

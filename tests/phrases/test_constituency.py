@@ -159,7 +159,7 @@ def test_without_models_and_network_one_line_says_what_to_do(models, tmp_path, m
 
 
 def test_an_unknown_package_is_an_error_that_lists_the_known_ones(models):
-    with pytest.raises(ValueError, match=r"no package 'best'.*default_fast.*--parser\.package"):
+    with pytest.raises(ValueError, match=r"no package 'best'.*default_fast.*\(parser\.package\)"):
         _ = ConstituencyParser(model_dir=models, package="best").key
 
 

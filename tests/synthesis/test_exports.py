@@ -13,7 +13,7 @@ from contextcir.synthesis.outputs.manifest import write_manifest
 from contextcir.synthesis.records import Instruction, Pair, Verdict
 from contextcir.synthesis.store import Shard, shard_path
 from data_modules import LaSCo, Manifest
-from data_modules.cirr import CIRR
+from data_modules.cirr import CIRRReader
 from data_modules.converters import HotelConverter, RewrittenConverter
 from tests.helpers.make_data import preprocess, write_image
 
@@ -78,7 +78,7 @@ def test_the_rewritten_captions_read_back(folder: Path, split: str) -> None:
     out = made(folder, CIRRRewritten())
     records = RewrittenConverter(out, split, sentences="separate").run().records
     assert of_records(records, out / "img_raw") == kept(folder, split)
-    (listed, _) = CIRR(out, train_split=split)._read_paths(split)
+    (listed, _) = CIRRReader(out).read_paths(split)
     assert len(listed) == 8 and all((out / "img_raw" / path).is_file() for path in listed.values())
 
 

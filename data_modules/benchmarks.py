@@ -1,0 +1,233 @@
+"""The benchmarks as data modules: the settings of a run. What their files hold and how they are scored: their readers.
+
+A benchmark needs no class of its own here to be trained on: `CompositionDataModule` takes any reader.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from data_modules.base import CompositionDataModule, split_chosen_by
+from data_modules.circo import CIRCOReader, QueryText, SharedConceptSentence
+from data_modules.cirr import CIRRReader
+from data_modules.fashioniq import (
+    CATEGORIES,
+    CaptionText,
+    CategoryGallery,
+    FashionIQReader,
+    FirstAndSecond,
+    OriginalGallery,
+)
+from data_modules.genecis import TASKS, GeneCISReader
+from data_modules.lasco import LaSCoReader
+from data_modules.manifest import ManifestReader
+from data_modules.records import Evaluation
+from data_modules.scenes import ScenesReader
+from data_modules.scenes.writer import Size, write_scenes
+
+
+class CIRR(CompositionDataModule):
+    """CIRR, and everything else in its format: see `CIRRReader`.
+
+    Args:
+        root: folder with annotations and images.
+        train_split: split to train on.
+        val_splits: splits scored by ``validate``, and during ``fit``.
+        test_splits: splits scored by ``test``, and ranked by ``predict``. The labels of test1 are hidden.
+        options: see CompositionDataModule.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        train_split: str = "train",
+        val_splits: Sequence[str] = ("val",),
+        test_splits: Sequence[str] = ("test1",),
+        **options: Any,
+    ) -> None:
+        super().__init__(CIRRReader(root), train_split, val_splits=val_splits, test_splits=test_splits, **options)
+
+
+class CIRCO(CompositionDataModule):
+    """CIRCO for validate, test and predict: see `CIRCOReader`. It has no training split.
+
+    Args:
+        root: folder with annotations and images.
+        val_splits: splits scored by ``validate``.
+        test_splits: splits ranked by ``predict``. The labels of test are hidden, so ``test`` needs another split.
+        query_text: RelativeCaption, SharedConceptMagicLens or SharedConceptSentence (of the ConText-CIR authors).
+        exclude_reference: take the reference out of the gallery; the official metric keeps it in.
+        options: see CompositionDataModule.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        val_splits: Sequence[str] = ("val",),
+        test_splits: Sequence[str] = ("test",),
+        query_text: QueryText = SharedConceptSentence(),  # noqa: B008  (immutable; named in the saved config)
+        exclude_reference: bool = False,
+        **options: Any,
+    ) -> None:
+        reader = CIRCOReader(root, query_text, exclude_reference)
+        super().__init__(reader, train_split="train", val_splits=val_splits, test_splits=test_splits, **options)
+
+
+class FashionIQ(CompositionDataModule):
+    """FashionIQ: see `FashionIQReader`. Each category of a split is a split of its own, e.g. ``val_dress``.
+
+    Args:
+        root: folder with annotations and images.
+        train_categories: categories to train on.
+        val_splits: splits scored by ``validate``, and during ``fit``.
+        test_splits: splits scored by ``test``, and ranked by ``predict``. The targets of test are hidden: published
+            figures are those of the validation splits.
+        query_text: FirstAndSecond, SecondAndFirst or BothOrders, for evaluation.
+        train_text: the same for training; BothOrders trains on each triplet twice in an epoch.
+        gallery: OriginalGallery or VALGallery.
+        exclude_reference: take the reference out of the gallery; most published figures keep it in.
+        options: see CompositionDataModule.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        train_categories: Sequence[str] = CATEGORIES,
+        val_splits: Sequence[str] = ("val_dress", "val_shirt", "val_toptee"),
+        test_splits: Sequence[str] = ("test_dress", "test_shirt", "test_toptee"),
+        query_text: CaptionText = FirstAndSecond(),  # noqa: B008  (immutable; named in the saved config)
+        train_text: CaptionText = FirstAndSecond(),  # noqa: B008
+        gallery: CategoryGallery = OriginalGallery(),  # noqa: B008
+        exclude_reference: bool = False,
+        **options: Any,
+    ) -> None:
+        reader = FashionIQReader(root, train_categories, query_text, train_text, gallery, exclude_reference)
+        super().__init__(reader, train_split="train", val_splits=val_splits, test_splits=test_splits, **options)
+
+
+class LaSCo(CompositionDataModule):
+    """LaSCo: see `LaSCoReader`.
+
+    Args:
+        root: folder with annotations and images.
+        train_split: split to train on; its corpus isn't needed.
+        val_splits: splits scored by ``validate``, and during ``fit``.
+        test_splits: splits scored by ``test``, and ranked by ``predict``; there is no test split of its own.
+        exclude_reference: take the reference out of the gallery; by default it is kept in.
+        options: see CompositionDataModule.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        train_split: str = "train",
+        val_splits: Sequence[str] = ("val",),
+        test_splits: Sequence[str] = ("val",),
+        exclude_reference: bool = False,
+        **options: Any,
+    ) -> None:
+        reader = LaSCoReader(root, exclude_reference)
+        super().__init__(reader, train_split, val_splits=val_splits, test_splits=test_splits, **options)
+
+
+class GeneCIS(CompositionDataModule):
+    """GeneCIS for validate, test and predict: see `GeneCISReader`. Its tasks are splits; none is one to train on.
+
+    Args:
+        root: folder with annotations and images.
+        val_splits: tasks scored by ``validate``.
+        test_splits: tasks scored by ``test``, and ranked by ``predict``.
+        options: see CompositionDataModule.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        val_splits: Sequence[str] = TASKS,
+        test_splits: Sequence[str] = TASKS,
+        **options: Any,
+    ) -> None:
+        reader = GeneCISReader(root)
+        super().__init__(reader, train_split="train", val_splits=val_splits, test_splits=test_splits, **options)
+
+
+class Manifest(CompositionDataModule):
+    """Triplets of one's own: see `ManifestReader`.
+
+    Args:
+        root: folder that image paths are relative to; images may also be in its folders ``images`` and ``img_raw``.
+        file: manifest, relative to ``root``; ``{split}`` in it stands for the name of the split. None for the first of
+            ``SPLIT.jsonl``, ``SPLIT.json``, ``manifest.jsonl`` and ``manifest.json`` that exists.
+        gallery_file: JSON list of the image paths of the gallery, named likewise; None for all references and targets.
+        name: of the benchmark in results, and of the set in a `Mixture`.
+        train_split: split to train on.
+        val_splits: splits scored by ``validate``, and during ``fit``.
+        test_splits: splits scored by ``test``, and ranked by ``predict``.
+        exclude_reference: take the reference out of the gallery before ranking.
+        recall_at: cut-offs k of recall@k.
+        options: see CompositionDataModule.
+    """
+
+    reader: ManifestReader
+
+    def __init__(
+        self,
+        root: str | Path,
+        file: str | None = None,
+        gallery_file: str | None = None,
+        name: str = "manifest",
+        train_split: str = "train",
+        val_splits: Sequence[str] = ("val",),
+        test_splits: Sequence[str] = ("test",),
+        exclude_reference: bool = False,
+        recall_at: Sequence[int] = (1, 5, 10, 50, 100),
+        **options: Any,
+    ) -> None:
+        reader = ManifestReader(root, file, gallery_file, name, exclude_reference, recall_at)
+        super().__init__(reader, train_split, val_splits=val_splits, test_splits=test_splits, **options)
+
+    def read_evaluation(self, split: str) -> Evaluation:
+        """Return the protocol and queries of a split, which must not be what is trained on by another name."""
+        if split != self.train_split and self._training is not None:
+            with split_chosen_by("val_splits" if split in self.splits["val"] else "test_splits"):
+                self.reader.check_not_trained_on(split, self._training.file)
+        return super().read_evaluation(split)
+
+
+class Scenes(CompositionDataModule):
+    """Scenes, the benchmark that comes with the project: see `ScenesReader`.
+
+    Args:
+        root: folder of the benchmark; it is drawn there if it is new.
+        seed: of the benchmark; the same seed gives the same files.
+        size: how much to draw.
+        train_split: split to train on.
+        val_splits: splits scored by ``validate``, and during ``fit``.
+        test_splits: splits scored by ``test``, and ranked by ``predict``.
+        options: see CompositionDataModule.
+    """
+
+    reader: ScenesReader
+
+    def __init__(
+        self,
+        root: str | Path,
+        seed: int = 0,
+        size: Size = Size(),  # noqa: B008  (immutable; spelled out so that the saved config names it)
+        train_split: str = "train",
+        val_splits: Sequence[str] = ("val", "circo_val"),
+        test_splits: Sequence[str] = ("test", "test_unseen", "circo_test"),
+        **options: Any,
+    ) -> None:
+        super().__init__(ScenesReader(root), train_split, val_splits=val_splits, test_splits=test_splits, **options)
+        self.seed = seed
+        self.size = size
+
+    def prepare_data(self) -> None:
+        """Draw the benchmark unless it exists; Lightning calls this in one process of each node."""
+        write_scenes(self.root, self.seed, self.size, os.cpu_count() or 1)
+
+    def member_roles(self, split: str) -> dict[int, dict[str, str]]:
+        """Return, by query id, why each image is in the query's set; {} for splits that do not say so."""
+        return self.reader.read_roles(split)
