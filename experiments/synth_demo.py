@@ -92,11 +92,11 @@ def study_data(root: Path, size: Size, hand: Path, unlabelled: Path, synthetic: 
 
     def manifest(name: str, scenes: Path, file: Path) -> dict[str, Any]:
         arguments = {"root": str((scenes / TRAIN).resolve()), "file": str(file.resolve()), "name": name}
-        return {"class_path": "data_modules.manifest.Manifest", "init_args": arguments}
+        return {"class_path": "data_modules.Manifest", "init_args": arguments}
 
     benchmark = {"root": str(root.resolve()), "size": asdict(size)}
     sets = [
-        {"class_path": "data_modules.scenes.Scenes", "init_args": benchmark},
+        {"class_path": "data_modules.Scenes", "init_args": benchmark},
         manifest("hand_made", root, hand),
         manifest("synthetic", unlabelled, synthetic),
     ]

@@ -65,6 +65,5 @@ def check_phrases(part: TrainingSet | Evaluation, phrases: PhraseSource | None) 
         files = list(dict.fromkeys(origins[caption].file for caption in missing))
         raise InputError(
             f"{len(missing):,} of {len(origins):,} captions without phrases, the first in {origins[missing[0]]}: "
-            f"{phrases.complaint(missing[0], files)}",
-            setting="data.phrases",
+            f"{phrases.complaint(missing[0], files)}"
         )

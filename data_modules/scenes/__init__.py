@@ -31,7 +31,9 @@ class ScenesReader(CIRRReader):
     """
 
     benchmark = "scenes"
-    expected: ClassVar[Counts] = {split: {} for split in ("train", "val", "test", "test_unseen", "circo_val", "circo_test")}
+    expected: ClassVar[Counts] = {
+        split: {} for split in ("train", "val", "test", "test_unseen", "circo_val", "circo_test")
+    }
 
     def __init__(self, root: str | Path) -> None:
         super().__init__(root)

@@ -1,7 +1,11 @@
 """The check of a benchmark lists everything that is wrong with its files, records and numbers, and nothing else."""
 
+import importlib
 import json
+import pkgutil
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +13,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import data_modules
 from data_modules.checking.inspection import inspect
 from data_modules.readers import READERS
+from data_modules.reading.reader import BenchmarkReader
 from data_modules.scenes.writer import Size, write_scenes
 from experiments.check_data import main
 from tests.helpers.make_data import edited, make_circo, make_cirr, write_image, write_json
 
 CAPTIONS = "captions/cap.rc2.val.json"
+ROOT = Path(__file__).parents[2]
 
 
 def run(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str]:
@@ -99,6 +106,41 @@ def test_exactly_the_broken_records_are_found(
         good = set(range(24)) - set(found)
         assert broken <= set(found) <= broken | set(same_id)
         assert len({records[number]["id"] for number in good}) == len(good) == report.counts["train"]["triplets"]
+
+
+def test_all_problems_of_all_records_are_listed_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = make_cirr(tmp_path)
+    with edited(root / CAPTIONS) as records:
+        records[1] |= {"caption": 3, "reference": "nowhere", "img_set": {"id": "a"}}
+        records[2]["phrases"] = [{"start": 0, "end": 400}]
+        del records[4]["target_hard"]
+        records[5] = ["a list"]
+    report = report_of(capsys, "cirr", f"--root={root}", "--split=val")
+    file, listed_in = root / CAPTIONS, root / "image_splits" / "split.rc2.val.json"
+    assert sorted(of_kind(report, "record")) == [
+        f"record 1 (pairid 1001) of {file}: field caption must be a string, got 3",
+        f"record 1 (pairid 1001) of {file}: field img_set.id must be an integer, got 'a'",
+        f"record 1 (pairid 1001) of {file}: field img_set.members is missing",
+        f"record 1 (pairid 1001) of {file}: field reference names image 'nowhere', which is not in {listed_in}",
+        f"record 2 (pairid 1002) of {file}: field phrases.0 has span [0, 400) outside the caption "
+        "'show 4 bottles instead'",
+        f"record 4 (pairid 1011) of {file}: field target_hard is missing, but other records have it",
+        f"record 5 of {file}: must be an object, got ['a list']",
+    ]
+    assert report["splits"]["val"]["found"]["queries"] == 2
+
+
+@pytest.mark.parametrize("command", ["check_data", "convert", "phrases"])
+def test_commands_about_annotations_start_without_torch(command: str, tmp_path: Path) -> None:
+    root = make_cirr(tmp_path)
+    code = (
+        f"import sys, experiments.{command}\n"
+        f"from data_modules.readers import READERS\n"
+        f"assert len(READERS['cirr']({str(root)!r}).read_evaluation('val').records) == 6\n"
+        "print({'torch', 'lightning', 'open_clip', 'transformers'} & set(sys.modules))"
+    ).replace("experiments.phrases", "experiments.phrases.__main__")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
 
 
 def test_a_file_that_is_missing_beside_broken_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -202,6 +244,18 @@ def test_the_official_genecis_tasks_have_the_official_numbers(shared: Path) -> N
     assert {problem.kind for problem in report.problems} == {"layout"}
 
 
+def test_every_reader_of_the_project_is_known_by_name() -> None:
+    names = [module.name for module in pkgutil.walk_packages(data_modules.__path__, "data_modules.")]
+    modules = [importlib.import_module(name) for name in names]
+    readers = {
+        value
+        for module in modules
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, BenchmarkReader) and value is not BenchmarkReader
+    }
+    assert len(readers) == 7 and readers == set(READERS.values())
+
+
 def test_every_benchmark_has_its_numbers() -> None:
     assert all(name == reader.benchmark for name, reader in READERS.items()) and len(READERS) == 7
     assert {name for name, reader in READERS.items() if not reader.expected} == {"manifest"}
@@ -215,7 +269,11 @@ def test_every_benchmark_has_its_numbers() -> None:
 
 @pytest.mark.parametrize(
     ("args", "words"),
-    [(["cirr", "--file=x.json"], "only a manifest has a file of its own, not cirr (--file)"), (["cirr", "--split"], ""), (["nlvr"], "")],
+    [
+        (["cirr", "--file=x.json"], "only a manifest has a file of its own, not cirr (--file)"),
+        (["cirr", "--split"], ""),
+        (["nlvr"], ""),
+    ],
 )
 def test_mistakes_on_the_command_line(
     args: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

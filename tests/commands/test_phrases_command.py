@@ -229,7 +229,9 @@ def test_a_run_that_is_going_on_is_not_joined(captions: Path, tmp_path: Path) ->
         (b'["words", "none", "2", "the first 9"]\n', "what words 2, model none, the first 9 has parsed so far"),
     ],
 )
-def test_an_unfinished_run_that_can_not_be_resumed_is_an_error(content: bytes, words: str, captions: Path, tmp_path: Path) -> None:
+def test_an_unfinished_run_that_can_not_be_resumed_is_an_error(
+    content: bytes, words: str, captions: Path, tmp_path: Path
+) -> None:
     (tmp_path / "bank.part").mkdir()
     batches_of(tmp_path / "bank").write_bytes(content)
     message = error_of("--captions", captions, *PARSER, "--out", tmp_path / "bank")

@@ -153,7 +153,7 @@ def test_worker_processes_find_what_one_process_finds(whole_cirr: Path, tmp_path
 def test_a_killed_worker_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = make_cirr(tmp_path, sets=11)
     monkeypatch.setattr(image_check, "_load", _die)
-    with pytest.raises(ValueError, match="a worker process was killed.*--workers 1"):
+    with pytest.raises(ValueError, match=r"a worker process was killed.*use 1 \(workers\)"):
         inspect("cirr", root, ["val"], workers=2)
 
 

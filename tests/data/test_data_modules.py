@@ -202,7 +202,7 @@ def test_configs_name_every_option(tmp_path: Path) -> None:
     assert isinstance(data.order, GroupedByImageSet) and data.order.seed == 4
     assert data.splits["val"] == ("val", "train")
     data = instantiate("--data=CIRCO", f"--data.root={tmp_path}", "--data.query_text=RelativeCaption")
-    assert isinstance(data, CIRCO) and isinstance(data.query_text, RelativeCaption)
+    assert isinstance(data, CIRCO) and isinstance(data.reader.query_text, RelativeCaption)
     assert isinstance(data.order, Shuffled) and data.preprocess is None
 
 

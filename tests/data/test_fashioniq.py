@@ -67,5 +67,5 @@ def test_configs_name_the_choices(tmp_path: Path) -> None:
     parser.add_subclass_arguments(LightningDataModule, "data")
     flags = ["--data=FashionIQ", f"--data.root={tmp_path}", "--data.query_text=BothOrders", "--data.gallery=VALGallery"]
     data = parser.instantiate(parser.parse_args(flags)).data
-    assert isinstance(data.query_text, BothOrders) and isinstance(data.gallery, VALGallery)
-    assert isinstance(data.train_text, FirstAndSecond) and data.splits["val"] == tuple(VAL)
+    assert isinstance(data.reader.query_text, BothOrders) and isinstance(data.reader.gallery, VALGallery)
+    assert isinstance(data.reader.train_text, FirstAndSecond) and data.splits["val"] == tuple(VAL)

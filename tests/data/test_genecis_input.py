@@ -59,7 +59,9 @@ def test_a_missing_image_is_named(tmp_path: Path) -> None:
         GeneCIS(root, num_workers=0, preprocess=preprocess).val_dataloader()
     for file in root.rglob("VG_100K*/*.jpg"):
         file.unlink()
-    with pytest.raises(FileNotFoundError, match=r"no images: looked for .*\.jpg and \d+ others in .*VG_100K.*\(data\.root\)"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no images: looked for .*\.jpg and \d+ others in .*VG_100K.*\(data\.root\)"
+    ):
         GeneCIS(root, num_workers=0, preprocess=preprocess).val_dataloader()
 
 

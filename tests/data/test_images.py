@@ -125,4 +125,4 @@ def test_no_images_at_all_lists_what_was_tried(tmp_path: Path) -> None:
         find_images([tmp_path / "a", tmp_path / "b"], LISTED)
     message = one_line(caught.value)
     assert str(tmp_path / "a") in message and str(tmp_path / "b") in message
-    assert "train/0/i0.png" in message and "--data.root" in message
+    assert "train/0/i0.png" in message and message.endswith("(data.root)")

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_modules.scenes import Scenes, writer
+from data_modules import Scenes
+from data_modules.scenes import writer
 from data_modules.scenes.records import draw_base
 from data_modules.scenes.render import SIDE, render
 from data_modules.scenes.writer import Size, write_scenes

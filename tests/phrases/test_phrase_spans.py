@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from open_clip.tokenizer import get_clean_fn
 
 from contextcir.phrases.constituency import candidates
 from contextcir.phrases.parser import clean, whole_characters
@@ -27,6 +28,12 @@ CAPTIONS = [
 ]
 ODD = "ab éé1'.(-İﬁΣ猫🐶👍🏽\u200d🇫🇷\u0301\ufe0f\ud800&;\x81\n"
 TEXT = st.text(st.sampled_from(ODD) | st.characters(), max_size=40)
+
+
+@settings(max_examples=300, deadline=None)
+@given(TEXT | st.text() | st.sampled_from(CAPTIONS) | st.sampled_from([" &amp;amp; ", "&lt;B&gt;", "\xa0\u2028 x", ""]))
+def test_cleaning_is_that_of_the_tokenizer(caption: str) -> None:
+    assert clean(caption) == get_clean_fn("lower")(caption)
 
 
 def parsed(text: str, cuts: list[int], first: int, end: int) -> tuple[SimpleNamespace, int, int]:

@@ -13,7 +13,7 @@ from contextcir.synthesis.outputs.manifest import write_manifest
 from contextcir.synthesis.outputs.sheet import EmbeddedImages, LinkedImages, write_sheet
 from contextcir.synthesis.records import Description, Failure, Instruction, Pair, Verdict
 from contextcir.synthesis.store import Shard, shard_path
-from data_modules.manifest import Manifest
+from data_modules import Manifest
 from tests.helpers.make_data import write_image
 from tests.helpers.word_parser import WordParser
 
