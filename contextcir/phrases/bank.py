@@ -38,13 +38,13 @@ PROBE = (
 class About(NamedTuple):
     """The metadata of a bank.
 
-    ``arguments``: of the command that parsed, e.g. ``--parser=stanza``. ``count``: number of captions. ``shard``: which
+    ``arguments``: of the command that parsed, e.g. ``--parser=stanza``. ``captions``: their number. ``shard``: which
     part of how many, counted from 0; None for a whole bank.
     """
 
     key: ParserKey
     arguments: str
-    count: int
+    captions: int
     shard: tuple[int, int] | None = None
 
 
@@ -80,7 +80,7 @@ class PhraseBank:
         return self._about
 
     def __len__(self) -> int:
-        return self.about.count
+        return self.about.captions
 
     def __contains__(self, caption: str) -> bool:
         return self._row(caption) is not None
@@ -180,7 +180,7 @@ def write_bank(path: Path, rows: Rows, about: About) -> About:
     Args:
         path: the file; one that is there is replaced when the new one is complete.
         rows: captions, each once and in the order of their UTF-8 bytes, and their phrases.
-        about: its metadata; ``count`` is ignored.
+        about: its metadata; ``captions`` is ignored.
 
     Raises:
         InputError: if it can't be written.
@@ -206,8 +206,14 @@ def write_bank(path: Path, rows: Rows, about: About) -> About:
         connection.execute("CREATE TABLE about (told TEXT)")
         connection.execute("CREATE TABLE phrases (caption BLOB PRIMARY KEY, spans BLOB NOT NULL) WITHOUT ROWID")
         connection.executemany("INSERT INTO phrases VALUES (?, ?)", packed())
-        about = about._replace(count=count)
-        metadata = {**about._asdict(), "key": list(about.key), "cleaning": clean(PROBE)}
+        about = about._replace(captions=count)
+        metadata = {
+            "key": list(about.key),
+            "arguments": about.arguments,
+            "count": about.captions,
+            "shard": about.shard,
+            "cleaning": clean(PROBE),
+        }
         connection.execute("INSERT INTO about VALUES (?)", (json.dumps(metadata),))
         connection.execute("COMMIT")
         connection.close()

@@ -160,7 +160,7 @@ def _parse(typed: Sequence[str]) -> None:
     workers = settings.workers or len(os.sched_getaffinity(0))
     about = fill(chosen, parser, About(parser.key, _arguments(typed), 0, shard), out, workers, settings.batch)
     print(
-        f"{about.count:,} captions in {out} ({out.stat().st_size / 1e6:.1f} MB): {_shard_name(shard)}, by {about.key}"
+        f"{about.captions:,} captions in {out} ({out.stat().st_size / 1e6:.1f} MB): {_shard_name(shard)}, by {about.key}"
     )
     if shard is not None:
         all_shards = shlex.quote(str(settings.out)) + f".shard-*-of-{shard[1]}"
@@ -173,7 +173,7 @@ def _merge(typed: Sequence[str]) -> None:
     parser.add_argument("shards", type=Path, nargs="+", help="banks")
     settings = parser.parse_args(typed)
     about = merge(settings.out, settings.shards)
-    print(f"{about.count:,} captions in {settings.out} ({settings.out.stat().st_size / 1e6:.1f} MB), by {about.key}")
+    print(f"{about.captions:,} captions in {settings.out} ({settings.out.stat().st_size / 1e6:.1f} MB), by {about.key}")
 
 
 def _list(typed: Sequence[str]) -> None:

@@ -151,5 +151,5 @@ def test_scenes_name_the_roles_of_all_members_but_target_and_reference(tmp_path:
     records = json.loads(file.read_text())
     records[1]["roles"] = {"x": 3}
     file.write_text(json.dumps(records))
-    with pytest.raises(ValueError, match=r"record 1 \(pairid .*field roles must hold strings, got 3 for x"):
+    with pytest.raises(ValueError, match=r"record 1 \(pairid .*field roles\.x must be a string, got 3"):
         data.member_roles("val")

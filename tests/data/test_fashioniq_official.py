@@ -70,10 +70,10 @@ def test_official_protocol(official: Path) -> None:
 
 def test_official_training_triplets(official: Path) -> None:
     once, twice = FashionIQ(official), FashionIQ(official, train_text=BothOrders())
-    records, paths, source = once.read_training()
+    records, paths, _ = once.read_training()
     assert len(records) == 18000 == 5985 + 5988 + 6027
     assert {name for record in records for name in (record.reference, record.target)} == set(paths)
-    assert source.name(5985, records[5985].id).endswith("cap.shirt.train.json")
+    assert str(records[5985].origin).endswith("cap.shirt.train.json")
     assert len(twice.read_training().records) == 36000
     only = FashionIQ(official, train_categories=["toptee"]).read_training()
     assert len(only.records) == 6027 and only.records[0] == records[-6027]._replace(id=0)

@@ -49,7 +49,7 @@ spans = st.lists(st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1))
 def test_any_text_comes_back(tmp_path_factory: pytest.TempPathFactory, content: dict[str, list]) -> None:
     path = tmp_path_factory.mktemp("bank") / "bank"
     rows = [(caption, tuple(Span(*span) for span in content[caption])) for caption in sorted(content, key=byte_order)]
-    assert write_bank(path, rows, ABOUT).count == len(content)
+    assert write_bank(path, rows, ABOUT).captions == len(content)
     assert list(PhraseBank(path).rows()) == rows
     for caption, found in rows:
         assert PhraseBank(path).phrases(caption) == found
