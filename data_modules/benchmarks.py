@@ -32,30 +32,21 @@ class CIRR(CompositionDataModule):
 
     Args:
         root: folder with annotations and images.
-        train_split: split to train on.
-        val_splits: splits scored by ``validate``, and during ``fit``.
         test_splits: splits scored by ``test``, and ranked by ``predict``. The labels of test1 are hidden.
         options: see CompositionDataModule.
     """
 
-    def __init__(
-        self,
-        root: str | Path,
-        train_split: str = "train",
-        val_splits: Sequence[str] = ("val",),
-        test_splits: Sequence[str] = ("test1",),
-        **options: Any,
-    ) -> None:
-        super().__init__(CIRRReader(root), train_split, val_splits=val_splits, test_splits=test_splits, **options)
+    def __init__(self, root: str | Path, test_splits: Sequence[str] = ("test1",), **options: Any) -> None:
+        super().__init__(CIRRReader(root), test_splits=test_splits, **options)
 
 
 class CIRCO(CompositionDataModule):
     """CIRCO for validate, test and predict: see `CIRCOReader`. It has no training split.
 
+    The labels of test are hidden, so ``test`` needs another split.
+
     Args:
         root: folder with annotations and images.
-        val_splits: splits scored by ``validate``.
-        test_splits: splits ranked by ``predict``. The labels of test are hidden, so ``test`` needs another split.
         query_text: RelativeCaption, SharedConceptMagicLens or SharedConceptSentence (of the ConText-CIR authors).
         exclude_reference: take the reference out of the gallery; the official metric keeps it in.
         options: see CompositionDataModule.
@@ -64,14 +55,11 @@ class CIRCO(CompositionDataModule):
     def __init__(
         self,
         root: str | Path,
-        val_splits: Sequence[str] = ("val",),
-        test_splits: Sequence[str] = ("test",),
         query_text: QueryText = SharedConceptSentence(),  # noqa: B008  (immutable; named in the saved config)
         exclude_reference: bool = False,
         **options: Any,
     ) -> None:
-        reader = CIRCOReader(root, query_text, exclude_reference)
-        super().__init__(reader, train_split="train", val_splits=val_splits, test_splits=test_splits, **options)
+        super().__init__(CIRCOReader(root, query_text, exclude_reference), train_split="train", **options)
 
 
 class FashionIQ(CompositionDataModule):
@@ -111,8 +99,6 @@ class LaSCo(CompositionDataModule):
 
     Args:
         root: folder with annotations and images.
-        train_split: split to train on; its corpus isn't needed.
-        val_splits: splits scored by ``validate``, and during ``fit``.
         test_splits: splits scored by ``test``, and ranked by ``predict``; there is no test split of its own.
         exclude_reference: take the reference out of the gallery; by default it is kept in.
         options: see CompositionDataModule.
@@ -121,14 +107,11 @@ class LaSCo(CompositionDataModule):
     def __init__(
         self,
         root: str | Path,
-        train_split: str = "train",
-        val_splits: Sequence[str] = ("val",),
         test_splits: Sequence[str] = ("val",),
         exclude_reference: bool = False,
         **options: Any,
     ) -> None:
-        reader = LaSCoReader(root, exclude_reference)
-        super().__init__(reader, train_split, val_splits=val_splits, test_splits=test_splits, **options)
+        super().__init__(LaSCoReader(root, exclude_reference), test_splits=test_splits, **options)
 
 
 class GeneCIS(CompositionDataModule):
@@ -161,9 +144,6 @@ class Manifest(CompositionDataModule):
             ``SPLIT.jsonl``, ``SPLIT.json``, ``manifest.jsonl`` and ``manifest.json`` that exists.
         gallery_file: JSON list of the image paths of the gallery, named likewise; None for all references and targets.
         name: of the benchmark in results, and of the set in a `Mixture`.
-        train_split: split to train on.
-        val_splits: splits scored by ``validate``, and during ``fit``.
-        test_splits: splits scored by ``test``, and ranked by ``predict``.
         exclude_reference: take the reference out of the gallery before ranking.
         recall_at: cut-offs k of recall@k.
         options: see CompositionDataModule.
@@ -177,15 +157,11 @@ class Manifest(CompositionDataModule):
         file: str | None = None,
         gallery_file: str | None = None,
         name: str = "manifest",
-        train_split: str = "train",
-        val_splits: Sequence[str] = ("val",),
-        test_splits: Sequence[str] = ("test",),
         exclude_reference: bool = False,
         recall_at: Sequence[int] = (1, 5, 10, 50, 100),
         **options: Any,
     ) -> None:
-        reader = ManifestReader(root, file, gallery_file, name, exclude_reference, recall_at)
-        super().__init__(reader, train_split, val_splits=val_splits, test_splits=test_splits, **options)
+        super().__init__(ManifestReader(root, file, gallery_file, name, exclude_reference, recall_at), **options)
 
     def read_evaluation(self, split: str) -> Evaluation:
         """Return the protocol and queries of a split, which must not be what is trained on by another name."""
@@ -202,7 +178,6 @@ class Scenes(CompositionDataModule):
         root: folder of the benchmark; it is drawn there if it is new.
         seed: of the benchmark; the same seed gives the same files.
         size: how much to draw.
-        train_split: split to train on.
         val_splits: splits scored by ``validate``, and during ``fit``.
         test_splits: splits scored by ``test``, and ranked by ``predict``.
         options: see CompositionDataModule.
@@ -215,12 +190,11 @@ class Scenes(CompositionDataModule):
         root: str | Path,
         seed: int = 0,
         size: Size = Size(),  # noqa: B008  (immutable; spelled out so that the saved config names it)
-        train_split: str = "train",
         val_splits: Sequence[str] = ("val", "circo_val"),
         test_splits: Sequence[str] = ("test", "test_unseen", "circo_test"),
         **options: Any,
     ) -> None:
-        super().__init__(ScenesReader(root), train_split, val_splits=val_splits, test_splits=test_splits, **options)
+        super().__init__(ScenesReader(root), val_splits=val_splits, test_splits=test_splits, **options)
         self.seed = seed
         self.size = size
 

@@ -107,7 +107,7 @@ class Mixture(CompositionDataModule):
 
 
 class WeightedOrder(TrainingOrder):
-    """Draws an epoch's triplets from the sets by their weights, and leaves their order to another one.
+    """Draws an epoch's triplets from the sets by their weights; another order arranges the drawn ones.
 
     Args:
         order: what order the drawn triplets are in; its seed is that of the draw too.

@@ -1,4 +1,4 @@
-"""The gallery of an evaluation: every image goes to one rank, and what a store has embeddings of is not loaded."""
+"""The gallery of an evaluation: every image goes to one rank, and images with stored embeddings are not loaded."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -15,10 +15,10 @@ Collate = Callable[[Sequence[Any]], Any]
 
 
 class GallerySampler(DistributedSampler):
-    """Deals the images to the ranks like cards, each one once; a rank may get none.
+    """Distributes the images over the ranks in turn, each one once; a rank may get none.
 
-    It is a `DistributedSampler` because Lightning leaves only those alone: its own would repeat images, so that all
-    ranks have equally many.
+    It is a `DistributedSampler` because Lightning replaces any other sampler by its own, which repeats images so that
+    all ranks have equally many.
     """
 
     def __init__(self, size: int, replicas: int = 1, rank: int = 0) -> None:
@@ -38,7 +38,7 @@ class StoredItem(NamedTuple):
 
 
 class StoredGallery(Dataset[GalleryItem | StoredItem]):
-    """A gallery whose items are embeddings as far as a store has them, else images.
+    """A gallery whose items are embeddings where a store has them, else images.
 
     Args:
         gallery: the images.
@@ -56,7 +56,7 @@ class StoredGallery(Dataset[GalleryItem | StoredItem]):
         return len(self.gallery)
 
     def refresh(self) -> None:
-        """Look up what there is for the weights and the files as they are now."""
+        """Open the stored embeddings that match the current weights and files."""
         images, names = self.gallery.images, self.gallery.names
         paths = {name: images.paths[name] for name in names}
         self.features = self.store.open(self.split, paths, images.states(names), self.gallery.preprocess)
@@ -86,10 +86,10 @@ class StoredGallery(Dataset[GalleryItem | StoredItem]):
 
 
 class StoredGalleryLoader(DataLoader):
-    """Loader of a `StoredGallery` that asks the store when its first batch is asked for, and not before.
+    """Loader of a `StoredGallery` that opens the store when its first batch is taken, and not before.
 
     Trainers make iterators early: before callbacks put averaged weights into the model, or even before training.
-    Workers start after the store was asked, and so know its answer.
+    Workers start after the store was opened, and so inherit it.
     """
 
     dataset: StoredGallery

@@ -103,8 +103,8 @@ def find_images(folders: Sequence[Path], paths: Mapping[str, str]) -> ImageStore
     """Return the store of the images that ``paths`` lists, wherever and however a user has unpacked them.
 
     Tries the folders in turn, each with the listed path, with all sub-folders below the first left out, and with the
-    file name alone; and each of these with the listed extension, ``.png`` and ``.jpg``. Looks for three files, and for
-    more of them only where all three are missing.
+    file name alone; and each of these with the listed extension, ``.png`` and ``.jpg``. Three files are probed, and
+    sixty only where all three are missing.
 
     Raises:
         MissingFileError: if none of them is found in any folder; the message lists what was tried.
