@@ -138,10 +138,7 @@ class CIRCOReader(BenchmarkReader):
     which every metric is repeated; the official figure of an aspect is its mAP@10. Optional ``phrases`` have their
     spans in the relative caption.
 
-    Args:
-        root: folder with annotations and images.
-        query_text: how the text of a query is made.
-        exclude_reference: take the reference out of the gallery; the official metric keeps it in.
+    The arguments are explained in `data_modules.benchmarks.CIRCO`.
     """
 
     benchmark = "circo"

@@ -143,13 +143,7 @@ class FashionIQReader(BenchmarkReader):
     ``val_mean_recall``. Many of the images have disappeared from the web. Training and evaluation refuse to start
     without them, and name them, unless ``allow_missing`` is set.
 
-    Args:
-        root: folder with annotations and images.
-        train_categories: categories to train on.
-        query_text: how the texts of a query are made, for evaluation.
-        train_text: the same for training.
-        gallery: which gallery a category has.
-        exclude_reference: take the reference out of the gallery; most published figures keep it in.
+    The arguments are explained in `data_modules.benchmarks.FashionIQ`.
     """
 
     benchmark = "fashioniq"

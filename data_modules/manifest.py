@@ -71,14 +71,7 @@ class ManifestReader(BenchmarkReader):
 
     Scored by recall on the whole gallery: all references and targets of the split, or the images that a file lists.
 
-    Args:
-        root: folder that image paths are relative to; images may also be in its folders ``images`` and ``img_raw``.
-        file: manifest, relative to ``root``; ``{split}`` in it stands for the name of the split. None for the first of
-            ``SPLIT.jsonl``, ``SPLIT.json``, ``manifest.jsonl`` and ``manifest.json`` that exists.
-        gallery_file: JSON list of the image paths of the gallery, named likewise; None for all references and targets.
-        name: of the benchmark in results.
-        exclude_reference: take the reference out of the gallery before ranking.
-        recall_at: cut-offs k of recall@k.
+    The arguments are explained in `data_modules.benchmarks.Manifest`.
     """
 
     benchmark = "manifest"

@@ -159,9 +159,8 @@ def _parse(typed: Sequence[str]) -> None:
     out = settings.out if shard is None else _shard_path(settings.out, *shard)
     workers = settings.workers or len(os.sched_getaffinity(0))
     about = fill(chosen, parser, About(parser.key, _arguments(typed), 0, shard), out, workers, settings.batch)
-    print(
-        f"{about.captions:,} captions in {out} ({out.stat().st_size / 1e6:.1f} MB): {_shard_name(shard)}, by {about.key}"
-    )
+    megabytes = out.stat().st_size / 1e6
+    print(f"{about.captions:,} captions in {out} ({megabytes:.1f} MB): {_shard_name(shard)}, by {about.key}")
     if shard is not None:
         all_shards = shlex.quote(str(settings.out)) + f".shard-*-of-{shard[1]}"
         print(f"when all shards are done: python -m experiments.phrases merge --out {settings.out} {all_shards}")
