@@ -171,12 +171,13 @@ class CIRRReader(BenchmarkReader):
         )
         return Evaluation(protocol, records, paths)
 
-    def read_pairs(self, split: str) -> list[tuple[QueryRecord, list[str], dict[str, str]]]:
-        """Return the triplets of a split, with the members of their image sets and the paths of all images."""
+    def read_pairs(self, split: str) -> tuple[list[tuple[QueryRecord, list[str]]], dict[str, str]]:
+        """Return the triplets of a split, each with the members of its image set, and the paths of all images."""
         paths, listed_in = self.read_paths(split)
         file = self.open_captions(split, CIRRQuery, Listed(paths, listed_in))
         file.require("target_hard", lambda record: record.target_hard, ": there are no pairs")
-        return [(record, file[at].img_set.members, paths) for at, record in file.build(CIRRQuery.query).items()]
+        queries = file.build(CIRRQuery.query)
+        return [(record, file[position].img_set.members) for position, record in queries.items()], paths
 
     def open_captions(self, split: str, model: type[CIRRRecord], listed: Listed) -> AnnotationFile[Any]:
         """Return the captions of a split, validated by a model."""

@@ -65,7 +65,8 @@ class CIRRPairs(SetPairs):
         self.split = split
 
     def read(self) -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
-        for record, members, paths in self.reader.read_pairs(self.split):
+        pairs, paths = self.reader.read_pairs(self.split)
+        for record, members in pairs:
             target = paths[str(record.target)]
             yield str(record.origin), paths[record.reference], target, tuple(paths[name] for name in members)
 
