@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DistributedSampler
 
 from contextcir.batch import GalleryBatch, QueryBatch, TripletBatch
-from data_modules import CIRCO, CIRR, GroupedByImageSet, RelativeCaption, Shuffled
+from data_modules import CIRCO, CIRR, CompositionDataModule, GroupedByImageSet, RelativeCaption, Shuffled
 from tests.helpers.make_data import colour_of, edited, make_circo, make_cirr, preprocess
 
 SETS = [0, 0, 0, 1, 1, None, 2, 2, 2, None, 3, 3]
@@ -204,6 +204,13 @@ def test_configs_name_every_option(tmp_path: Path) -> None:
     data = instantiate("--data=CIRCO", f"--data.root={tmp_path}", "--data.query_text=RelativeCaption")
     assert isinstance(data, CIRCO) and isinstance(data.reader.query_text, RelativeCaption)
     assert isinstance(data.order, Shuffled) and data.preprocess is None
+
+
+def test_a_reader_is_all_that_a_benchmark_needs(tmp_path: Path) -> None:
+    root = make_cirr(tmp_path)
+    data = instantiate("--data=CompositionDataModule", "--data.reader=CIRRReader", f"--data.reader.root={root}")
+    assert type(data) is CompositionDataModule and data.root == root and data.benchmark == "cirr"
+    assert data.protocols("val") == CIRR(root).protocols("val") and data.read_training() == CIRR(root).read_training()
 
 
 def test_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> None:
