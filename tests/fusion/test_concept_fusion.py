@@ -120,7 +120,7 @@ def test_a_phrase_alone_is_a_caption_whose_only_concept_is_itself(model: Context
     for context, isolated in zip(maps.context, maps.isolated, strict=True):
         torch.testing.assert_close(isolated[maps.alone], context)
     assert torch.equal(maps.isolated_tokens[maps.alone], maps.context_tokens)
-    assert model.concept.of(maps) < 1e-12
+    assert model.concept.from_maps(maps) < 1e-12
 
 
 def test_a_phrase_is_the_key_of_its_concept(model: ContextCIR) -> None:
@@ -143,7 +143,8 @@ def test_phrases_without_tokens_have_no_key_and_no_influence(model: ContextCIR) 
     assert maps.context_tokens.any(1).tolist() == [True, True, False, True, True, True, True]
     assert maps.isolated_tokens.any(1)[maps.alone].tolist() == maps.context_tokens.any(1).tolist()
     torch.testing.assert_close(
-        model.concept.of(maps), model.concept.of(ConceptReading(model.fusion, features[0]).detached_maps())
+        model.concept.from_maps(maps),
+        model.concept.from_maps(ConceptReading(model.fusion, features[0]).detached_maps()),
     )
 
 

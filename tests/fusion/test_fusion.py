@@ -98,9 +98,9 @@ def test_attention_alone_gives_the_maps_of_the_whole():
 def test_a_block_for_few_tokens_equals_the_block():
     block = randomised(FusionBlock(16, 12, heads=4, dropout=0.0))
     image, text = features()
-    expected, found = (f(image.tokens, text.tokens, text.valid) for f in (block, block.few))
+    expected, found = (f(image.tokens, text.tokens, text.valid) for f in (block, block.forward_folded))
     torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(block.few_maps(image.tokens, text.tokens, text.valid), expected[1])
+    torch.testing.assert_close(block.maps_folded(image.tokens, text.tokens, text.valid), expected[1])
     gradients = []
     for result, maps in (expected, found):
         block.zero_grad()
@@ -120,7 +120,8 @@ def test_a_block_for_few_tokens_rounds_no_worse():
     exact = block(image, text, valid)[1]
     single = block.float()
     errors = [
-        (f(image.float(), text.float(), valid)[1].double() - exact).abs().max() for f in (single.forward, single.few)
+        (f(image.float(), text.float(), valid)[1].double() - exact).abs().max()
+        for f in (single.forward, single.forward_folded)
     ]
     assert exact.std() > 0.05 and errors[1] < max(2 * errors[0], 2e-7) and errors[0] < 2e-6
 

@@ -18,13 +18,13 @@ LOSSES = {
 def value(loss: ConceptLoss, maps: ConceptMaps) -> Tensor:
     """The loss of maps. The one that compares with places on the image, not with a map alone, gets that for places."""
     if not isinstance(loss, GroundedConsistency):
-        return loss.of(maps)
+        return loss.from_maps(maps)
     found = maps.context_tokens.any(dim=1)
     context = phrase_maps(maps.context, maps.owner[found], maps.context_tokens[found])
     if not found.any():
-        return loss.of(context, context)
+        return loss.consistency(context, context)
     rows = maps.alone[found]
-    return loss.of(context, shares(phrase_maps(maps.isolated, rows, maps.isolated_tokens[rows])))
+    return loss.consistency(context, shares(phrase_maps(maps.isolated, rows, maps.isolated_tokens[rows])))
 
 
 def attention(rows: int, tokens: int, generator: torch.Generator) -> tuple[Tensor, ...]:

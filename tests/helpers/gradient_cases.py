@@ -7,9 +7,7 @@ import torch
 from torch import Tensor
 
 from contextcir.batch import Phrases, QueryBatch, TripletBatch
-from contextcir.fusion.baselines import Sum
-from contextcir.fusion.concept_attention import ConceptAttentionFusion
-from contextcir.fusion.cross_attention import CrossAttentionFusion, Fusion
+from contextcir.fusion import ConceptAttentionFusion, CrossAttentionFusion, Fusion, Sum
 from contextcir.losses.contrastive import InfoNCE, LearnedTemperatureInfoNCE
 from contextcir.losses.text_cc import ConceptLoss, SpatialConsistency, TextConceptConsistency
 from contextcir.training.encoding import WholeBatch

@@ -38,7 +38,7 @@ def naive_loss(given: ConceptMaps, epsilon: float) -> float:
 @pytest.mark.parametrize("epsilon", [0.0, 0.05, 0.1])
 def test_it_equals_loops_over_phrases_patches_and_tokens(epsilon):
     given = maps([0, 2, 2, 1])
-    found = TextConceptConsistency(epsilon=epsilon).of(given)
+    found = TextConceptConsistency(epsilon=epsilon).from_maps(given)
     assert found > 0
     torch.testing.assert_close(found.item(), naive_loss(given, epsilon))
 
@@ -46,14 +46,14 @@ def test_it_equals_loops_over_phrases_patches_and_tokens(epsilon):
 def test_phrases_without_a_token_in_their_caption_are_left_out():
     given = maps([0, 2, 2, 1])
     given.context_tokens[1] = False
-    torch.testing.assert_close(TextConceptConsistency().of(given).item(), naive_loss(given, 0.0))
+    torch.testing.assert_close(TextConceptConsistency().from_maps(given).item(), naive_loss(given, 0.0))
     assert naive_loss(given, 0.0) != naive_loss(maps([0, 2, 2, 1]), 0.0)
 
 
 @pytest.mark.parametrize("alone", ["empty maps", "no maps"])
 def test_without_phrases_it_is_zero_and_can_be_differentiated(alone):
     given = maps([])
-    loss = TextConceptConsistency().of(given if alone == "empty maps" else given._replace(isolated=()))
+    loss = TextConceptConsistency().from_maps(given if alone == "empty maps" else given._replace(isolated=()))
     assert loss.item() == 0.0
     loss.backward()
     assert all((layer.grad == 0).all() for layer in given.context)
@@ -62,14 +62,14 @@ def test_without_phrases_it_is_zero_and_can_be_differentiated(alone):
 def test_without_any_phrase_found_it_is_zero():
     given = maps([0, 1])
     given.context_tokens[:] = False
-    loss = TextConceptConsistency().of(given)
+    loss = TextConceptConsistency().from_maps(given)
     loss.backward()
     assert loss.item() == 0.0 and all((layer.grad == 0).all() for layer in given.context)
 
 
 def test_only_the_context_side_gets_a_gradient_and_only_for_patches():
     given = maps([0, 2])
-    TextConceptConsistency().of(given).backward()
+    TextConceptConsistency().from_maps(given).backward()
     assert all(layer.grad is None for layer in given.isolated)
     for layer in given.context:
         assert (
@@ -81,14 +81,14 @@ def test_equal_attention_costs_nothing():
     given = maps([0, 1])
     same = tuple(layer[:2] for layer in given.context)
     given = given._replace(isolated=same, isolated_tokens=given.context_tokens)
-    assert TextConceptConsistency().of(given).item() == 0.0
+    assert TextConceptConsistency().from_maps(given).item() == 0.0
 
 
 def test_rounding_errors_between_equal_maps_have_no_gradient():
     given = maps([0, 1])
     nearly = tuple(layer[:2].detach() + 1e-8 * torch.randn(2, HEADS, VISION, TEXT) for layer in given.context)
     given = given._replace(isolated=nearly, isolated_tokens=given.context_tokens)
-    loss = TextConceptConsistency().of(given)
+    loss = TextConceptConsistency().from_maps(given)
     loss.backward()
     assert loss.item() == 0.0 and all((layer.grad == 0).all() for layer in given.context)
 
@@ -96,7 +96,9 @@ def test_rounding_errors_between_equal_maps_have_no_gradient():
 def test_the_weight_is_left_to_the_caller():
     given = maps([0, 1])
     assert TextConceptConsistency(weight=0.08).weight == 0.08
-    assert torch.equal(TextConceptConsistency(weight=0.08).of(given), TextConceptConsistency(weight=3.0).of(given))
+    assert torch.equal(
+        TextConceptConsistency(weight=0.08).from_maps(given), TextConceptConsistency(weight=3.0).from_maps(given)
+    )
 
 
 def test_a_phrase_map_is_a_mean_over_its_tokens():

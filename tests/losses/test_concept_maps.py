@@ -2,7 +2,7 @@
 
 import torch
 
-from contextcir.losses.maps import among_words, ends_of
+from contextcir.losses.maps import ends_of, without_gradient_to_ends
 
 
 def test_ends_are_the_first_and_the_last_of_the_valid_tokens() -> None:
@@ -15,7 +15,7 @@ def test_among_words_the_values_are_the_same_but_the_ends_have_no_gradient() -> 
     logits = torch.randn(3, 2, 4, 6, dtype=torch.double, requires_grad=True)
     valid = torch.arange(6) < torch.tensor([[6], [4], [2]])  # the last caption has no words
     attention = logits.masked_fill(~valid[:, None, None], float("-inf")).softmax(dim=-1)
-    (found,) = among_words((attention,), ends_of(valid))
+    (found,) = without_gradient_to_ends((attention,), ends_of(valid))
     words = valid & ~ends_of(valid)
     torch.testing.assert_close(found.movedim(-1, 1)[words], attention.movedim(-1, 1)[words])
     weights = torch.randn(3, 2, 4, 6, dtype=torch.double) * words[:, None, None]

@@ -114,10 +114,10 @@ def test_spatial_consistency_equals_loops_over_phrases_patches_and_tokens() -> N
             assert len(values[0]) == LAYERS * HEADS * int(tokens.sum())
             sides.append(loop_shares_at_contrast([sum(row) / len(row) for row in values], 1.5))
         expected.append(loop_divergence(*sides))
-    loss = SpatialConsistency(contrast=1.5).of(found).item()
+    loss = SpatialConsistency(contrast=1.5).from_maps(found).item()
     assert loss == pytest.approx(sum(expected) / 4, abs=1e-10)
 
 
 def test_a_contrast_that_is_none_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"must be positive, got 0 \(--model.concept"):
+    with pytest.raises(ValueError, match=r"must be positive, got 0 \(model\.concept\.contrast\)$"):
         SpatialConsistency(contrast=0)

@@ -83,7 +83,7 @@ def test_restarts_follow_torchs_own_schedule():
 
 
 def test_a_cycle_without_length_is_refused():
-    with pytest.raises(ValueError, match=r"--model\.optimizer\.cycle_steps"):
+    with pytest.raises(ValueError, match=r"\(model\.optimizer\.cycle_steps\)$"):
         AdamWWarmupRestarts(cycle_steps=0)
 
 
