@@ -63,7 +63,7 @@ class OpenCLIPBackbone(nn.Module):
         freeze_all_but_last(self._text_parts(), trainable_text_blocks, "trainable_text_blocks")
         self.clip.set_grad_checkpointing(gradient_checkpointing)
         if channels_last:
-            self.clip.visual.conv1.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not annotated
+            self.clip.visual.conv1.to(memory_format=torch.channels_last)
 
     @classmethod
     def wrap(cls, clip: nn.Module, tokenizer: Tokenizer, name: str) -> "OpenCLIPBackbone":

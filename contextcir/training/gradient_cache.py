@@ -109,7 +109,7 @@ class GradientCache(WholeBatch):
         if concept is None or isinstance(concept, MeanOverPhrases):
             return concept
         raise InputError(
-    """Results of one or all chunks: queries (b, E), images (k, E), and values of the Text-CC loss (F,) by phrase."""
+            f"{type(concept).__name__} compares the phrases of all rows of a batch, and GradientCache encodes a chunk "
             "at a time: use TextConceptConsistency or SpatialConsistency, or no GradientCache",
             setting="model.concept",
         )

@@ -103,7 +103,7 @@ def test_settings_reach_the_optimizer():
 
 @pytest.mark.parametrize("steps", [0, -1, math.inf])
 def test_an_unknown_number_of_steps_is_refused(steps):
-    with pytest.raises(ValueError, match="--trainer.max_steps"):
+    with pytest.raises(ValueError, match=r"\(trainer\.max_steps\)$"):
         build(total_steps=steps)
 
 
