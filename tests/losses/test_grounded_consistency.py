@@ -124,13 +124,6 @@ def test_consistency_trains_the_fusion_and_alignment_both_encoders(model: Contex
         assert moved == expected
 
 
-def test_without_phrases_it_is_zero_and_can_be_differentiated(model: ContextCIR) -> None:
-    loss = GroundedConsistency()(ConceptReading(model.fusion, queries(model, []), IMAGES))
-    loss.backward()
-    assert loss.item() == 0.0
-    assert all(x.grad is None or (x.grad == 0).all() for x in model.parameters())
-
-
 def test_a_temperature_that_is_none_is_refused() -> None:
     with pytest.raises(ValueError, match=r"must be positive, got -1 \(model\.concept\.temperature\)$"):
         GroundedConsistency(temperature=-1)
