@@ -89,7 +89,7 @@ class Tokenizer:
     def clean(self, caption: str) -> str:
         """Return the caption as the encoder reads it; spans of phrases count characters of this text.
 
-        The same as `contextcir.captions.clean` for all models of CLIP.
+        The same as `contextcir.phrases.parser.clean`, for all models of CLIP.
         """
         return self._bpe.clean_fn(caption)
 
