@@ -7,18 +7,17 @@ by a grammar of its own (data_modules/scenes/reading.py); what the describer mea
 """
 
 import json as json_format
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from jsonargparse import auto_cli
-
+from contextcir.errors import InputError
 from contextcir.synthesis.records import Instruction
 from contextcir.synthesis.store import Lookup, read_stage
 from data_modules.scenes.describer import SceneGraphs
 from data_modules.scenes.truth import Judgement, judge
-from experiments.study.results import LEVEL
+from experiments.command import command, table
+from experiments.quality.wilson import wilson
 
 NORMAL = 1.959963984540054  # of a normal variable, the share LEVEL is within so many standard deviations
 MEASURES = ("true", "complete", "right")
