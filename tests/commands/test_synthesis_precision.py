@@ -1,6 +1,7 @@
 """The score of a synthesis on scenes: full marks for the exact describer, and faults at the rate that they are made."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -63,7 +64,7 @@ def test_what_is_wrong_is_as_much_as_was_made_wrong(fault: str, rate: float, roo
 
 def test_rates_that_can_not_be_are_told() -> None:
     for rates in ({"swapped": -0.1}, {"swapped": 0.6, "invented": 0.6}):
-        with pytest.raises(ValueError, match=r"--model\.rates"):
+        with pytest.raises(ValueError, match=r"\(model\.rates\)"):
             Rates(**rates)
 
 
@@ -109,12 +110,16 @@ def test_the_interval_is_that_of_the_score_test() -> None:
 
 
 @pytest.mark.parametrize("what", ["run", "root"])
-def test_what_is_not_there_is_told_in_one_line(what: str, root: Path, tmp_path: Path) -> None:
+def test_a_missing_folder_is_an_error_of_one_line(
+    what: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     pair = Pair("p", "img_raw/val/val-0-0.jpg", "img_raw/val/val-0-1.jpg")
     records = {"pairs": pair, "instruct": Instruction("p#0", "p", "remove the star", 1), "filter": Verdict("p#0", None)}
     for stage, record in records.items():
         with Shard(shard_path(tmp_path / "run", stage, 0, 1)) as shard:
             shard.append([record.to_json()])
     flags = {"run": tmp_path / "run", "root": root, what: tmp_path / "none"}
-    with pytest.raises(SystemExit, match="^error: [^\n]*none[^\n]*$"):
-        main([f"--{name}={folder}" for name, folder in flags.items()])
+    monkeypatch.setattr("sys.argv", ["synthesis_precision", *(f"--{name}={folder}" for name, folder in flags.items())])
+    with pytest.raises(SystemExit):
+        main()
+    assert re.fullmatch(r"error: [^\n]*none[^\n]*\n", capsys.readouterr().err)

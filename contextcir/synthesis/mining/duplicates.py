@@ -72,7 +72,7 @@ def _first_equal(rows: Bytes) -> NDArray[np.int64]:
 
 def _neighbourhoods(prints: Bytes, bits: int) -> Iterator[tuple[int, list[int]]]:
     """Yield, in order, each position and those of hashes within so many bits of its own, where there are any."""
-    faiss = load_faiss("near-duplicates", "pairs.duplicates", "SameFile")
+    faiss = load_faiss("a search for near-duplicates", "pairs.duplicates", "SameFile")
     index = faiss.IndexBinaryMultiHash(BITS, bits + 1, BITS // (bits + 1))
     index.nflip = 0
     index.add(prints)
