@@ -75,7 +75,7 @@ def test_settings_that_make_no_sense_are_errors(wrong, words):
 
 def test_nothing_of_the_extras_is_imported_before_it_is_used():
     names = ("openai", "httpx2", "jsonschema", "transformers", "torch")
-    modules = "endpoint, contextcir.synthesis.models.batch_files, contextcir.synthesis.models.local"
+    modules = "models.endpoint, contextcir.synthesis.models.batch_files, contextcir.synthesis.models.local"
     code = f"import sys, contextcir.synthesis.{modules}\nprint([name for name in {names} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert found.stdout.strip() == "[]"
