@@ -1,12 +1,12 @@
-"""Pairs of images of existing training sets, for which new modification texts are made."""
+"""Pairs of images that existing sets of triplets have, for texts that are made anew."""
 
 import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from contextcir.errors import InputError
 from contextcir.synthesis.pairs import image_path, pair_key
 from contextcir.synthesis.records import Pair
 from data_modules.cirr import CIRR
@@ -15,14 +15,19 @@ from data_modules.manifest import Manifest
 from data_modules.reading.annotations import AnnotationFile
 
 GROUP = 6  # images of a set, at most
-SETTINGS = {"data.train_split": "pairs.split", "data": "pairs", "root": "pairs.root", "split": "pairs.split"}
+FLAGS = {
+    "--data.train_split": "--pairs.split",
+    "--data.": "--pairs.",
+    "set --root": "set --pairs.root",
+    "or --split": "or --pairs.split",
+}
 
 
 class SetPairs(ABC):
     """The pairs of a set, each once, in the order of its file.
 
     Args:
-        source: value of `Pair.source`.
+        source: what `Pair.source` is to say.
     """
 
     def __init__(self, source: str) -> None:
@@ -30,16 +35,17 @@ class SetPairs(ABC):
 
     @abstractmethod
     def read(self) -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
-        """Yield for each triplet its place in the file, and the paths of reference, target and image set."""
+        """Yield, for each triplet, where it stands, the paths of reference and target, and those of its image set."""
 
     def pairs(self) -> Iterator[Pair]:
         """Yield the pairs.
 
         Raises:
-            InputError: if a file is missing or wrong; it names file, record and field.
+            FileNotFoundError, ValueError: if a file is missing, or something in it is wrong; the message names file,
+                record and field.
         """
         known: set[str] = set()
-        try:
+        with _flags_of_pairs():
             for where, *paths, listed in self.read():
                 reference, target = (image_path(path, where) for path in paths)
                 members = tuple(image_path(path, where) for path in listed)
@@ -47,19 +53,17 @@ class SetPairs(ABC):
                 if key not in known:
                     known.add(key)
                     yield Pair(key, reference, target, members, source=self.source)
-        except InputError as error:
-            raise relocated(error) from None
 
 
 class CIRRPairs(SetPairs):
-    """CIRR, in its official layout or another one in use; the image set of a pair is its subset of six images.
+    """CIRR, in its official layout or one of those in use; each pair has its six images that look alike.
 
     Image paths are those of CIRR's image lists: ``images`` of a synthesis is the folder that holds them (img_raw).
 
     Args:
         root: folder with the annotations.
         split: train or val; test1 has no targets.
-        source: value of `Pair.source`.
+        source: what `Pair.source` is to say.
     """
 
     def __init__(self, root: Path, split: str = "train", source: str = "cirr") -> None:
@@ -73,18 +77,18 @@ class CIRRPairs(SetPairs):
         for position, identity in enumerate(file.ids):
             record = self.module._record(file, position, paths, listed_in)
             if record.target is None:
-                file.fail(position, "target_hard", "is missing: there are no pairs; choose another split")
+                file.fail(position, "target_hard", "is missing: there are no pairs; change --pairs.split")
             members = file.get_images(position, "img_set.members", paths, listed_in)
             where = file.source.name(file.positions[position], identity)
             yield where, paths[record.reference], paths[record.target], tuple(paths[name] for name in members)
 
 
 class ConvertedPairs(SetPairs):
-    """Pairs from official files that `experiments.convert` reads.
+    """Pairs from official files that this project turns into manifests.
 
     Args:
-        source: value of `Pair.source`.
-        skip_broken: leave out unreadable records, and warn of their number by reason; otherwise the first is an error.
+        source: what `Pair.source` is to say.
+        skip_broken: leave out records that can't be read, and warn of how many by reason; else the first is an error.
     """
 
     def __init__(self, source: str, skip_broken: bool) -> None:
@@ -93,7 +97,7 @@ class ConvertedPairs(SetPairs):
 
     @abstractmethod
     def converter(self) -> Converter:
-        """Return the reader of the records."""
+        """Return what reads their records."""
 
     def read(self) -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
         converter = self.converter()
@@ -104,7 +108,8 @@ class ConvertedPairs(SetPairs):
                 records = converter.convert(file, position)
             except BrokenRecord as error:
                 if not self.skip_broken:
-                    raise InputError(f"{error} (such records can be left out)", setting="pairs.skip_broken") from None
+                    told = f"{error} (to leave such records out: --pairs.skip_broken=true)"
+                    raise ValueError(told) from None
                 broken[error.reason] += 1
                 continue
             where = file.source.name(file.positions[position], None)
@@ -121,8 +126,8 @@ class LaSCoPairs(ConvertedPairs):
     Args:
         root: folder with the annotations.
         split: train or val.
-        source: value of `Pair.source`.
-        skip_broken: leave out unreadable records, and warn of their number by reason; otherwise the first is an error.
+        source: what `Pair.source` is to say.
+        skip_broken: leave out records that can't be read, and warn of how many by reason; else the first is an error.
     """
 
     def __init__(self, root: Path, split: str = "train", source: str = "lasco", skip_broken: bool = False) -> None:
@@ -140,8 +145,8 @@ class HotelPairs(ConvertedPairs):
     Args:
         root: folder with ``captions`` and ``images``.
         split: train, val or test.
-        source: value of `Pair.source`.
-        skip_broken: leave out unreadable records, and warn of their number by reason; otherwise the first is an error.
+        source: what `Pair.source` is to say.
+        skip_broken: leave out records that can't be read, and warn of how many by reason; else the first is an error.
     """
 
     def __init__(self, root: Path, split: str = "train", source: str = "hotel", skip_broken: bool = False) -> None:
@@ -162,7 +167,7 @@ class ManifestPairs(SetPairs):
         root: folder of the manifest.
         split: whose records are taken.
         file: name of the manifest; None for the first of those that `Manifest` looks for.
-        source: value of `Pair.source`.
+        source: what `Pair.source` is to say.
     """
 
     def __init__(self, root: Path, split: str = "train", file: str | None = None, source: str = "manifest") -> None:
@@ -181,9 +186,13 @@ class ManifestPairs(SetPairs):
             yield where, record.reference, str(record.target), members if len(members) <= GROUP else ()
 
 
-def relocated(error: InputError) -> InputError:
-    """Return an error of a reader with the setting under which a synthesis has it."""
-    for old, new in SETTINGS.items():
-        if error.setting is not None and (error.setting == old or error.setting.startswith(f"{old}.")):
-            return error.relocate(old, new)
-    return error
+@contextmanager
+def _flags_of_pairs() -> Iterator[None]:
+    """Let errors of the readers name the flags of a synthesis."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        told = str(error).replace(", --data.val_splits and --data.test_splits", "")
+        for flag, ours in FLAGS.items():
+            told = told.replace(flag, ours)
+        raise type(error)(told) from None
