@@ -12,7 +12,7 @@ from data_modules.scenes.describer import SceneGraphs
 from data_modules.scenes.truth import Judgement
 from data_modules.scenes.writer import Size, write_scenes
 from experiments.quality.faulty_describer import FaultyGraphs, Rates
-from experiments.quality.synthesis_precision import Judged, main, markdown, score, wilson
+from experiments.quality.synthesis_precision import Judged, main, markdown, score, synthesis_precision, wilson
 from experiments.synthesize import main as synthesize
 from tests.helpers.scenes_flags import CONFIGS
 
@@ -35,7 +35,7 @@ def precision(root: Path, folder: Path, *flags: str) -> dict[tuple[str, str], di
     config = [f"--config={CONFIGS / 'synthesis' / 'scenes.yaml'}", f"--pairs.file={folder / 'pairs.json'}"]
     run = folder / "run"
     synthesize([*config, f"--images={root}", *flags, f"--model.root={root}", f"--out={run}", "--filters=[]"])
-    main([f"--run={run}", f"--root={root}", f"--json={folder / 'scores.json'}"])
+    synthesis_precision(run, root, json=folder / "scores.json")
     return {(row["texts"], row["changes"]): row for row in json.loads((folder / "scores.json").read_text())}
 
 
@@ -49,7 +49,7 @@ def test_the_exact_describer_is_always_right(root: Path, tmp_path: Path, capsys:
 
 
 @pytest.mark.parametrize(("fault", "rate"), [("swapped", 0.3), ("invented", 0.5), ("left_out", 0.2)])
-def test_what_is_wrong_is_as_much_as_was_made_wrong(fault: str, rate: float, root: Path, tmp_path: Path) -> None:
+def test_as_many_texts_are_wrong_as_targets_have_faults(fault: str, rate: float, root: Path, tmp_path: Path) -> None:
     scores = precision(root, tmp_path / "faulty", f"--model={FAULTY}", f"--model.rates.{fault}={rate}")
     exact, faulty = SceneGraphs(root), FaultyGraphs(root, Rates(**{fault: rate}), 0)
     listed = json.loads((root / "captions" / "cap.scenes.val.json").read_text())

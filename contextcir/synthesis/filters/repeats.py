@@ -69,7 +69,8 @@ def contains(text: Words, part: Words) -> bool:
 def _same_and_changed(description: Description) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
     """Return the objects that look the same on both images, and all others of either image."""
     left = Counter(map(_look, description.target))
-    same, changed = [], []
+    same: list[Mapping[str, Any]] = []
+    changed: list[Mapping[str, Any]] = []
     for entry in description.reference:
         alike = left[_look(entry)] > 0
         left[_look(entry)] -= alike

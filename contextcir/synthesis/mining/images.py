@@ -154,8 +154,9 @@ def load_imagehash() -> Any:
 def _decode(content: bytes, side: int) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(io.BytesIO(content)) as image:
-            image.draft("RGB", (side, side))
+        with Image.open(io.BytesIO(content)) as opened:
+            opened.draft("RGB", (side, side))
+            image: Image.Image = opened
             if image.mode.startswith("I;16"):  # Pillow would clip 16-bit greys to white
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             if image.mode == "P" and "transparency" in image.info:  # Pillow warns about the direct conversion

@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from contextcir.synthesis.mining.images import (
     load_imagehash,
 )
 from contextcir.synthesis.stages import progress_bar
+
+if TYPE_CHECKING:
+    from torch.utils.data import Dataset
 
 
 @dataclass(frozen=True)
@@ -173,7 +176,8 @@ class EmbeddingStore:
         load_imagehash()  # if it were missing, every image would count as unreadable
         model = self.encoder.open()
         batches = _Batches([self._members(listing, chunk) for chunk in chunks], self.loading.batch_size)
-        files = ImageFiles(self.images, listing.images, model.transform, model.side)
+        # a Dataset by its methods: a subclass would import torch
+        files = cast("Dataset[LoadedImage]", ImageFiles(self.images, listing.images, model.transform, model.side))
         loader = DataLoader(files, batch_sampler=batches, num_workers=self.loading.workers, collate_fn=list)
         total = sum(len(self._members(listing, chunk)) for chunk in chunks)
         arriving = iter(loader)

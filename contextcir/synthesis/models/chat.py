@@ -233,9 +233,8 @@ class Exchange:
 
     def _usage(self, completion: dict[str, Any], most: Usage) -> Usage:
         usage = completion.get("usage")
-        counts = [
-            usage.get(name) if isinstance(usage, dict) else None for name in ("prompt_tokens", "completion_tokens")
-        ]
-        if not all(isinstance(tokens, int) and 0 <= tokens < 1e9 for tokens in counts):
+        given = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")] if isinstance(usage, dict) else []
+        counts = [tokens for tokens in given if isinstance(tokens, int) and 0 <= tokens < 1e9]
+        if len(counts) < 2:
             return most  # the server does not say: count the upper bound
         return self.chat.prices.usage(*counts)

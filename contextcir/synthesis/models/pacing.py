@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from random import Random
@@ -72,7 +72,7 @@ class Pacer:
 
 async def in_parallel(
     source: Iterable[Given], work: Callable[[Given], Awaitable[Result]], workers: int
-) -> AsyncIterator[Result]:
+) -> AsyncGenerator[Result]:
     """Yield the results of ``work`` for the elements of ``source``, as they are finished.
 
     A worker takes the next element when there is room for its last result. After the first exception no element is
