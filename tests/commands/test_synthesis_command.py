@@ -5,11 +5,16 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from contextcir.files import stable_hash
 from contextcir.synthesis.store import read_stage
-from experiments.synthesize import main
+from experiments.synthesize import ANSWERS_AWAITED, main
+from tests.helpers.make_data import write_image
+from tests.helpers.model_batches import run_batches
+from tests.helpers.model_server import ModelServer
 from tests.helpers.scenes_flags import CONFIGS, draw
 from tests.helpers.synthesis_flags import PAIRS, REQUESTS, flags
 from tests.helpers.synthesis_model import asked
@@ -97,6 +102,33 @@ def test_the_command_is_imported_without_the_libraries_that_take_seconds() -> No
     loaded = {name.partition(".")[0] for name in re.findall(r"'([^']+)'", done.stdout)}
     assert "contextcir" in loaded
     assert not loaded & {"torch", "lightning", "open_clip", "transformers", "scipy", "stanza", "spacy", "openai"}
+
+
+def describe(body: dict[str, Any]) -> dict[str, Any]:
+    """Answer a request by the bytes of its images, or else with a text."""
+    urls = re.findall(r"data:image/[^']+", repr(body))
+    if urls:
+        return {"objects": [{"object": "cup", "descriptors": [f"labelled {stable_hash(''.join(urls))}"]}]}
+    return {"texts": [{"caption": f"Label the cup anew, way {n}.", "changes": ["label"]} for n in range(2)]}
+
+
+def test_batch_files_carry_a_synthesis_over_several_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, batches = tmp_path / "out", tmp_path / "batches"
+    for image in {image for pair in PAIRS for image in pair}:
+        write_image(tmp_path / "photos" / image, image)
+    model = ["--model=contextcir.synthesis.models.batch_files.BatchFiles", f"--model.folder={batches}"]
+    args = flags(tmp_path, out, *model, "--model.chat.model=m", f"--images={tmp_path / 'photos'}")
+    args += ["--duplicates.per_run=null"]
+    with ModelServer(describe) as server:
+        for _ in ("describe-reference", "describe", "instruct"):
+            with pytest.raises(SystemExit) as stopped:
+                main(args)
+            assert stopped.value.code == ANSWERS_AWAITED
+            assert "vllm run-batch" in capsys.readouterr().err.splitlines()[-1]
+            assert run_batches(server, batches)
+        main(args)
+        assert len(server.asked) == REQUESTS and not server.paid_twice()
+    assert "48 in train, 12 in val" in capsys.readouterr().out
 
 
 def test_the_command_line_runs(tmp_path: Path) -> None:
