@@ -1,4 +1,4 @@
-"""Ranks of the right answers, and the figures made from them: plain functions on tensors.
+"""Scores, and the ranks of the right answers by them: plain functions on tensors.
 
 Ranks start at 1. A tie never favours the target: whatever scores as much as a target and is not one itself is ranked
 before it, so that constant scores give no hits. NaN (a diverged model) counts as the worst case on both sides.
@@ -148,28 +148,16 @@ def graded_ranks(scores: Tensor, own: Tensor, relevance: Tensor) -> Tensor:
     return ranks.masked_fill(~relevant | own.isnan() | (own == OUT), math.inf)
 
 
-def soft_recall_at(ranks: Tensor, relevance: Tensor, k: int) -> Tensor:
-    """Return the highest relevance (Q,) among the first ``k``, 0 if there is none, from `graded_ranks` (Q, K).
-
-    The figure that the authors of CIRR compute on their validation set (CIRPLANT; Liu et al., ICCV 2021).
-    """
-    found = relevance.float().masked_fill(ranks > k, 0.0)
-    return F.pad(found, (0, 1)).amax(1)  # (Q, K + 1): the zero is there for rows without any image
-
-
-def recall_at(ranks: Tensor, k: int) -> Tensor:
-    """Return 1.0 for each query (Q,) with any target among the first ``k``, else 0.0, from ``ranks`` (Q, K)."""
-    return (ranks <= k).any(1).float()
-
-
-def average_precision_at(ranks: Tensor, k: int, relevant: Tensor) -> Tensor:
-    """Return the average precision (Q,) of the first ``k``: sum over i <= k of P(i) rel(i), over min(relevant, k).
-
-    ``ranks`` (Q, K) of the targets, infinity where absent or padded. ``relevant`` (Q,): the number of targets, found or
-    not. The definition is that of the official CIRCO evaluation (Baldrati et al., ICCV 2023); torchmetrics and others
-    divide by the targets found, which is a different figure.
-    """
-    ranks = ranks.sort(1).values  # (Q, K)
-    # The i-th target by rank has i targets at or before it, so the precision there is i / rank.
-    precision = torch.arange(1, ranks.shape[1] + 1, device=ranks.device) / ranks  # (Q, K)
-    return (precision * (ranks <= k)).sum(1) / relevant.clamp(min=1, max=k)
+def top_columns(scores: Tensor, k: int) -> Tensor:
+    """Return the columns (Q, k) of the ``k`` highest of ``scores`` (Q, N), best first; ties by column. No NaN."""
+    values, columns = scores.topk(min(k + 1, scores.shape[1]), dim=1)
+    # `topk` takes any of the scores that tie at the last place: where one of them is left out, take the first ones.
+    crowded = (values[:, k - 1 : k] == values[:, k:]).any(1)
+    last, columns = values[:, k - 1 : k], columns[:, :k]
+    for row in crowded.nonzero().flatten().tolist():
+        above = columns[row][values[row, :k] > last[row]]
+        tied = (scores[row] == last[row]).nonzero().flatten()
+        columns[row] = torch.cat([above, tied[: k - len(above)]])
+    columns = columns.sort(dim=1).values
+    order = scores.gather(1, columns).argsort(dim=1, descending=True, stable=True)
+    return columns.gather(1, order)

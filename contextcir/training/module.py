@@ -15,7 +15,7 @@ from contextcir.batch import GalleryBatch, Phrases, QueryBatch, TripletBatch
 from contextcir.encoders.backbone import OpenCLIPBackbone, Widths
 from contextcir.encoders.features import ImageFeatures
 from contextcir.encoders.phrase_texts import PhraseTexts, QueryFeatures
-from contextcir.evaluation.metrics import CompositionMetric, average_figures
+from contextcir.evaluation.composition import CompositionMetric, average_figures
 from contextcir.evaluation.protocol import averaging_groups
 from contextcir.fusion.cross_attention import CrossAttentionFusion, Fusion
 from contextcir.losses.contrastive import InfoNCE
@@ -153,7 +153,10 @@ class ContextCIR(LightningModule):
         return losses["loss"]
 
     def evaluate(self, batch: QueryBatch | GalleryBatch, dataloader_idx: int) -> QueryFeatures | ImageFeatures:
-        """Encode a batch of either kind, and add it to the metric of its protocol (loaders alternate)."""
+        """Encode a batch of either kind, and add it to the metric of its protocol (loaders alternate).
+
+        Callbacks add other rows of queries to the same metrics, which hold the gallery once.
+        """
         if isinstance(batch, GalleryBatch):
             features = self.encode_gallery(batch)
             if self.metrics:
@@ -172,13 +175,13 @@ class ContextCIR(LightningModule):
     test_step = validation_step
     predict_step = validation_step
 
-    def on_validation_epoch_start(self) -> None:
+    def on_validation_start(self) -> None:
         self._begin_metrics("val")
 
-    def on_test_epoch_start(self) -> None:
+    def on_test_start(self) -> None:
         self._begin_metrics("test")
 
-    def on_predict_epoch_start(self) -> None:
+    def on_predict_start(self) -> None:
         self.metrics = nn.ModuleList()  # what is predicted has no labels
 
     def on_validation_epoch_end(self) -> None:
@@ -188,13 +191,14 @@ class ContextCIR(LightningModule):
         self._log_metrics()
 
     def _begin_metrics(self, stage: str) -> None:
+        """Make empty metrics before any callback's ``on_*_epoch_start``: callbacks may add rows of queries to them."""
         protocols = self.trainer.datamodule.protocols(stage)
-        averaging_groups(protocols)  # what can't be averaged is to be told now, not after the last image
+        averaging_groups(protocols)  # raises an error now, not after the last image, if some can't be averaged
         self.metrics = nn.ModuleList(CompositionMetric(protocol).to(self.device) for protocol in protocols)
 
     def _log_metrics(self) -> None:
         protocols = [metric.protocol for metric in self.metrics]
-        computed = [metric.compute() for metric in self.metrics]
+        computed = [metric.figures() for metric in self.metrics]
         by_prefix = [(protocol.split, figures) for protocol, figures in zip(protocols, computed, strict=True)]
         for prefix, figures in (*by_prefix, *average_figures(protocols, computed).items()):
             # Equal on all ranks already; saying so keeps Lightning from warning about it.
