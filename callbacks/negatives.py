@@ -93,7 +93,7 @@ class NegativeRoles(EvaluationCallback):
         self._latest: dict[str, dict[str, float]] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Forget an earlier run."""
+        """Start without figures of an earlier run."""
         self._metrics, self._latest = {}, {}
 
     def begin(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 from rich.progress import ProgressColumn, Task
 from rich.text import Text
 
-from contextcir.batch import TripletBatch
+from contextcir.batch import GalleryBatch, TripletBatch
 
 
 class Pace:
@@ -110,6 +110,7 @@ class Paced(Callback):
 
 
 LINE_EVERY = 30.0  # seconds
+EVALUATIONS = {"validate": "val", "sanity_check": "val"}  # Lightning's names of stages, and a data module's
 
 
 class RunProgress(Paced, RichProgressBar):
@@ -203,9 +204,13 @@ class ProgressLines(Paced, ProgressBar):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Print a line, if it is time to."""
+        """Print a line, if it is time to: what of which split has been encoded."""
         if self._due():
-            self._print(f"{trainer.state.stage.value}: batch {batch_idx + 1} of loader {dataloader_idx + 1}")
+            stage = EVALUATIONS.get(trainer.state.stage.value, trainer.state.stage.value)
+            protocol = trainer.datamodule.protocols(stage)[dataloader_idx // 2]  # loaders come in pairs
+            what = "gallery" if isinstance(batch, GalleryBatch) else "queries"
+            batches = _evaluation_batches(trainer)[dataloader_idx]
+            self._print(f"{protocol.benchmark} {protocol.split}, {what}: batch {batch_idx + 1} of {batches:g}")
 
     on_test_batch_end = on_validation_batch_end
     on_predict_batch_end = on_validation_batch_end
@@ -217,6 +222,15 @@ class ProgressLines(Paced, ProgressBar):
         self._last = self._now()
         if self._enabled:
             print(line, flush=True)
+
+
+def _evaluation_batches(trainer: Trainer) -> list[int | float]:
+    """Return how many batches each loader of the current evaluation has."""
+    if trainer.sanity_checking:
+        return trainer.num_sanity_val_batches
+    if trainer.testing:
+        return trainer.num_test_batches
+    return trainer.num_predict_batches if trainer.predicting else trainer.num_val_batches
 
 
 def show_progress(trainer: Trainer) -> None:

@@ -1,6 +1,5 @@
 """The recall table: the composed query beside its parts, at the start and the end of a run."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from callbacks.evaluation import EvaluationCallback
-from callbacks.results import Sheet, add_results, make_sheets, provenance
+from callbacks.results import add_results, make_sheets, provenance, show
 from contextcir.batch import GalleryBatch, QueryBatch
 from contextcir.encoders.features import ImageFeatures
 from contextcir.encoders.phrase_texts import QueryFeatures
@@ -151,24 +150,7 @@ class RecallTable(EvaluationCallback):
         for split, entry in results.items():
             add_results(Path(trainer.default_root_dir), phase, split, entry)
             for sheet in make_sheets(phase, split, entry) if show_tables else ():
-                show(sheet)
-
-
-def show(sheet: Sheet) -> None:
-    """Print a table to the terminal."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD)
-    for position, name in enumerate(sheet.header):
-        table.add_column(name, justify="right" if position else "left", no_wrap=True)
-    for cells in sheet.rows:
-        table.add_row(*cells, style="bold" if cells[0] == COMPOSED else None)
-    # In a log file there is no terminal to ask for its width, and rich would squeeze the columns.
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    console.print(sheet.title, style="bold", highlight=False)
-    console.print(table)
+                show(sheet, bold=COMPOSED)
 
 
 def _check_coverage(metric: CompositionMetric) -> dict[str, int]:

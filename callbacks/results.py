@@ -1,11 +1,15 @@
 """The result files of a run: ``metrics.json``, and the same figures as tables."""
 
 import hashlib
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lightning.pytorch import LightningModule, Trainer
+from rich import box
+from rich.console import Console
+from rich.table import Table
 
 from contextcir.embeddings import state_digest
 from contextcir.errors import InputError
@@ -35,6 +39,19 @@ class Sheet(NamedTuple):
         """Return the table in Markdown."""
         lines = [self.header, ["---", *("---:" for _ in self.header[1:])], *self.rows]
         return f"**{self.title}**\n\n" + "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def show(sheet: Sheet, left: int = 1, bold: str | None = None) -> None:
+    """Print a table to the terminal; ``left`` columns are aligned to the left, ``bold``: first cell of bold rows."""
+    table = Table(box=box.SIMPLE_HEAD)
+    for position, name in enumerate(sheet.header):
+        table.add_column(name, justify="left" if position < left else "right", no_wrap=True)
+    for cells in sheet.rows:
+        table.add_row(*cells, style="bold" if cells[0] == bold else None)
+    # In a log file there is no terminal whose width rich could take, and it would squeeze the columns.
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(sheet.title, style="bold", highlight=False)
+    console.print(table)
 
 
 def provenance(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
