@@ -23,7 +23,7 @@ class ModelSize(ModelSummary):
 
 
 def show_model_size(trainer: Trainer) -> None:
-    """Put this summary in the place of the trainer's own, if it has one; one from a config stays."""
+    """Put this summary in the place of the trainer's own, if it has one; one of another class stays."""
     for place, callback in enumerate(trainer.callbacks):
         if type(callback) is RichModelSummary:
             trainer.callbacks[place] = ModelSize()

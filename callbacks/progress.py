@@ -234,7 +234,7 @@ def _evaluation_batches(trainer: Trainer) -> list[int | float]:
 
 
 def show_progress(trainer: Trainer) -> None:
-    """Put a bar or lines in the place of the trainer's own bar, if it has one; one from a config stays."""
+    """Put a bar or lines in the place of the trainer's own bar, if it has one; one of another class stays."""
     for place, callback in enumerate(trainer.callbacks):
         if type(callback) is RichProgressBar:
             trainer.callbacks[place] = RunProgress() if sys.stdout.isatty() else ProgressLines()

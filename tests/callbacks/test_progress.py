@@ -71,9 +71,7 @@ def test_lines_of_an_evaluation_name_the_split_and_what_is_encoded(
     options |= {"max_epochs": 1, "num_sanity_val_steps": -1, "default_root_dir": tmp_path}
     Trainer(callbacks=[ProgressLines(every=0)], **options).fit(ToyModule(), datamodule=ToyData())
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("toy")]
-    one = [f"gallery: batch {batch} of 3" for batch in (1, 2, 3)] + [
-        f"queries: batch {batch} of 3" for batch in (1, 2, 3)
-    ]
+    one = [f"{what}: batch {batch} of 3" for what in ("gallery", "queries") for batch in (1, 2, 3)]
     assert lines == 2 * [f"toy {split}, {words}" for split in ("val", "hard") for words in one]
 
 
