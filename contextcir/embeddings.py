@@ -36,7 +36,7 @@ def state_digest(state: Mapping[str, Tensor], settings: str = "") -> str:
     digest = hashlib.sha256(settings.encode())
     for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().reshape(-1).contiguous().cpu().view(torch.uint8).numpy())
+        digest.update(tensor.detach().reshape(-1).contiguous().cpu().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -63,7 +63,7 @@ def preprocess_digest(preprocess: Callable[[Image.Image], Tensor]) -> str:
     digest = hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", named).encode())
     for image in first:
         digest.update(f"{tuple(image.shape)}".encode())
-        digest.update(image.contiguous().numpy())
+        digest.update(image.contiguous().numpy().data)
     return digest.hexdigest()
 
 

@@ -35,7 +35,7 @@ def ranked_lists(form: SubmissionFormat, protocol: Protocol, queries: Tensor, ga
             columns = among[rows]
             best = top_columns(pick(scores, columns), min(form.length, columns.shape[1]))
             best = columns.gather(1, best)  # (rows, k)
-        # What is out of the race comes last, and is cut off.
+        # Excluded images come last, and are cut off.
         lists += [row[: form.count(protocol, query)] for query, row in enumerate(best.tolist(), start=rows.start)]
     return lists
 

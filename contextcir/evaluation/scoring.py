@@ -69,7 +69,7 @@ class ScoredRanks(Ranks):
 
     Args:
         answers: to these queries.
-        scores: (Q, G), -inf for images that are out of the race.
+        scores: (Q, G), -inf for excluded images.
         exclude_reference: whether the reference is taken out of the gallery.
     """
 
@@ -121,7 +121,7 @@ def score_queries(protocol: Protocol, answers: Answers, chunks: Iterable[tuple[s
     """Return every metric of the protocol as one value in 0..1 per query (N,).
 
     ``chunks``: slices of the queries, in order, with their scores (rows, G), as `ranking.score_chunks` yields them;
-    images that are out of the race have the score -inf.
+    excluded images have the score -inf.
     """
     parts: list[dict[str, Tensor]] = []
     for rows, scores in chunks:

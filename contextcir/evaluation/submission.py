@@ -66,7 +66,7 @@ class SubmissionFormat:
         dropped = self.drops_reference(protocol) and protocol.references[query] in pool
         return min(self.length, len(pool) - dropped)
 
-    def entries(self, protocol: Protocol) -> list[str] | list[int]:
+    def entries(self, protocol: Protocol) -> list[str | int]:
         """Return the gallery's names as they stand in a file.
 
         Raises:
