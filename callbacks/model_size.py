@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelSummary, RichModelSummary
+from lightning.pytorch.callbacks import ModelSummary
 from torch import nn
 
 from callbacks.results import Sheet, show
@@ -20,13 +20,6 @@ class ModelSize(ModelSummary):
         if trainer.is_global_zero:
             rows = [_row(*part) for part in _parts(pl_module)]
             show(Sheet("Model", ["part", "class", "parameters", "trained"], rows), left=2)
-
-
-def show_model_size(trainer: Trainer) -> None:
-    """Put this summary in the place of the trainer's own, if it has one; one of another class stays."""
-    for place, callback in enumerate(trainer.callbacks):
-        if type(callback) is RichModelSummary:
-            trainer.callbacks[place] = ModelSize()
 
 
 def _parts(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

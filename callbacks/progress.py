@@ -9,10 +9,11 @@ from datetime import timedelta
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
+from lightning.pytorch.callbacks import ProgressBar, RichModelSummary, RichProgressBar
 from rich.progress import ProgressColumn, Task
 from rich.text import Text
 
+from callbacks.model_size import ModelSize
 from contextcir.batch import GalleryBatch, TripletBatch
 
 
@@ -231,7 +232,9 @@ def _evaluation_batches(trainer: Trainer) -> list[int | float]:
 
 
 def show_progress(trainer: Trainer) -> None:
-    """Put a bar or lines in the place of the trainer's own bar, if it has one; one of another class stays."""
+    """Put this project's progress and model table in the place of the trainer's own; those of other classes stay."""
     for place, callback in enumerate(trainer.callbacks):
         if type(callback) is RichProgressBar:
             trainer.callbacks[place] = RunProgress() if sys.stdout.isatty() else ProgressLines()
+        elif type(callback) is RichModelSummary:
+            trainer.callbacks[place] = ModelSize()

@@ -17,7 +17,6 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 # Imported so that configs can name their classes without the module.
 import callbacks  # noqa: F401
 import data_modules  # noqa: F401
-from callbacks.model_size import show_model_size
 from callbacks.progress import show_progress
 from contextcir.training.module import ContextCIR
 from experiments.command import one_line_errors
@@ -73,10 +72,9 @@ class ExperimentCLI(LightningCLI):
         super().parse_arguments(parser, args)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Build the trainer, with the progress bar and model summary of `callbacks` in the place of its own."""
+        """Build the trainer, with the progress bar of `callbacks.progress` in the place of its own."""
         trainer = super().instantiate_trainer(**kwargs)
         show_progress(trainer)
-        show_model_size(trainer)
         quiet_loggers(trainer)
         return trainer
 

@@ -8,7 +8,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelSummary, RichModelSummary
 from torch import nn
 
-from callbacks.model_size import ModelSize, show_model_size
+from callbacks.model_size import ModelSize
+from callbacks.progress import show_progress
 
 OPTIONS = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
 
@@ -38,7 +39,7 @@ def test_the_trainers_own_summary_is_replaced_and_one_of_another_class_or_none_s
     plain = Trainer(default_root_dir=tmp_path, callbacks=[ModelSummary()], **OPTIONS)
     without = Trainer(default_root_dir=tmp_path, enable_model_summary=False, **OPTIONS)
     for trainer in (own, plain, without):
-        show_model_size(trainer)
+        show_progress(trainer)
     kinds = [
         [type(callback) for callback in trainer.callbacks if isinstance(callback, ModelSummary)]
         for trainer in (own, plain, without)
