@@ -1,6 +1,8 @@
 """A protocol refuses what contradicts itself, and describes everything that decides the figures."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -168,3 +170,10 @@ def test_protocols_are_grouped_by_the_word_that_they_are_averaged_as() -> None:
 def test_figures_that_would_share_a_name_or_can_not_be_averaged_are_refused(changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         averaging_groups([PROTOCOL, replace(PROTOCOL, **changes)])
+
+
+def test_protocols_and_submission_files_need_no_torch() -> None:
+    modules = [f"contextcir.evaluation.{name}" for name in ("metrics", "protocol", "submission", "submission_check")]
+    code = f"import sys, {', '.join(modules)}; print('torch' in sys.modules)"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == "False"
