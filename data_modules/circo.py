@@ -8,6 +8,7 @@ from typing import ClassVar
 from pydantic import ValidationInfo, field_validator
 
 from contextcir.errors import InputError, MissingFileError
+from contextcir.evaluation.metrics import AveragePrecisionAt, FirstTargetRecallAt
 from contextcir.evaluation.protocol import Protocol
 from contextcir.phrases.parser import clean
 from data_modules.reading.annotations import (
@@ -178,9 +179,7 @@ class CIRCOReader(BenchmarkReader):
             targets=tuple(targets),
             references=tuple(index[record.reference] for record in records),
             exclude_reference=self.exclude_reference,
-            recall_at=(1, 5, 10, 25, 50),
-            recall_of_first=True,
-            average_precision_at=(5, 10, 25, 50),
+            metrics=(*FirstTargetRecallAt.at(1, 5, 10, 25, 50), *AveragePrecisionAt.at(5, 10, 25, 50)),
             strata=strata.as_mapping(),
             headline="map_at_5",
             options={"query_text": self.query_text.template},

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from pydantic import ValidationInfo, field_validator
 
 from contextcir.errors import InputError
+from contextcir.evaluation.metrics import MeanOf, RecallAt, SoftRecallAt, SoftSubsetRecallAt, SubsetRecallAt
 from contextcir.evaluation.protocol import Protocol
 from data_modules.reading.annotations import (
     AnnotationFile,
@@ -24,6 +25,10 @@ from data_modules.reading.annotations import (
 )
 from data_modules.reading.reader import BenchmarkReader, Counts, Strata, find_file, positions_of
 from data_modules.records import Evaluation, Origin, QueryRecord, TrainingSet
+
+METRICS = (*RecallAt.at(1, 5, 10, 50), *SubsetRecallAt.at(1, 2, 3))
+MEAN_RECALL = MeanOf("mean_recall", RecallAt(5), SubsetRecallAt(1))
+SOFT_METRICS = (*SoftRecallAt.at(1, 5, 10, 50), *SoftSubsetRecallAt.at(1, 2, 3))
 
 
 class ImageSet(Record):
@@ -163,9 +168,7 @@ class CIRRReader(BenchmarkReader):
             references=tuple(index[record.reference] for record in records),
             exclude_reference=True,
             subsets=tuple(subsets),
-            recall_at=(1, 5, 10, 50),
-            subset_recall_at=(1, 2, 3),
-            means={"mean_recall": ("recall_at_5", "subset_recall_at_1")},
+            metrics=(*METRICS, *(SOFT_METRICS if graded else ()), MEAN_RECALL),
             strata=strata.as_mapping(),
             headline="recall_at_1",
         )

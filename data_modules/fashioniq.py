@@ -12,6 +12,7 @@ from typing import ClassVar
 from pydantic import ValidationInfo, field_validator
 
 from contextcir.errors import InputError
+from contextcir.evaluation.metrics import MeanOf, RecallAt
 from contextcir.evaluation.protocol import Protocol
 from data_modules.reading.annotations import (
     AnnotationFile,
@@ -224,8 +225,7 @@ class FashionIQReader(BenchmarkReader):
             references=tuple(index[record.reference] for record in queries),
             exclude_reference=self.exclude_reference,
             query_views=len(views),
-            recall_at=(10, 50),
-            means={"mean_recall": ("recall_at_10", "recall_at_50")},
+            metrics=(RecallAt(10), RecallAt(50), MeanOf("mean_recall", RecallAt(10), RecallAt(50))),
             averaged_as=stage,
             headline="mean_recall",
             options={"query_text": self.query_text.template, "gallery_choice": type(self.gallery).__name__},

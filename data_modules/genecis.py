@@ -13,6 +13,7 @@ from PIL import Image
 from pydantic import BeforeValidator, Field
 
 from contextcir.errors import InputError, MissingFileError
+from contextcir.evaluation.metrics import SubsetRecallAt
 from contextcir.evaluation.protocol import Protocol
 from data_modules.loading.images import ImageStore
 from data_modules.reading.annotations import (
@@ -248,8 +249,7 @@ class GeneCISReader(BenchmarkReader):
             references=tuple(index.get(record.reference, -1) for record in records),
             exclude_reference=False,
             subsets=tuple(subsets),
-            recall_at=(),
-            subset_recall_at=(1, 2, 3),
+            metrics=SubsetRecallAt.at(1, 2, 3),
             averaged_as=self.benchmark,
             headline="subset_recall_at_1",
             options={"subset_size_max": max(map(len, subsets)), "subset_size_min": min(map(len, subsets))},

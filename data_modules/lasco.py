@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
+from contextcir.evaluation.metrics import RecallAt
 from contextcir.evaluation.protocol import Protocol
 from data_modules.reading.annotations import AnnotationFile, CaptionRecord, Problem, Record, shorten
 from data_modules.reading.reader import BenchmarkReader, Counts, find_file, positions_of
@@ -115,7 +116,7 @@ class LaSCoReader(BenchmarkReader):
             targets=tuple((index[record.target],) for record in records),
             references=tuple(index.get(record.reference, -1) for record in records),
             exclude_reference=self.exclude_reference,
-            recall_at=(1, 5, 10, 50, 100, 500, 1000),
+            metrics=RecallAt.at(1, 5, 10, 50, 100, 500, 1000),
             headline="recall_at_1",
         )
         return Evaluation(protocol, records, paths)

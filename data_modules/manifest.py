@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, ValidationInfo, field_validator
 
 from contextcir.errors import InputError, MissingFileError
+from contextcir.evaluation.metrics import RecallAt
 from contextcir.evaluation.protocol import Protocol
 from data_modules.reading.annotations import (
     AnnotationFile,
@@ -126,7 +127,7 @@ class ManifestReader(BenchmarkReader):
             targets=tuple(() if record.target is None else (index[record.target],) for record in records),
             references=tuple(index.get(record.reference, -1) for record in records),
             exclude_reference=self.exclude_reference,
-            recall_at=self.recall_at,
+            metrics=RecallAt.at(*self.recall_at),
             strata=strata.as_mapping(),
             headline=f"recall_at_{self.recall_at[0]}" if self.recall_at else "",
             options={"gallery_of": self.gallery_file or "references and targets"},
