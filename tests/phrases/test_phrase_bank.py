@@ -32,7 +32,7 @@ def make_bank(path: Path, captions: list[str] = CAPTIONS, about: About = ABOUT) 
 
 def test_a_bank_gives_back_every_caption(tmp_path: Path) -> None:
     bank = PhraseBank(make_bank(tmp_path / "a?b#c%20 bank"), PARSER.key)
-    assert bank.about == ABOUT._replace(count=len(CAPTIONS)) and len(bank) == len(CAPTIONS)
+    assert bank.about == ABOUT._replace(captions=len(CAPTIONS)) and len(bank) == len(CAPTIONS)
     for caption, spans in zip(CAPTIONS, PARSER.parse(CAPTIONS), strict=True):
         assert caption in bank
         assert bank.phrases(caption) == spans and all(type(span) is Span for span in bank.phrases(caption))
