@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
@@ -66,8 +67,8 @@ def read_json(path: Path) -> Any:
 def one_writer(folder: Path, work: str) -> Iterator[None]:
     """Be the only process that writes in a folder, on this machine or another one that shares the disk.
 
-    The lease of a dead process is taken over: at once on the same machine, after `LEASE` seconds without a heartbeat on
-    another one.
+    The lease of a dead process is taken over: at once if it ran on the same machine, otherwise after `LEASE` seconds in
+    which this process saw no heartbeat. It waits for these only if the lease is older than that already.
 
     Args:
         folder: made if it is new; the lease is a file ``.lock`` in it.
@@ -77,9 +78,11 @@ def one_writer(folder: Path, work: str) -> Iterator[None]:
         InputError: if a living process holds the lease.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lease = SoftFileLease(folder / ".lock", lease_duration=LEASE)
+    marker = folder / ".lock"
+    lease = SoftFileLease(marker, lease_duration=LEASE)
+    expired = marker.exists() and time.time() - marker.stat().st_mtime > LEASE
     try:
-        lease.acquire(timeout=0)
+        lease.acquire(timeout=1.5 * LEASE if expired else 0)
     except Timeout:
         raise InputError(
             f"another process {work} here already: wait for it, or choose another folder", file=folder
