@@ -157,10 +157,14 @@ def test_counts_alone_run_nothing(clip_folder: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_losses_need_names_of_their_own_and_sizes_are_checked() -> None:
-    with pytest.raises(ValueError, match="name of its own, got TextConcept.*, TextConcept"):
+    with pytest.raises(ValueError, match="class of its own, got TextConcept.*, TextConcept"):
         recipes([TextConceptConsistency(), TextConceptConsistency(epsilon=0.1)])
-    with pytest.raises(ValueError, match="got 8, 4, 0 and 7"):
-        benchmark.step(threads=0)
+    for wrong, words in (
+        ({"threads": 0}, r"at least 1, got 0 .threads"),
+        ({"repeats": -1}, "at least 0, got -1 .repeats"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            benchmark.step(**wrong)
 
 
 def test_ratios_are_to_the_steps_right_before_and_after() -> None:
