@@ -23,8 +23,8 @@ from contextcir.files import write_json
 from experiments.benchmarks.measure import in_a_fork, require_at_least
 from experiments.command import command
 
-ELEMENTS = 2**25  # scores in memory at a time, for all variants: the number of `ranking.score_chunks`
-BATCH = 256  # rows of an update of the metric
+ELEMENTS = 2**25  # scores that are there at a time: that of `ranking.score_chunks`, for all variants
+BATCH = 256  # rows that an evaluation feeds at a time
 
 
 @dataclass
@@ -98,20 +98,20 @@ def full_sort(protocol: Protocol, queries: Tensor, gallery: Tensor) -> None:
 
     In chunks, which favours this variant: all of LaSCo at once would take 14 GB.
     """
-    for order, targets in sorted_pieces(protocol, queries, gallery):
+    for order, wanted in sorted_pieces(protocol, queries, gallery):
         first = order[:, : max(protocol.recall_at)]
-        hits = (first[:, :, None] == targets[:, None, :]).any(2)  # (rows, 50)
+        hits = (first[:, :, None] == wanted[:, None, :]).any(2)  # (rows, 50)
         [hits[:, :k].any(1).float().mean() for k in protocol.recall_at]
 
 
 def full_sort_of_names(protocol: Protocol, queries: Tensor, gallery: Tensor) -> None:
     """Sort all image names of every query, and compare them with those of its targets, as much published code does."""
     names = np.array(protocol.gallery)
-    for order, targets in sorted_pieces(protocol, queries, gallery):
+    for order, wanted in sorted_pieces(protocol, queries, gallery):
         in_order = names[order.numpy()]  # (rows, G)
         labels = np.zeros(in_order.shape, bool)
-        for target in targets.unbind(1):
-            labels |= in_order == np.where(target < 0, "", names[target.numpy()])[:, None]
+        for answers in wanted.unbind(1):
+            labels |= in_order == np.where(answers < 0, "", names[answers.numpy()])[:, None]
         [labels[:, :k].any(1).mean() for k in protocol.recall_at]
 
 

@@ -131,6 +131,7 @@ def test_the_command_measures_every_variant(
     monkeypatch.setattr("sys.argv", ["step", *flags, f"--losses+=contextcir.losses.text_cc.{OURS}"])
     benchmark.main()
     table = [line.split(" | ") for line in file.read_text().splitlines() if line.startswith("| ")]
+    assert table.pop(1)[0] == "| ---"
     other = "ConceptAttentionFusion"
     names = ["step", BASELINE, OURS, f"{other}, {BASELINE}", f"{other}, {OURS}", PUBLISHED]
     assert [row[0].removeprefix("| ") for row in table] == names
