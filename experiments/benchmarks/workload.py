@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
+from contextcir import errors
 from contextcir.batch import QueryBatch, TripletBatch, phrases_of
 from contextcir.encoders.backbone import OpenCLIPBackbone, Widths
 from contextcir.encoders.features import ImageFeatures, TextFeatures, TokenBatch
-from contextcir.errors import InputError
 from contextcir.fusion.cross_attention import CrossAttentionFusion, Fusion
 from contextcir.losses.maps import ConceptMaps
 from contextcir.losses.text_cc import ConceptLoss, TextConceptConsistency
@@ -122,7 +122,7 @@ def recipes(losses: list[ConceptLoss], fusion: FusionClass | None = None) -> dic
     named = {name_of(loss): loss for loss in losses}
     if len(named) < len(losses):
         names = ", ".join(map(name_of, losses))
-        raise InputError(f"each loss needs a class of its own, got {names}", setting="losses")
+        raise errors.InputError(f"each loss needs a class of its own, got {names}", setting="losses")
     variants = {BASELINE: Recipe(CrossAttentionFusion, None)}
     variants |= {name: Recipe(CrossAttentionFusion, loss) for name, loss in named.items()}
     if fusion is not None:
