@@ -169,10 +169,5 @@ def memory(
     publish(as_markdown(setting, measure(setting, batches, limit), 2 * 3 * side**2 * 4 / 2**20), markdown)
 
 
-def main() -> None:
-    """Parse the command line."""
-    command(memory)
-
-
 if __name__ == "__main__":
-    main()
+    command(memory)

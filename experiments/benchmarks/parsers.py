@@ -3,7 +3,6 @@
 python -m experiments.benchmarks.parsers --captions CIRR/captions/cap.rc2.val.json CIRR/captions/cap.rc2.test1.json
 """
 
-import platform
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ from contextcir.phrases.chunks import ChunkParser
 from contextcir.phrases.constituency import ConstituencyParser
 from contextcir.phrases.parser import PhraseParser, Span
 from contextcir.phrases.selection import AllPhrases, Candidate, HighestPhrases, Level, LowestPhrases, Quota
-from experiments.command import command
+from experiments.command import command, processor
 from experiments.phrases.captions import read_captions
 
 Phrases = list[tuple[Span, ...]]  # by caption
@@ -135,7 +134,7 @@ def parsers(
     different = len(set(texts))
     print(f"{len(texts):,} captions ({different:,} different), {sample} of them also one by one, threads: {threads}")
     report: dict[str, Any] = {"captions": len(texts), "different": different, "sample": sample, "threads": threads}
-    report |= {"machine": platform.machine(), "torch": torch.__version__, "speed": {}, "agreement": {}}
+    report |= {"machine": processor(), "torch": torch.__version__, "speed": {}, "agreement": {}}
     phrases: dict[str, Phrases] = {}
     for parser in (ConstituencyParser(EVERYTHING, AllPhrases(), model_dir, package), ChunkParser(EVERYTHING)):
         phrases[parser.key.parser], speed = measure(parser, texts, places, seed)
@@ -153,10 +152,5 @@ def parsers(
         write_json(json, report | {"beyond_quota": beyond}, indent=2)
 
 
-def main() -> None:
-    """Parse the command line."""
-    command(parsers)
-
-
 if __name__ == "__main__":
-    main()
+    command(parsers)

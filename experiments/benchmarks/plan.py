@@ -217,10 +217,5 @@ def calculate(
     publish(as_markdown(model, count(model, phrases, image_size, images), machine, job, gpus), markdown)
 
 
-def main() -> None:
-    """Parse the command line."""
-    command(calculate)
-
-
 if __name__ == "__main__":
-    main()
+    command(calculate)

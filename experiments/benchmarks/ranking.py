@@ -4,7 +4,6 @@ python -m experiments.benchmarks.ranking --threads 2 --repeats 3 --json ranking.
 """
 
 import math
-import platform
 import random
 import statistics
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ from contextcir.evaluation.protocol import Protocol
 from contextcir.evaluation.ranking import pad_rows
 from contextcir.files import write_json
 from experiments.benchmarks.measure import in_a_fork, require_at_least
-from experiments.command import command
+from experiments.command import command, processor
 
 ELEMENTS = 2**25  # scores that are there at a time: that of `ranking.score_chunks`, for all variants
 BATCH = 256  # rows that an evaluation feeds at a time
@@ -193,7 +192,7 @@ def ranking(
     require_at_least(1, width=width, threads=threads, repeats=repeats)
     torch.set_num_threads(1)
     sizes = {name: size for name, size in {"circo": circo, "lasco": lasco}.items() if only in (None, name)}
-    report: dict[str, Any] = {"torch": torch.__version__, "machine": platform.machine(), "threads": threads}
+    report: dict[str, Any] = {"torch": torch.__version__, "machine": processor(), "threads": threads}
     for name, size in sizes.items():
         results = measure(size, width, threads, repeats)
         show(name, size, results)
@@ -202,10 +201,5 @@ def ranking(
         write_json(json, report, indent=2)
 
 
-def main() -> None:
-    """Parse the command line."""
-    command(ranking)
-
-
 if __name__ == "__main__":
-    main()
+    command(ranking)

@@ -185,10 +185,5 @@ def step(
     publish(as_markdown(setting, results, place, threads), markdown)
 
 
-def main() -> None:
-    """Parse the command line."""
-    command(step)
-
-
 if __name__ == "__main__":
-    main()
+    command(step)

@@ -198,10 +198,5 @@ def concept_losses(
         write_json(json, report, indent=2)
 
 
-def main() -> None:
-    """Parse the command line."""
-    command(concept_losses)
-
-
 if __name__ == "__main__":
-    main()
+    command(concept_losses)

@@ -11,6 +11,7 @@ from contextcir.training.gradient_cache import GradientCache
 from experiments.benchmarks import memory, plan
 from experiments.benchmarks.flops import forward_flops
 from experiments.benchmarks.plan import BATCH, Counts, Job, Machine, count
+from experiments.command import command
 from tests.helpers.gradient_cases import new_batch, new_model
 
 PROJECT = Path(__file__).parents[2]
@@ -85,7 +86,7 @@ def test_the_plan_command_writes_a_column_for_each_number_of_gpus(
     file = tmp_path / "new" / "plan.md"
     flags = [f"--model=local-dir:{clip_folder}", "--gpus=[1, 8, 64]", "--images=2", f"--markdown={file}"]
     monkeypatch.setattr("sys.argv", ["plan", *flags, "--machine.utilisation=0.3", "--job.batch=16"])
-    plan.main()
+    command(plan.calculate)
     text = file.read_text()
     assert "utilisation 0.3" in text and "batch 16" in text and text in capsys.readouterr().out
     assert "| batch of all GPUs | 16 | 128 | 1,024 |" in text.splitlines()
@@ -95,8 +96,8 @@ def test_the_memory_command_compares_both_ways(clip_folder: Path, tmp_path: Path
     file = tmp_path / "new" / "memory.md"
     flags = [f"--model=local-dir:{clip_folder}", "--batches=[16, 128]", "--chunk=8", "--rows=16", "--device=cpu"]
     # in a process of its own: what this one has freed would serve the measured ones
-    command = [sys.executable, "-m", "experiments.benchmarks.memory", *flags, f"--markdown={file}"]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=250)
+    line = [sys.executable, "-m", "experiments.benchmarks.memory", *flags, f"--markdown={file}"]
+    done = subprocess.run(line, cwd=PROJECT, capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr
     text = file.read_text()
     assert text in done.stdout and "chunks of 8 triplets" in text and "CPU ms per triplet" in text

@@ -23,6 +23,7 @@ from experiments.benchmarks.workload import (
     random_triplets,
     recipes,
 )
+from experiments.command import command
 from tests.helpers import tiny
 
 OURS = "TextConceptConsistency"
@@ -129,7 +130,7 @@ def test_the_command_measures_every_variant(
     flags = [f"--model=local-dir:{clip_folder}", "--batch=2", "--repeats=2", f"--markdown={file}", "--device=cpu"]
     flags += ["--fusion=contextcir.fusion.concept_attention.ConceptAttentionFusion"]
     monkeypatch.setattr("sys.argv", ["step", *flags, f"--losses+=contextcir.losses.text_cc.{OURS}"])
-    benchmark.main()
+    command(benchmark.step)
     table = [line.split(" | ") for line in file.read_text().splitlines() if line.startswith("| ")]
     assert table.pop(1)[0] == "| ---"
     other = "ConceptAttentionFusion"
@@ -151,7 +152,7 @@ def test_counts_alone_run_nothing(clip_folder: Path, monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(benchmark, name, None)
     flags = [f"--model=local-dir:{clip_folder}", "--batch=2", "--repeats=0", f"--markdown={tmp_path / 'step.md'}"]
     monkeypatch.setattr("sys.argv", ["step", *flags])
-    benchmark.main()
+    command(benchmark.step)
     rows = (tmp_path / "step.md").read_text().splitlines()[4:7]
     assert [row.split(" | ")[0] for row in rows] == [f"| {name}" for name in (BASELINE, OURS, PUBLISHED)]
     assert rows[0].startswith(f"| {BASELINE} | 0.") and rows[0].endswith("| 1.000 |  |  |  |  |")
