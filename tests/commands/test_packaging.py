@@ -3,6 +3,7 @@
 import ast
 import importlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import tomllib
 import venv
 import zipfile
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -130,3 +132,15 @@ def test_the_wheel_trains_from_an_empty_folder(python, tmp_path):
     configs = ["--config", "base", "--config", "scenes", "--trainer.fast_dev_run=true"]
     run(python, "-m", "experiments.run", "fit", *configs, *small, folder=tmp_path, **variables)
     assert {path.name for path in tmp_path.iterdir()} >= {"datasets"}
+
+
+def test_an_install_for_cpus_leaves_out_what_only_cuda_needs():
+    steps = run("make", "--dry-run", "--what-if=requirements.lock", "install", "TORCH=cpu", folder=PROJECT).splitlines()
+    (choice,) = (step for step in steps if step.startswith("grep"))
+    kept = run("sh", "-c", choice.split(">")[0], folder=PROJECT).splitlines()
+    left_out = set((PROJECT / "requirements.lock").read_text().splitlines()) - set(kept)
+    of_torch = {re.match(r"[\w-]+", line)[0] for line in metadata.requires("torch") or () if "Linux" in line}
+    names = {line.split("==")[0] for line in left_out}
+    assert names >= of_torch
+    assert all("sys_platform == 'linux'" in line for line in left_out)
+    assert any("--torch-backend=cpu" in step for step in steps) and {"torch==2.14.1"} <= set(kept)
