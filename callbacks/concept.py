@@ -13,7 +13,7 @@ from torch import Tensor
 from contextcir.batch import TripletBatch
 from contextcir.encoders.features import Fused, ImageFeatures, TextFeatures
 from contextcir.encoders.phrase_texts import PhraseTexts, QueryFeatures
-from contextcir.fusion.cross_attention import Fusion
+from contextcir.fusion import Fusion
 from contextcir.losses.contrastive import world_size
 from contextcir.losses.maps import ConceptReading, peakedness, shares
 from contextcir.training.encoding import WholeBatch
