@@ -16,7 +16,7 @@ from contextcir.encoders.backbone import OpenCLIPBackbone, Widths
 from contextcir.encoders.features import ImageFeatures
 from contextcir.encoders.phrase_texts import PhraseTexts, QueryFeatures
 from contextcir.errors import InputError
-from contextcir.evaluation.metrics import CompositionMetric, average_figures
+from contextcir.evaluation.composition import CompositionMetric, average_figures
 from contextcir.evaluation.protocol import averaging_groups
 from contextcir.fusion import CrossAttentionFusion, Fusion
 from contextcir.losses.contrastive import InfoNCE
@@ -154,7 +154,10 @@ class ContextCIR(LightningModule):
         return losses["loss"]
 
     def evaluate(self, batch: QueryBatch | GalleryBatch, dataloader_idx: int) -> QueryFeatures | ImageFeatures:
-        """Encode a batch of either kind, and add it to the metric of its protocol (loaders alternate)."""
+        """Encode a batch of either kind, and add it to the metric of its protocol (loaders alternate).
+
+        Callbacks add other rows of queries to the same metrics, which hold the gallery once.
+        """
         metric = cast(CompositionMetric, self.metrics[dataloader_idx // 2]) if self.metrics else None
         if isinstance(batch, GalleryBatch):
             image = self.encode_gallery(batch)
@@ -173,13 +176,13 @@ class ContextCIR(LightningModule):
     test_step = validation_step
     predict_step = validation_step
 
-    def on_validation_epoch_start(self) -> None:
+    def on_validation_start(self) -> None:
         self._begin_metrics("val")
 
-    def on_test_epoch_start(self) -> None:
+    def on_test_start(self) -> None:
         self._begin_metrics("test")
 
-    def on_predict_epoch_start(self) -> None:
+    def on_predict_start(self) -> None:
         self.metrics = nn.ModuleList()  # predictions have no labels
 
     def on_validation_epoch_end(self) -> None:
@@ -189,6 +192,7 @@ class ContextCIR(LightningModule):
         self._log_metrics()
 
     def _begin_metrics(self, stage: str) -> None:
+        """Make empty metrics before any callback's ``on_*_epoch_start``: callbacks may add rows of queries to them."""
         protocols = cast(Any, self.trainer).datamodule.protocols(stage)
         averaging_groups(protocols)  # raises now, not after the last image, if figures can't be averaged
         self.metrics = nn.ModuleList(CompositionMetric(protocol).to(self.device) for protocol in protocols)
@@ -196,7 +200,7 @@ class ContextCIR(LightningModule):
     def _log_metrics(self) -> None:
         metrics = [cast(CompositionMetric, metric) for metric in self.metrics]
         protocols = [metric.protocol for metric in metrics]
-        computed = [metric.compute() for metric in metrics]
+        computed = [metric.figures() for metric in metrics]
         by_prefix = [(protocol.split, figures) for protocol, figures in zip(protocols, computed, strict=True)]
         for prefix, figures in (*by_prefix, *average_figures(protocols, computed).items()):
             # The figures are equal on all ranks already; without sync_dist Lightning would warn.
