@@ -95,6 +95,12 @@ def follow_command(trainer: Trainer, file: Path, differ: Mapping[str, tuple[Any,
         trainer.callbacks.insert(0, SettingsOfCommand())
 
 
+def stay_offline() -> None:
+    """Keep W&B on this machine, and quiet, unless the user chose a mode: no account is needed."""
+    if os.environ.setdefault("WANDB_MODE", "offline") == "offline":
+        os.environ.setdefault("WANDB_SILENT", "true")
+
+
 def go_offline_if_unreachable(seconds: float = 10.0) -> None:
     """With ``WANDB_MODE=online``, ask the server whether it is there; if not, say so and record the run offline.
 
