@@ -74,7 +74,7 @@ def resolve(args: Sequence[str] | None = None) -> list[str]:
     Raises:
         InputError: if there is no such config, it is not valid YAML, or a named class needs a package that is missing.
     """
-    resolved = [*_with_paths(sys.argv[1:] if args is None else args)]
+    resolved = with_paths(sys.argv[1:] if args is None else args)
     for name in {name for argument in resolved for name in _strings(_value(argument))}:
         for entry in public_classes().get(name, ()):
             try:
@@ -82,6 +82,18 @@ def resolve(args: Sequence[str] | None = None) -> list[str]:
             except ModuleNotFoundError as error:
                 raise InputError(f"{name} needs the package {error.name}, which is not installed") from None
     return resolved
+
+
+def with_paths(args: Sequence[str]) -> list[str]:
+    """Return a command line whose configs are given by their paths; raises InputError where there is none."""
+    paths = []
+    for before, argument in zip(["", *args], args, strict=False):
+        if before in CONFIG_FLAGS:
+            argument = _path(argument)
+        elif (value := _config_of(argument)) is not None:
+            argument = f"{argument.partition('=')[0]}={_path(value)}"
+        paths.append(argument)
+    return paths
 
 
 def import_all(packages: Sequence[str]) -> None:
@@ -101,18 +113,6 @@ def config_files(args: Sequence[str]) -> list[Path]:
 def _config_of(argument: str) -> str | None:
     flag, equals, value = argument.partition("=")
     return value if equals and flag in CONFIG_FLAGS else None
-
-
-def _with_paths(args: Sequence[str]) -> Iterator[str]:
-    before = ""
-    for argument in args:
-        if before in CONFIG_FLAGS:
-            yield _path(argument)
-        elif (value := _config_of(argument)) is not None:
-            yield f"{argument.partition('=')[0]}={_path(value)}"
-        else:
-            yield argument
-        before = argument
 
 
 def _path(text: str) -> str:

@@ -11,7 +11,7 @@ import experiments.lean  # noqa: F401  before the first import of Lightning: hal
 
 # isort: split
 import torch
-from jsonargparse import set_parsing_settings
+from jsonargparse import Namespace, set_parsing_settings
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
@@ -34,6 +34,13 @@ from experiments.start import (
 
 # Interpolations are resolved once, after all files and flags are merged.
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+
+OPTIONS: dict[str, Any] = {
+    "subclass_mode_data": True,
+    "parser_kwargs": {"parser_mode": "omegaconf+"},
+    "auto_configure_optimizers": False,
+    "seed_everything_default": 0,
+}
 
 
 class RunParser(OneLineErrors, LightningArgumentParser):
@@ -80,6 +87,30 @@ class ExperimentCLI(LightningCLI):
         return kwargs
 
 
+class SettingsOnly(ExperimentCLI):
+    """Neither parses nor builds nor runs anything: for its parser."""
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse nothing."""
+        self.config = Namespace(subcommand="fit", fit=Namespace())
+
+    def instantiate_classes(self) -> None:
+        """Build nothing."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run nothing."""
+
+    def _set_seed(self) -> None:
+        """Leave random numbers alone."""
+
+
+def settings_parser() -> LightningArgumentParser:
+    """Return the parser of this command."""
+    quiet()
+    claim_run_id()  # configs name it
+    return SettingsOnly(ContextCIR, LightningDataModule, save_config_callback=None, args=[], **OPTIONS).parser
+
+
 def main(args: ArgsType = None) -> ExperimentCLI:
     """Parse ``args`` (default: ``sys.argv``) and run the chosen subcommand."""
     typed = sys.argv[1:] if args is None else args
@@ -91,13 +122,10 @@ def main(args: ArgsType = None) -> ExperimentCLI:
     return ExperimentCLI(
         ContextCIR,
         LightningDataModule,
-        subclass_mode_data=True,
-        parser_kwargs={"parser_mode": "omegaconf+"},
         save_config_callback=RecordSettings,
         save_config_kwargs={"save_to_log_dir": False},
-        auto_configure_optimizers=False,
-        seed_everything_default=0,
         args=args,
+        **OPTIONS,
     )
 
 
