@@ -1,6 +1,6 @@
 """Make triplets for training from pairs of images, or from images alone, with a vision-language model.
 
-python -m experiments.synthesize --config experiments/configs/synthesis/scenes.yaml
+python -m experiments.synthesize --config synthesis/scenes
 python -m experiments.synthesize --config my.yaml --stage describe --shard 0/8
 
 Stages: pairs, describe, instruct, filter, write; all of them, one after the other, if none is named. What a stage has
@@ -30,6 +30,7 @@ from contextcir.synthesis.outputs.manifest import write_manifest
 from contextcir.synthesis.outputs.sheet import LinkedImages, SheetImages, write_sheet
 from contextcir.synthesis.pairs import ImageSource, PairSource, collect
 from contextcir.synthesis.runner import Run, ask
+from experiments.arguments import Parser
 
 STAGES = ("pairs", "describe", "instruct", "filter", "write")
 BUDGET_SPENT = 3  # exit status, so that a job script can tell it from an error
@@ -147,7 +148,7 @@ class Synthesis:
 
 def build_parser() -> ArgumentParser:
     """Return the parser of the command line."""
-    parser = ArgumentParser(prog="python -m experiments.synthesize", description=__doc__.partition("\n")[0])
+    parser = Parser(prog="python -m experiments.synthesize", description=__doc__.partition("\n")[0])
     parser.add_argument("--config", action="config", help="YAML file with settings; several add up")
     parser.add_argument("--stage", type=Literal[STAGES] | None, default=None, help="only this one; null for all")
     parser.add_argument("--shard", type=str, default="0/1", help="I/N: only part I of N, from 0 on")
