@@ -104,8 +104,9 @@ def test_gradient_checkpointing_changes_no_gradient(tmp_path):
     assert saving.clip.visual.transformer.grad_checkpointing and saving.clip.transformer.grad_checkpointing
     saved = gradients(saving)
     assert plain.keys() == saved.keys()
-    for name in plain:
-        torch.testing.assert_close(plain[name], saved[name], rtol=1e-4, atol=1e-4)
+    for name in plain:  # sums of thousands cancel to single small entries, which rounding may change by more than 1e-4
+        rounding = 1e-6 * plain[name].abs().max().item()
+        torch.testing.assert_close(plain[name], saved[name], rtol=1e-4, atol=max(rounding, 1e-6))
 
 
 def test_the_fused_kernel_is_not_used_on_a_cpu():
