@@ -152,11 +152,11 @@ def _flat(settings: Any, prefix: str = "") -> Iterator[str]:
             yield from (f"{key}.{parameter}" for parameter in _parameters(value.get("class_path")))
 
 
-def _parameters(class_path: Any) -> Sequence[str]:
-    """Return the parameters of a class that is given without all of them."""
-    if not isinstance(class_path, str):
+def _parameters(dotted: Any) -> Sequence[str]:
+    """Return the parameters of a class, of which a config need not give all."""
+    if not isinstance(dotted, str):
         return ()
-    module, _, name = class_path.rpartition(".")
+    module, _, name = dotted.rpartition(".")
     try:
         return tuple(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
     except (AttributeError, ImportError, ValueError):

@@ -75,7 +75,8 @@ def resolve(args: Sequence[str] | None = None) -> list[str]:
         InputError: if there is no such config, it is not valid YAML, or a named class needs a package that is missing.
     """
     resolved = with_paths(sys.argv[1:] if args is None else args)
-    for name in {name for argument in resolved for name in _strings(_value(argument))}:
+    given = [*map(_value, resolved), *map(_content, config_files(resolved))]
+    for name in {name for value in given for name in _strings(value)}:
         for entry in public_classes().get(name, ()):
             try:
                 importlib.import_module(entry.module)
@@ -121,16 +122,21 @@ def _path(text: str) -> str:
 
 
 def _value(argument: str) -> Any:
-    """Return what an argument gives: the content of a YAML file, or a value."""
-    text = argument.partition("=")[2] if argument.startswith("-") else argument
-    file = Path(text) if text.endswith((".yaml", ".yml")) else None
+    """Return the value that an argument gives, of a flag also by a YAML file."""
+    is_flag = argument.startswith("-")
+    text = argument.partition("=")[2] if is_flag else argument
+    if is_flag and text.endswith((".yaml", ".yml")) and Path(text).is_file():
+        return _content(Path(text))
     try:
-        if file is not None and file.is_file():
-            return yaml.safe_load(file.read_text(encoding="utf-8"))
         return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _content(file: Path) -> Any:
+    try:
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        if file is None:
-            return text
         raise InputError(f"this is not valid YAML: {' '.join(str(error).split())}", file=file) from None
 
 

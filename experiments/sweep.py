@@ -31,6 +31,7 @@ from jsonargparse import auto_cli
 
 from contextcir.errors import InputError
 from contextcir.files import read_json, write_json
+from experiments.arguments import ArgumentMistake, Parser
 from experiments.command import one_line_errors, packaged
 from experiments.names import PACKAGES, config_files, with_paths
 
@@ -137,8 +138,7 @@ def check(commands: Sequence[list[str]], file: Path) -> None:
     new = {key: args for args in commands if (key := _fingerprint(args)) not in known}
     if not new:
         return
-    from experiments.arguments import ArgumentMistake  # imports seconds long, as the next
-    from experiments.run import settings_parser
+    from experiments.run import settings_parser  # seconds of imports
 
     parser = settings_parser()
     for args in new.values():
@@ -198,7 +198,7 @@ def sweep(file: Path, count: int | None = None, seed: int = 0) -> None:
 def main(args: list[str] | None = None) -> None:
     """Parse the command line."""
     with one_line_errors():
-        auto_cli(sweep, args=args, as_positional=True)
+        auto_cli(sweep, args=args, as_positional=True, parser_class=Parser)
 
 
 if __name__ == "__main__":
