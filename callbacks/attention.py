@@ -1,4 +1,4 @@
-"""What the model looks at: heat maps of noun phrases for a fixed sample of queries, and the pointing game."""
+"""Where the model looks: heat maps of noun phrases for a fixed sample of queries, and the pointing game."""
 
 from pathlib import Path
 
@@ -8,7 +8,6 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from callbacks.evaluation import EvaluationCallback
-from callbacks.figures import PhraseFigure, displayable, draw_query
 from callbacks.results import add_results
 from contextcir.batch import GalleryBatch, QueryBatch
 from contextcir.encoders.features import ImageFeatures
@@ -20,8 +19,8 @@ from contextcir.losses.maps import phrase_attention
 class AttentionFigures(EvaluationCallback):
     """Draw the attention of noun phrases over the reference image, and score how well it points at their objects.
 
-    A phrase's map is the mean of the in-context attention over layers, heads and the keys that stand for the phrase
-    (its tokens, unless the fusion has others), on the patches. Figures go to ``attention/epoch_NNN/query_ID.png``
+    A phrase's map is the mean in-context attention of the patches to the keys of the phrase (its tokens, unless the
+    fusion has other keys), over layers and heads. Figures go to ``attention/epoch_NNN/query_ID.png``
     (``attention/validate``, ``attention/test`` outside of training) in the run's folder, and to W&B where that is a
     logger. The score over all queries whose phrases have boxes is logged as ``val_pointing_game``, with what a random
     patch would score as ``val_pointing_game_chance``, and as ``val_attention_inside`` the share of the maps' mass on
@@ -45,7 +44,7 @@ class AttentionFigures(EvaluationCallback):
         self._has_maps = True
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Forget an earlier run."""
+        """Start without figures of an earlier run."""
         self._games, self._latest, self._has_maps = [], {}, True
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -57,7 +56,7 @@ class AttentionFigures(EvaluationCallback):
         self._score(trainer, pl_module, "test")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw, if it is time to."""
+        """Draw, if a set of figures is due."""
         if trainer.sanity_checking:
             return
         if trainer.state.fn != "fit":
@@ -76,7 +75,7 @@ class AttentionFigures(EvaluationCallback):
         self._save("fit_end", trainer)
 
     def begin(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Begin new games for every protocol."""
+        """Start new metrics for every protocol."""
         self._games = []
         if not trainer.sanity_checking:
             for protocol in trainer.datamodule.protocols(stage):
@@ -115,9 +114,11 @@ class AttentionFigures(EvaluationCallback):
 
     @torch.no_grad()
     def _draw(self, trainer: Trainer, pl_module: LightningModule, stage: str, name: str) -> None:
-        """Write the figures of the sample. Only rank 0 draws; Lightning has put the module into eval mode."""
+        """Write the figures of the sample, on rank 0; Lightning has put the module into eval mode."""
         if not (trainer.is_global_zero and self.samples and self._has_maps):
             return
+        from callbacks.figures import PhraseFigure, displayable, draw_query, same_size  # takes a second
+
         data, protocol = trainer.datamodule, trainer.datamodule.protocols(stage)[0]
         count = min(self.samples, len(protocol.query_ids))
         indices = torch.linspace(0, len(protocol.query_ids) - 1, count).round().long().tolist()
@@ -147,7 +148,7 @@ class AttentionFigures(EvaluationCallback):
             figure.savefig(files[-1])
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                logger.log_image(f"{protocol.split}_attention", [str(file) for file in files], caption=captions)
+                logger.log_image(f"{protocol.split}_attention", same_size(files), caption=captions)
 
     def _maps_in(self, outputs: QueryFeatures) -> bool:
         if not outputs.fused.attention and self._has_maps:

@@ -1,4 +1,4 @@
-"""Checkpoints as files: written whole or not at all, and looked at before one is resumed."""
+"""Checkpoints as files: written whole or not at all, and checked before one is resumed."""
 
 import os
 import re
@@ -16,17 +16,17 @@ PART = ".part"
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
-    """Write checkpoints under another name in the same folder, to the disk, and only then give them theirs.
+    """Write a checkpoint under a temporary name in the same folder, flush it to disk, and rename it then.
 
-    Lightning's own way goes through memory and the system's temporary folder, from where a file on another disk is
-    copied: a kill or a full disk in between leaves half of it.
+    Lightning writes to memory or to the system's temporary folder, and copies the file to another disk: a kill or a
+    full disk during the copy leaves half of it.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Save a checkpoint.
 
         Raises:
-            OSError: if it can't be written; then whatever was at ``path`` is still there.
+            OSError: if it can't be written; a file that was at ``path`` is still there.
         """
         path = Path(path)
         part = path.with_name(path.name + PART)
@@ -43,7 +43,7 @@ class AtomicCheckpoints(TorchCheckpointIO):
             part.unlink(missing_ok=True)
             raise OSError(
                 f"no checkpoint could be written to {path} ({reason}): what was saved before is still there; make room "
-                "or set --trainer.default_root_dir to another disk, and start the same command again"
+                "or set trainer.default_root_dir to another disk, and start the same command again"
             ) from error
 
 
@@ -57,7 +57,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def first_cause(error: BaseException) -> str:
-    """Return in one line what made an error: the system's words where there are any."""
+    """Return the cause of an error in one line, in the words of the operating system where there are any."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, OSError) and seen.strerror:
@@ -67,9 +67,9 @@ def first_cause(error: BaseException) -> str:
 
 
 def damage(path: Path) -> str | None:
-    """Return what is wrong with a checkpoint file, None if all of it is as it was written.
+    """Return what is wrong with a checkpoint file, None if it is intact.
 
-    Its content is read once to compare it with its checksums, at the speed of the disk.
+    The whole file is read once, to compare it with its checksums.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -80,24 +80,24 @@ def damage(path: Path) -> str | None:
 
 
 def resume_files(folder: Path) -> list[Path]:
-    """Return the checkpoints of a folder that were made to be resumed, the newest (by its step) first."""
-    found = [(int(match[1]), file) for file in _files(folder) if (match := RESUME.fullmatch(file.name))]
-    return [file for _, file in sorted(found, reverse=True)]
+    """Return the resume points in a folder, the one of the last step first."""
+    points = [(int(match[1]), file) for file in _files(folder) if (match := RESUME.fullmatch(file.name))]
+    return [file for _, file in sorted(points, reverse=True)]
 
 
 def other_files(folders: Iterable[Path]) -> list[Path]:
-    """Return all other checkpoints of some folders, the newest (by its time) first; links are left out."""
-    found = {
+    """Return all other checkpoints of some folders, the last modified first; links are left out."""
+    checkpoints = {
         file.resolve(): file
         for folder in folders
         for file in _files(folder)
         if file.suffix == ".ckpt" and not RESUME.fullmatch(file.name) and not file.is_symlink()
     }
-    return sorted(found.values(), key=lambda file: file.stat().st_mtime_ns, reverse=True)
+    return sorted(checkpoints.values(), key=lambda file: file.stat().st_mtime_ns, reverse=True)
 
 
 def newest_whole(files: Iterable[Path]) -> Path | None:
-    """Return the first file that is whole, with a warning about those before it; None if there is none."""
+    """Return the first intact file, with a warning about the damaged ones before it; None if there is none."""
     broken = []
     for file in files:
         reason = damage(file)

@@ -1,6 +1,6 @@
-"""Checkpoints to resume from: made between two batches, where a run goes on as if it had never stopped.
+"""Resume points: checkpoints between two batches, from which a run continues as if it had never stopped.
 
-A run that ends on request, at a place from which it goes on exactly: a time limit comes near, or a machine goes.
+`ResumePoints` saves them regularly, `StopWhenAsked` before it ends a run on request.
 """
 
 import os
@@ -16,22 +16,23 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from callbacks.checkpoint_files import PART, newest_whole, other_files, resume_files
 
 KEY = "resume_point"
+STOPPED = 75  # exit status: try again later (EX_TEMPFAIL of sysexits.h)
 
 
 class ResumePoints(Checkpoint):
     """Keep the newest checkpoints of a run, ``resume-step=N.ckpt``, and ``last.ckpt``, a link to the newest one.
 
-    They are saved when the next batch is there but nothing was done with it: after the optimizer's step, and after the
-    validation and the end of an epoch if those were due. Such a checkpoint needs nothing but Lightning's own state for
-    a run to go on bit for bit. (At other places that is not so: one saved at the end of a batch, for instance, makes
-    Lightning leave out the validation that would have followed.) One is due after ``every_n_train_steps``, after
-    ``every_minutes``, and after every validation; and one is saved at the end of training, and before a run ends by an
-    error outside of a training step, such as an image that can't be read.
+    They are saved when the next batch has been loaded but not used: after the optimizer's step, and after the
+    validation and the end of an epoch if those were due. At this place Lightning's own state is enough for a run to
+    continue bit for bit. (Elsewhere it is not: after a checkpoint from the end of a batch, for instance, Lightning
+    leaves out the validation that would have followed.) One is due after ``every_n_train_steps``, after
+    ``every_minutes``, and after every validation. One more is saved at the end of training, and before a run ends by
+    an error outside of a training step, such as an image that can't be read.
 
     Args:
         dirpath: folder of the checkpoints, on a local or network disk.
         every_n_train_steps: optimizer steps from one to the next; None for no such limit.
-        every_minutes: time from one to the next, looked at every ``log_every_n_steps``; None for no such limit.
+        every_minutes: time from one to the next, checked every ``log_every_n_steps``; None for no such limit.
         keep: how many to keep.
     """
 
@@ -57,30 +58,30 @@ class ResumePoints(Checkpoint):
         self._resumed: dict[str, int] | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin; after a resume, undo what Lightning is about to do for checkpoints of other kinds."""
+        """Start the clock; after a resume, correct the loop's state, which Lightning sets for its own checkpoints."""
         self._saved_time, self._due = time.monotonic(), False
         if self._resumed is not None:
             loop = trainer.fit_loop.epoch_loop
-            loop.reset_restart_stage()  # else it takes the next batch's validation for one that was done
+            loop.reset_restart_stage()  # otherwise it skips the next batch's validation as done
             counted = loop.restarting and not loop._should_accumulate()  # then it adds 1 before the first batch
             loop._batches_that_stepped = self._resumed["logged_steps"] - counted
             self._saved_step, self._resumed = trainer.global_step, None
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """What was computed for this is not to be computed again."""
+        """Make a resume point due, so that this validation is never computed again."""
         self._due = self._due or not trainer.sanity_checking
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Save, if it is time to and no gradients are being accumulated."""
+        """Save, if a resume point is due and no gradients are being accumulated."""
         if batch_idx % trainer.accumulate_grad_batches == 0 and self._is_due(trainer):
             self._save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save what training has come to."""
+        """Save the result of training."""
         self._save(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save what there is, if the run was between two batches; only then are weights and counts in step."""
+        """Save, if the run was between two batches; only there do weights and counts belong to the same step."""
         batches, epochs = trainer.fit_loop.epoch_loop.batch_progress.current, trainer.fit_loop.epoch_progress.current
         between = batches.ready == batches.completed and epochs.started > epochs.processed
         whole = batches.ready % trainer.accumulate_grad_batches == 0
@@ -91,7 +92,7 @@ class ResumePoints(Checkpoint):
                 rank_zero_warn(str(error))
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Describe the place between two batches as one that Lightning goes on from."""
+        """Describe the place between two batches as one that Lightning continues from."""
         if not self._saving:
             return
         checkpoint[KEY] = {"logged_steps": trainer.fit_loop.epoch_loop._batches_that_stepped}
@@ -101,17 +102,17 @@ class ResumePoints(Checkpoint):
             counts.update(dict.fromkeys(("ready", "started", "processed"), counts["completed"]))
         batches["is_last_batch"] = False
         for counts in (loops["epoch_loop.val_loop.batch_progress"][part] for part in ("total", "current")):
-            counts.update(dict.fromkeys(counts, 0))  # of validations that are over
+            counts.update(dict.fromkeys(counts, 0))  # of completed validations
         if epochs["current"]["completed"] == epochs["current"]["ready"]:  # at the end of training
             if batches["current"]["completed"] == trainer.num_training_batches:
                 batches["current"] = dict.fromkeys(batches["current"], 0)
-            else:  # training ended within an epoch, which could go on
+            else:  # training ended within an epoch, which can be continued
                 for counts in (epochs["total"], epochs["current"]):
                     counts["processed"] -= 1
                     counts["completed"] -= 1
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Note that training goes on from one of these."""
+        """Note that training continues from a resume point."""
         self._resumed = checkpoint.get(KEY)
 
     def _is_due(self, trainer: Trainer) -> bool:
@@ -124,7 +125,7 @@ class ResumePoints(Checkpoint):
         return trainer.strategy.broadcast(passed)  # clocks differ, and all ranks take part in saving
 
     def _save(self, trainer: Trainer, alone: bool = False) -> None:
-        """Save, unless that was done for this step. ``alone``: without waiting for ranks that may not come."""
+        """Save, unless this step was saved. ``alone``: without waiting for other ranks, which may have failed."""
         self._due, self._saved_time = False, time.monotonic()
         if trainer.fast_dev_run or trainer.global_step == self._saved_step:
             return
@@ -142,9 +143,9 @@ class ResumePoints(Checkpoint):
             self._tidy(path)
 
     def _tidy(self, path: Path) -> None:
-        """Link the new checkpoint, and remove all but the last ones up to it.
+        """Link the new checkpoint, and delete all but the last ones up to it.
 
-        Those of later steps were left by a run that was taken back: it must not be them that the next start finds.
+        Resume points of later steps belong to a run that was rolled back, and must not be picked up again.
         """
         last = path.with_name("last.ckpt")
         fresh = path.with_name(f"last.ckpt{PART}")
@@ -162,10 +163,10 @@ class ResumePoints(Checkpoint):
 
 
 def newest_checkpoint(trainer: Trainer) -> Path | None:
-    """Return the checkpoint that a run with these callbacks would resume: the newest one that is whole, if any.
+    """Return the checkpoint that a run with these callbacks would resume: the newest intact one, if any.
 
-    That is one of `ResumePoints`; where there are none, one of `ModelCheckpoint`, or what Lightning saved when SLURM
-    ended the job.
+    This is one of `ResumePoints`; without any, one of `ModelCheckpoint`, or what Lightning saved when SLURM ended the
+    job.
     """
     points = [callback for callback in trainer.callbacks if isinstance(callback, ResumePoints)]
     best = [Path(callback.dirpath) for callback in trainer.callbacks if _has_folder(callback)]
@@ -179,35 +180,34 @@ def _has_folder(callback: Any) -> bool:
     return isinstance(callback, ModelCheckpoint) and callback.dirpath is not None and not callback.save_weights_only
 
 
-STOPPED = 75  # exit status: come back later (EX_TEMPFAIL of sysexits.h)
-
-
 class StopWhenAsked(Callback):
     """Save a resume point and end the run with exit status 75, between two batches, once a file exists.
 
-    A file, because a signal would come at another place on every rank, in the middle of whatever Python does there,
-    and SLURM may send it to all children too: W&B's service and the processes of the loaders die of it. Rank 0 looks
-    before every batch; the ranks agree by one small message, as Lightning's own about SIGTERM.
+    A file is used because a signal arrives at a different place on every rank, in the middle of any Python code, and
+    SLURM may send it to all children as well: it ends W&B's service and the loader processes. Rank 0 checks before
+    every batch; the ranks agree by one small message, as Lightning does about SIGTERM.
 
     Args:
-        file: on a disk of the machine of rank 0. It is not removed.
+        file: on a disk of rank 0's machine. It is not deleted.
     """
 
     def __init__(self, file: str | Path) -> None:
         self.file = Path(file)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Look for the file.
+        """Check for the file.
 
         Raises:
-            SystemExit: on all ranks, if it is there and no gradients are being accumulated.
+            SystemExit: on all ranks, if it exists and no gradients are being accumulated.
         """
         if batch_idx % trainer.accumulate_grad_batches:
             return
-        asked = trainer.is_global_zero and self.file.exists()
-        if trainer.strategy.reduce_boolean_decision(asked, all=False):
+        requested = trainer.is_global_zero and self.file.exists()
+        if trainer.strategy.reduce_boolean_decision(requested, all=False):
             for callback in trainer.callbacks:
                 if isinstance(callback, ResumePoints):
                     callback._save(trainer)
-            rank_zero_info(f"stopped after step {trainer.global_step}, as {self.file} asks: the same command continues")
+            rank_zero_info(
+                f"stopped after step {trainer.global_step}, as {self.file} exists: the same command continues"
+            )
             raise SystemExit(STOPPED)

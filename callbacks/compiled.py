@@ -1,19 +1,20 @@
-"""torch.compile for the towers, as part of a run and not of the model: checkpoints know nothing of it."""
+"""torch.compile for the towers, as part of a run and not of the model: checkpoints do not depend on it."""
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 
 class CompileTowers(Callback):
-    """Compiles the transformer blocks of both towers for training.
+    """Compile the transformer blocks of both towers for training.
 
-    Block by block and in place: their code is compiled once and not once per block, and no weight gets another name.
-    The first steps take longer, and so does the first batch with a length of text that has not been met before.
+    Block by block and in place: their code is compiled once and not once per block, and no weight changes its name.
+    The first steps take longer, and so does the first batch of every new text length.
 
     Args:
-        backend: Of torch.compile; inductor needs a C++ compiler on a CPU, and Triton on a GPU.
+        backend: of torch.compile; inductor needs a C++ compiler on a CPU, and Triton on a GPU.
 
-    Raises ValueError for a backend that does not exist.
+    Raises:
+        ValueError: for an unknown backend.
     """
 
     def __init__(self, backend: str = "inductor") -> None:
@@ -23,7 +24,7 @@ class CompileTowers(Callback):
         self.backend = backend
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Mark the blocks; they are compiled when they are first run."""
+        """Mark the blocks; they are compiled on their first call."""
         if stage == "fit":
             for block in pl_module.backbone.blocks:
                 block.compile(backend=self.backend)

@@ -1,4 +1,4 @@
-"""What the concept loss does while a run trains: how hard it pulls, on how many phrases, and where attention goes."""
+"""The concept loss during training: its gradient, the phrases it acts on, and the attention of the fusion."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from torch import Tensor
 from contextcir.batch import TripletBatch
 from contextcir.encoders.features import Fused, ImageFeatures, TextFeatures
 from contextcir.encoders.phrase_texts import PhraseTexts, QueryFeatures
-from contextcir.fusion.cross_attention import Fusion
+from contextcir.fusion import Fusion
 from contextcir.losses.contrastive import world_size
 from contextcir.losses.maps import ConceptReading, peakedness, shares
 from contextcir.training.encoding import WholeBatch
@@ -31,8 +31,8 @@ class ConceptMonitor(Callback):
     - ``train_attention_start``, ``train_attention_end``, ``train_attention_phrases``: share of the patches' attention
       that goes to the start of text, to its end, and to a phrase; means over captions, and over phrases.
 
-    All are those of the batches of all ranks together. It takes a second pass of the batch, and two backward passes
-    through the fusion, every time; batches that are encoded in chunks (`GradientCache`) are not measured.
+    All are over the batches of all ranks together. Each measurement takes a second pass of the batch, and two backward
+    passes through the fusion; batches that are encoded in chunks (`GradientCache`) are not measured.
 
     Args:
         every_n_steps: optimizer steps between two measurements, of which the first is at step 0.
@@ -45,11 +45,11 @@ class ConceptMonitor(Callback):
         self._last = -1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget an earlier run."""
+        """Start without measurements of an earlier run."""
         self._last = -1
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Measure, if it is time to; all ranks take part."""
+        """Measure, if it is due; all ranks take part."""
         step = trainer.global_step
         if step % self.every_n_steps or step == self._last or not isinstance(batch, TripletBatch):
             return
@@ -59,7 +59,7 @@ class ConceptMonitor(Callback):
         self._last = step  # with accumulated gradients, several batches belong to one step
         devices = [pl_module.device] if pl_module.device.type == "cuda" else []
         with (
-            torch.random.fork_rng(devices),  # dropout would take numbers that belong to training
+            torch.random.fork_rng(devices),  # dropout must not change the random numbers of training
             listening(pl_module.fusion) as heard,
             trainer.precision_plugin.train_step_context(),
         ):
@@ -91,8 +91,10 @@ def gradient_ratio(pl_module: LightningModule, losses: dict[str, Tensor]) -> Ten
     weights = [weight for weight in pl_module.fusion.parameters() if weight.requires_grad]
     norms = []
     for loss in (pl_module.concept.weight * losses["concept"], losses["contrastive"]):
-        found = torch.autograd.grad(SCALE * loss, weights, retain_graph=True, allow_unused=True, materialize_grads=True)
-        flat = torch.cat([gradient.float().flatten() for gradient in found])
+        gradients = torch.autograd.grad(
+            SCALE * loss, weights, retain_graph=True, allow_unused=True, materialize_grads=True
+        )
+        flat = torch.cat([gradient.float().flatten() for gradient in gradients])
         if world_size() > 1:
             dist.all_reduce(flat)
         norms.append(flat.norm())

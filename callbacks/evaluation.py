@@ -1,4 +1,4 @@
-"""What the callbacks that watch an evaluation share: validation and test go through the same three methods."""
+"""The base of callbacks that follow an evaluation: validation and test call the same methods."""
 
 from typing import Any
 
@@ -10,10 +10,10 @@ from contextcir.encoders.phrase_texts import QueryFeatures
 
 
 class EvaluationCallback(Callback):
-    """Sends the hooks of validation (stage ``val``) and test to `begin` and `add`.
+    """Pass the hooks of validation (stage ``val``) and test on to `begin` and `add`.
 
-    The figures of the last validation are part of checkpoints, plain numbers and texts: a run that is resumed after it
-    reports them at its end all the same.
+    The figures of the last validation are part of checkpoints, as plain numbers and texts: a run that is resumed after
+    it still reports them at its end.
     """
 
     _latest: dict[str, dict[str, Any]]
@@ -23,11 +23,11 @@ class EvaluationCallback(Callback):
         return {"latest": self._latest}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take them up again."""
+        """Restore the figures of the last validation."""
         self._latest = state_dict["latest"]
 
     def begin(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Get ready for an evaluation of the stage's protocols."""
+        """Prepare for an evaluation of the stage's protocols."""
         raise NotImplementedError
 
     def add(
@@ -37,17 +37,17 @@ class EvaluationCallback(Callback):
         batch: QueryBatch | GalleryBatch,
         protocol_index: int,
     ) -> None:
-        """Take in a batch of queries or gallery images, and what the module made of it."""
+        """Add a batch of queries or gallery images, and the module's features of it."""
         raise NotImplementedError
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin."""
+        """Prepare for a validation."""
         if trainer.state.fn != "fit":
-            self._latest = {}  # those of the checkpoint that is evaluated
+            self._latest = {}  # restored figures belong to the training of the checkpoint
         self.begin(trainer, pl_module, "val")
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin."""
+        """Prepare for a test."""
         self._latest = {}
         self.begin(trainer, pl_module, "test")
 

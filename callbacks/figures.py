@@ -1,17 +1,24 @@
-"""Drawing a query: reference, target, caption with coloured phrases, and one heat map per phrase."""
+"""Drawing a query: reference, target, caption with coloured phrases, and one heat map per phrase.
+
+Imported when something is drawn: matplotlib takes a second to load.
+"""
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.offsetbox import AnnotationBbox, HPacker, TextArea
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import Normal, Stroke
+from PIL import Image
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from PIL.Image import Image
 
 # Readable on white, and apart for colour-blind readers (Wong, Nature Methods 2011).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#8C6D00", "#3B9DD6", "#7A4FBF", "#555555")
@@ -39,16 +46,13 @@ def displayable(images: Tensor, preprocess: Callable[..., Any] | None) -> Tensor
 
 
 def draw_query(
-    reference: Tensor, target: "Image | None", caption: str, phrases: Sequence[PhraseFigure], title: str
-) -> "Figure":
+    reference: Tensor, target: Image.Image | None, caption: str, phrases: Sequence[PhraseFigure], title: str
+) -> Figure:
     """Return the figure of one query.
 
     ``reference`` (3, S, S) in 0..1: what the model saw, so that patches fall where they belong. ``caption``: the text
     that the phrases' characters refer to. Phrases whose map is NaN (cut off the caption) are left out of the panels.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     drawn = [(number, phrase) for number, phrase in enumerate(phrases) if phrase.heat.isfinite().all()]
     pictures = 1 if target is None else 2
     columns = min(COLUMNS, max(pictures + len(drawn), 3))
@@ -76,7 +80,21 @@ def draw_query(
     return figure
 
 
-def show_picture(axis: "Axes", picture: Any, title: str) -> None:
+def same_size(files: Sequence[Path]) -> list[Image.Image]:
+    """Return pictures from files on white canvases of one size: W&B shows those of one set side by side."""
+    pictures = []
+    for file in files:
+        with Image.open(file) as picture:
+            pictures.append(picture.convert("RGB"))
+    size = (max((p.width for p in pictures), default=0), max((p.height for p in pictures), default=0))
+    canvases = []
+    for picture in pictures:
+        canvases.append(Image.new("RGB", size, "white"))
+        canvases[-1].paste(picture)
+    return canvases
+
+
+def show_picture(axis: Axes, picture: Any, title: str) -> None:
     """Draw an image with its title above."""
     axis.imshow(picture)
     axis.set_title(title, fontsize=8, pad=3)
@@ -86,15 +104,11 @@ def show_picture(axis: "Axes", picture: Any, title: str) -> None:
         spine.set_color("#BBBBBB")
 
 
-def show_heat(axis: "Axes", reference: Tensor, phrase: PhraseFigure, text: str, colour: str) -> None:
-    """Draw a phrase's map over the reference, from its least (dark) to its greatest value (bright), with its box.
+def show_heat(axis: Axes, reference: Tensor, phrase: PhraseFigure, text: str, colour: str) -> None:
+    """Draw a phrase's map over the reference, from its lowest (dark) to its highest value (bright), with its box.
 
     The cross marks the centre of the best patch, as in the pointing game.
     """
-    from matplotlib import colormaps
-    from matplotlib.patches import Rectangle
-    from matplotlib.patheffects import Normal, Stroke
-
     side = reference.shape[-1]
     rows, columns = phrase.heat.shape
     heat = phrase.heat.float()
@@ -120,10 +134,8 @@ def show_heat(axis: "Axes", reference: Tensor, phrase: PhraseFigure, text: str, 
         axis.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, **style))
 
 
-def write_line(figure: "Figure", pieces: Sequence[tuple[str, int | None]], x: float, y: float) -> None:
+def write_line(figure: Figure, pieces: Sequence[tuple[str, int | None]], x: float, y: float) -> None:
     """Write coloured pieces of text one after the other, from the left, centred on height ``y``."""
-    from matplotlib.offsetbox import AnnotationBbox, HPacker, TextArea
-
     areas = []
     for text, phrase in pieces:
         colour = "#222222" if phrase is None else COLOURS[phrase % len(COLOURS)]
@@ -138,7 +150,7 @@ def write_line(figure: "Figure", pieces: Sequence[tuple[str, int | None]], x: fl
 
 
 def wrap(caption: str, phrases: Sequence[PhraseFigure], width: int) -> list[list[tuple[str, int | None]]]:
-    """Break a caption into lines of about ``width`` characters, each a list of (text, number of its phrase or None)."""
+    """Break a caption into lines of about ``width`` characters, each a list of (text, phrase number or None)."""
     owner: list[int | None] = [None] * len(caption)
     for number, phrase in enumerate(phrases):
         owner[phrase.start : phrase.end] = [number] * (phrase.end - phrase.start)

@@ -1,6 +1,5 @@
-"""A run whose loss is no number any more ends, and says with which batch; its weights are never saved."""
+"""A run ends when its loss or weights are not finite, and names the batch; such weights are never saved."""
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,13 +9,18 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from contextcir.batch import TripletBatch
+from contextcir.files import write_json
 
 REPORT = "nonfinite_batch.json"
 SHOWN = 4  # records that a message names; the report has all
+ADVICE = (
+    "No such weights were saved: the last checkpoint is good. Look at these records, or lower "
+    "model.optimizer.lr or trainer.gradient_clip_val, or choose a precision of larger range"
+)
 
 
 class Step(NamedTuple):
-    """A loss that nobody has looked at yet, and what it was made of."""
+    """The loss of a batch, not yet checked, and the records of the batch."""
 
     epoch: int
     batch_idx: int
@@ -42,14 +46,14 @@ class Step(NamedTuple):
 class StopWhenNotFinite(Callback):
     """End a run whose loss or weights are infinite or NaN, before any such weights are saved.
 
-    Losses stay on their device, unread, and are looked at together every ``every_n_batches``, with one transfer, and
-    one small message between ranks where there are several. Before every checkpoint the weights are looked at too, also
-    with one transfer; if they are not finite, it is not written, and the one before remains. The error names the first
-    batch whose loss was not finite; ``nonfinite_batch.json`` in the run's folder lists its records, and those of the
-    batch before it (whose gradient may have been what overflowed).
+    Losses stay on their device, and are checked together every ``every_n_batches``, with one transfer, and one small
+    message between several ranks. Before every checkpoint the weights are checked too, also with one transfer; if they
+    are not finite, the checkpoint is not written, and the one before remains. The error names the first batch whose
+    loss was not finite; ``nonfinite_batch.json`` in the run's folder lists its records, and those of the batch before
+    it, whose gradient may have overflowed.
 
     Args:
-        every_n_batches: between two looks at the losses.
+        every_n_batches: between two checks of the losses.
     """
 
     def __init__(self, every_n_batches: int = 10) -> None:
@@ -57,19 +61,19 @@ class StopWhenNotFinite(Callback):
             raise ValueError(f"StopWhenNotFinite: expected every_n_batches >= 1, got {every_n_batches}")
         self.every_n_batches = every_n_batches
         self._steps: list[Step] = []
-        self._before: Step | None = None  # the last one that was looked at
+        self._before: Step | None = None  # the last one that was checked
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin."""
+        """Start without batches of an earlier run."""
         self._steps, self._before = [], None
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: TripletBatch, batch_idx: int
     ) -> None:
-        """Take note of a loss, and look at those since the last look if it is time to.
+        """Keep the loss, and check all losses since the last check if one is due.
 
         Raises:
-            ValueError: on every rank, if one of them is not finite on any rank.
+            ValueError: on every rank, if a loss is not finite on any rank.
         """
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
         if loss is not None:
@@ -79,7 +83,7 @@ class StopWhenNotFinite(Callback):
             self._look(trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Look at the weights, which are the same on all ranks.
+        """Check the weights, which are the same on all ranks.
 
         Raises:
             ValueError: if they are not finite.
@@ -89,7 +93,7 @@ class StopWhenNotFinite(Callback):
             first = self._first()
             if first is not None:
                 cause = f"; first at {self._report(trainer, first)}"
-            else:  # then it was the gradient of the last batch
+            else:  # it was the gradient of the last batch
                 last = self._steps[-1] if self._steps else self._before
                 cause = "" if last is None else f"; the last batch was {self._write(trainer, last, None)}"
             raise ValueError(f"weights are not finite after step {trainer.global_step}{cause}. {ADVICE}")
@@ -99,9 +103,9 @@ class StopWhenNotFinite(Callback):
         words = None if first is None else self._report(trainer, first)
         if not trainer.strategy.reduce_boolean_decision(words is None, all=True):
             if dist.is_initialized():
-                found: list[str | None] = [None] * dist.get_world_size()
-                dist.all_gather_object(found, words)
-                words = next(text for text in found if text is not None)
+                of_ranks: list[str | None] = [None] * dist.get_world_size()
+                dist.all_gather_object(of_ranks, words)
+                words = next(text for text in of_ranks if text is not None)
             raise ValueError(f"the loss is not finite in {words}. {ADVICE}")
         if self._steps:
             self._steps, self._before = [], self._steps[-1]
@@ -117,14 +121,7 @@ class StopWhenNotFinite(Callback):
         return self._write(trainer, self._steps[first], self._steps[first - 1] if first else self._before)
 
     def _write(self, trainer: Trainer, step: Step, before: Step | None) -> str:
-        folder = Path(trainer.default_root_dir)
-        folder.mkdir(parents=True, exist_ok=True)
+        path = Path(trainer.default_root_dir) / REPORT
         entries = {"batch": step.entry(), "batch_before": None if before is None else before.entry()}
-        (folder / REPORT).write_text(json.dumps(entries, indent=2) + "\n")
-        return f"{step.words()} (rank {trainer.global_rank}; all of them in {folder / REPORT})"
-
-
-ADVICE = (
-    "No such weights were saved: the last checkpoint is good. Look at these records, or lower "
-    "--model.optimizer.lr, --trainer.gradient_clip_val or the precision's range"
-)
+        write_json(path, entries, indent=2)
+        return f"{step.words()} (rank {trainer.global_rank}; all of them in {path})"

@@ -10,15 +10,16 @@ from contextcir.batch import GalleryBatch, QueryBatch
 from contextcir.embeddings import GalleryFeatures, GalleryStore, Precision, weights_digest
 from contextcir.encoders.features import ImageFeatures
 from contextcir.encoders.phrase_texts import QueryFeatures
+from contextcir.errors import InputError
 
 
 class StoreGallery(Callback):
-    """Keep the embeddings of gallery images on disk, and take them from there.
+    """Keep the embeddings of gallery images on disk, and read them from there.
 
-    They are found again for the same weights of the image tower, precision of the Trainer, preprocessing and list of
+    They are used again for the same weights of the image tower, precision of the Trainer, preprocessing and list of
     images; after an interruption, for the part that was encoded. An image whose size or mtime has changed is encoded
     again. While the image tower is being trained nothing is kept (it would fill the disk with embeddings of weights
-    that nobody sees again), but the evaluation before training is, and all those of a frozen tower.
+    that are never used again), except the evaluation before training; with a frozen tower all evaluations are kept.
 
     Embeddings are rounded to what is stored in every evaluation, including the first, so that all give the same
     figures. The folder may be shared by runs and machines, and removed at any time between runs.
@@ -31,7 +32,7 @@ class StoreGallery(Callback):
 
     def __init__(self, folder: str | Path, precision: Precision = "float16") -> None:
         if precision not in ("float16", "float32"):
-            raise ValueError(f"StoreGallery: expected precision float16 or float32, got {precision!r}")
+            raise InputError(f"StoreGallery: expected precision float16 or float32, got {precision!r}")
         self.folder = Path(folder).expanduser()
         self.precision: Precision = precision
         self._store: GalleryStore | None = None
@@ -43,12 +44,13 @@ class StoreGallery(Callback):
         """Give the store to the data module.
 
         Raises:
-            ValueError: if it has no place for one.
+            InputError: if the data module has no ``gallery_store``.
         """
         if not hasattr(trainer.datamodule, "gallery_store"):
-            raise ValueError(
-                f"StoreGallery can't be used with {type(trainer.datamodule).__name__}, whose galleries it does not "
-                "know: leave it out of --trainer.callbacks"
+            raise InputError(
+                f"StoreGallery can't be used with {type(trainer.datamodule).__name__}, which has no `gallery_store`: "
+                "leave it out",
+                setting="trainer.callbacks",
             )
 
         def weights() -> str | None:
@@ -68,7 +70,7 @@ class StoreGallery(Callback):
         trainer.datamodule.gallery_store = None
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin: the weights may have changed. They are looked at after all callbacks have begun."""
+        """Start: the weights may have changed, and are hashed once all callbacks have started."""
         self._evaluating, self._weights, self._written = True, None, {}
 
     def on_validation_batch_end(
@@ -80,7 +82,7 @@ class StoreGallery(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep what was encoded."""
+        """Store what was encoded."""
         if isinstance(batch, GalleryBatch) and batch.stored is not None and len(batch.stored.missing):
             stage = {"validate": "val", "sanity_check": "val"}.get(trainer.state.stage.value, trainer.state.stage.value)
             split = trainer.datamodule.protocols(stage)[dataloader_idx // 2].split  # loaders come in pairs
@@ -88,7 +90,7 @@ class StoreGallery(Callback):
             self._written[split] = self._store.write(split, batch.index[missing], outputs.embedding[missing])
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say what is there now; the weights may change again."""
+        """Report how much is stored; the weights may change again."""
         for split, features in self._written.items():
             rank_zero_info(
                 f"{split}: {features.count():,} of {len(features):,} gallery embeddings are in {features.folder}"

@@ -1,4 +1,4 @@
-"""How long gradients are, in each part of the model, before they are clipped."""
+"""Norms of the gradients of each part of the model, before they are clipped."""
 
 from collections.abc import Iterable
 
@@ -11,13 +11,13 @@ from torch.optim import Optimizer
 class GradientNorms(Callback):
     """Log the norms of the gradients of the fusion and of both towers, every log_every_n_steps.
 
-    These are ``train_gradient_fusion``, ``train_gradient_text`` and ``train_gradient_image``, and that of all trained
-    weights together, which `--trainer.gradient_clip_val` limits, is ``train_gradient``: L2 norms of the gradient of
-    all ranks, as it is before it is clipped. Parts that do not train are left out.
+    They are ``train_gradient_fusion``, ``train_gradient_text`` and ``train_gradient_image``, and ``train_gradient`` of
+    all trained weights together, which the Trainer's ``gradient_clip_val`` limits: L2 norms of the gradient averaged
+    over the ranks, before it is clipped. Parts that do not train are left out.
     """
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Log, if it is time to; loss scales of float16 have been taken out by now."""
+        """Log, if it is due; float16 gradients have been unscaled by now."""
         if not trainer.log_every_n_steps or (trainer.global_step + 1) % trainer.log_every_n_steps:
             return
         visual = {id(weight) for weight in pl_module.backbone.clip.visual.parameters()}

@@ -14,14 +14,14 @@ from callbacks.results import add_results
 from contextcir.batch import GalleryBatch, QueryBatch
 from contextcir.encoders.features import ImageFeatures
 from contextcir.encoders.phrase_texts import QueryFeatures
-from contextcir.evaluation.metrics import CompositionMetric
+from contextcir.evaluation.composition import EvaluationEmbeddings
 from contextcir.evaluation.protocol import Protocol
 from contextcir.evaluation.ranking import pad_rows, pick, score_chunks
 
 Roles = Sequence[Mapping[str, str]]  # of each query: image name -> role
 
 
-class RoleMetric(CompositionMetric):
+class RoleMetric(EvaluationEmbeddings):
     """Scores targets against the members of their subsets by role.
 
     Args:
@@ -45,8 +45,8 @@ class RoleMetric(CompositionMetric):
         ``target_before_ROLE``: the target's score is above that of all members of the role. ``first_ROLE``: a member of
         the role has the highest score of the whole subset. Ties count against the target.
         """
-        queries, query_index = self._mean_of_views()
-        gallery, gallery_index = self._seen("gallery", len(self.protocol.gallery))
+        queries, query_index = self.queries()
+        gallery, gallery_index = self.gallery()
         if not (self.protocol.labelled and len(query_index) and len(gallery_index)):
             return {}
         column = torch.full((len(self.protocol.gallery) + 1,), -1, device=self.device)  # the last is for "none"
@@ -93,7 +93,7 @@ class NegativeRoles(EvaluationCallback):
         self._latest: dict[str, dict[str, float]] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Forget an earlier run."""
+        """Start without figures of an earlier run."""
         self._metrics, self._latest = {}, {}
 
     def begin(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

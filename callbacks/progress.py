@@ -1,7 +1,4 @@
-"""The progress of a run: a bar on a terminal, lines in a log file.
-
-How fast a run trains, and how long it still takes.
-"""
+"""The progress of a run, its speed and the time left: a bar on a terminal, lines in a log file."""
 
 import math
 import sys
@@ -12,11 +9,12 @@ from datetime import timedelta
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
+from lightning.pytorch.callbacks import ProgressBar, RichModelSummary, RichProgressBar
 from rich.progress import ProgressColumn, Task
 from rich.text import Text
 
-from contextcir.batch import TripletBatch
+from callbacks.model_size import ModelSize
+from contextcir.batch import GalleryBatch, TripletBatch
 
 
 class Pace:
@@ -33,7 +31,7 @@ class Pace:
         self.start(0, math.inf)
 
     def start(self, step: int, total: float) -> None:
-        """Begin to train, at a step of so many (infinite where nobody knows)."""
+        """Start to train at ``step`` of ``total`` (infinite if unknown)."""
         self.step = step
         self.total = total
         self._first: tuple[float, int] | None = None
@@ -44,32 +42,32 @@ class Pace:
         self._marks.append((self._now(), 0))
 
     def pause(self) -> None:
-        """Something else begins, such as an evaluation."""
+        """Stop the clock of the rate, for an evaluation."""
         self._pause = self._now()
 
     def resume(self) -> None:
-        """Training goes on."""
+        """Start the clock of the rate again."""
         if self._pause is not None:
             self._paused += self._now() - self._pause
             self._pause = None
 
     def add(self, step: int, triplets: int) -> None:
-        """So many triplets were trained on; so many steps are done (batches may share one)."""
+        """Count a batch of so many triplets, after which ``step`` steps are done (batches may share one)."""
         if step != self.step and self._first is None:
-            self._first = (self._now(), step)  # the first step loads, compiles, allocates: it says nothing of others
+            self._first = (self._now(), step)  # the first step loads, compiles and allocates: it is not typical
         self.step = step
         self._triplets += triplets
         self._marks.append((self._now() - self._paused, self._triplets))
 
     @property
     def rate(self) -> float | None:
-        """Triplets per second of training, pauses left out; None before there is any."""
+        """Triplets per second of training without pauses; None before the first batch."""
         (begin, before), (end, after) = self._marks[0], self._marks[-1]
         return (after - before) / (end - begin) if end > begin else None
 
     @property
     def seconds_left(self) -> float | None:
-        """Seconds until the last step, if the rest takes as long a step as until now, pauses included."""
+        """Seconds until the last step at the average time per step so far, pauses included; None if unknown."""
         if self._first is None or self.step == self._first[1] or math.isinf(self.total):
             return None
         return (self._now() - self._first[0]) / (self.step - self._first[1]) * (self.total - self.step)
@@ -81,7 +79,7 @@ def clock(seconds: float | None) -> str:
 
 
 class Paced(Callback):
-    """Keeps the `Pace` of a run; comes before other bases, whose hooks it calls."""
+    """Keep the `Pace` of a run; a base class that comes before others, whose hooks it calls."""
 
     pace: Pace
 
@@ -96,20 +94,21 @@ class Paced(Callback):
         super().on_validation_start(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let it go on."""
+        """Start the clock of the rate again."""
         self.pace.resume()
         super().on_validation_end(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count the triplets of all ranks; they have equally many, as training drops the rest."""
+        """Count the triplets of all ranks, which have equally many, as training drops incomplete batches."""
         triplets = len(batch.target) * trainer.world_size if isinstance(batch, TripletBatch) else 0
         self.pace.add(trainer.global_step, triplets)
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
 
 LINE_EVERY = 30.0  # seconds
+EVALUATIONS = {"validate": "val", "sanity_check": "val"}  # Lightning's names of stages, and a data module's
 
 
 class RunProgress(Paced, RichProgressBar):
@@ -125,9 +124,9 @@ class RunProgress(Paced, RichProgressBar):
         return [description, bar, batches, OfRun(self, times, self._left), OfRun(self, speed, self._rate)]
 
     def get_metrics(self, *args: Any) -> dict[str, int | str | float | dict[str, float]]:
-        """Return the losses by short names, without the version of a logger."""
-        shown = super().get_metrics(*args)
-        return {name.removeprefix("train_"): value for name, value in shown.items() if name != "v_num"}
+        """Return the losses by short names, without the logger's version number."""
+        metrics = super().get_metrics(*args)
+        return {name.removeprefix("train_"): value for name, value in metrics.items() if name != "v_num"}
 
     def _get_train_description(self, current_epoch: int) -> str:
         return f"epoch {current_epoch + 1}"
@@ -140,7 +139,7 @@ class RunProgress(Paced, RichProgressBar):
 
 
 class OfRun(ProgressColumn):
-    """A text for the bar of the training, another column for all others."""
+    """A text for the bar of the training, and another column for all other bars."""
 
     max_refresh = 0.5  # seconds
 
@@ -151,13 +150,13 @@ class OfRun(ProgressColumn):
         self.text = text
 
     def render(self, task: Task) -> Text:
-        """Return what the column shows for a bar."""
+        """Return the text of one bar."""
         trains = task.id == self.bar.train_progress_bar_id
         return Text(self.text(), style=self.other.style) if trains else self.other.render(task)
 
 
 class ProgressLines(Paced, ProgressBar):
-    """Prints a line now and then, for logs of jobs, where a bar shows itself only when it is complete."""
+    """Print a line now and then, for log files, where a bar appears only when it is complete."""
 
     def __init__(self, every: float = LINE_EVERY, now: Callable[[], float] = time.perf_counter) -> None:
         super().__init__()
@@ -183,7 +182,7 @@ class ProgressLines(Paced, ProgressBar):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Print a line, if it is time to, and at the last step."""
+        """Print a line, if one is due, and at the last step."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         if self._due() or self.pace.step == self.pace.total:
             metrics = self.get_metrics(trainer, pl_module)
@@ -203,9 +202,13 @@ class ProgressLines(Paced, ProgressBar):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Print a line, if it is time to."""
+        """Print which batch of which split was encoded, if a line is due."""
         if self._due():
-            self._print(f"{trainer.state.stage.value}: batch {batch_idx + 1} of loader {dataloader_idx + 1}")
+            stage = EVALUATIONS.get(trainer.state.stage.value, trainer.state.stage.value)
+            protocol = trainer.datamodule.protocols(stage)[dataloader_idx // 2]  # loaders come in pairs
+            what = "gallery" if isinstance(batch, GalleryBatch) else "queries"
+            batches = _evaluation_batches(trainer)[dataloader_idx]
+            self._print(f"{protocol.benchmark} {protocol.split}, {what}: batch {batch_idx + 1} of {batches:g}")
 
     on_test_batch_end = on_validation_batch_end
     on_predict_batch_end = on_validation_batch_end
@@ -219,8 +222,19 @@ class ProgressLines(Paced, ProgressBar):
             print(line, flush=True)
 
 
+def _evaluation_batches(trainer: Trainer) -> list[int | float]:
+    """Return how many batches each loader of the current evaluation has."""
+    if trainer.sanity_checking:
+        return trainer.num_sanity_val_batches
+    if trainer.testing:
+        return trainer.num_test_batches
+    return trainer.num_predict_batches if trainer.predicting else trainer.num_val_batches
+
+
 def show_progress(trainer: Trainer) -> None:
-    """Put a bar or lines in the place of the trainer's own bar, if it has one; one from a config stays."""
+    """Put this project's progress and model table in the place of the trainer's own; those of other classes stay."""
     for place, callback in enumerate(trainer.callbacks):
         if type(callback) is RichProgressBar:
             trainer.callbacks[place] = RunProgress() if sys.stdout.isatty() else ProgressLines()
+        elif type(callback) is RichModelSummary:
+            trainer.callbacks[place] = ModelSize()

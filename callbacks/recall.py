@@ -1,7 +1,6 @@
 """The recall table: the composed query beside its parts, at the start and the end of a run."""
 
-import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,11 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from callbacks.evaluation import EvaluationCallback
-from callbacks.results import Sheet, add_results, make_sheets, provenance
+from callbacks.results import add_results, make_sheets, provenance, show
 from contextcir.batch import GalleryBatch, QueryBatch
 from contextcir.encoders.features import ImageFeatures
 from contextcir.encoders.phrase_texts import QueryFeatures
-from contextcir.evaluation.metrics import CompositionMetric, average_figures
+from contextcir.evaluation.composition import COMPOSED, CompositionMetric, average_figures
 from contextcir.evaluation.protocol import Protocol, averaging_groups
 from contextcir.fusion.baselines import ImageOnly, Sum, TextOnly
 
@@ -27,35 +26,41 @@ LOGGED = ("recall_at_1", "subset_recall_at_1", "map_at_5")
 class RecallTable(EvaluationCallback):
     """Score the composed query beside image only, text only and their sum; print the table, and save it.
 
-    All rows rank the same gallery, and no image or text is encoded for the baselines. The table is printed before
-    training (from a sanity check over everything, ``--trainer.num_sanity_val_steps=-1``), after training (from the last
-    validation), and after ``validate`` and ``test``. It goes to ``metrics.json`` and ``recall_table.md`` in the run's
-    folder, figures in percent; the baselines' headline figures also go to the loggers, as ``val_sum_recall_at_1``.
-    Protocols that are averaged (``Protocol.averaged_as``) have one more entry and table for their mean. Every entry
-    states the protocol with all its options, what made the figures (see `provenance`), and how many images the data
-    module went without (``missing_images``).
+    The baselines are further rows of queries in the module's own ``metrics``: they rank the same gallery, which is
+    gathered once, and no image or text is encoded for them. The table comes after training (from the last validation),
+    and after ``validate`` and ``test``, in place of Lightning's own. Before training, the figures of a full sanity
+    check (``num_sanity_val_steps`` of -1) are saved, and printed on request. The table goes to ``metrics.json`` and
+    ``recall_table.md`` in the run's folder, figures in percent; the baselines' headline figures also go to the loggers,
+    as ``val_sum_recall_at_1``. Protocols that are averaged (``Protocol.averaged_as``) have one more entry and table for
+    their mean. Every entry states the protocol with all its options, what made the figures (see `provenance`), and how
+    many missing images the data module left out (``missing_images``).
+
+    Args:
+        show_before_training: whether to print the table before training, too.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, show_before_training: bool = False) -> None:
+        self.show_before_training = show_before_training
         self._baselines: dict[str, nn.Module] = {}
-        self._metrics: list[dict[str, CompositionMetric]] = []
+        self._active = False
         self._latest: dict[str, dict[str, Any]] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Build the baselines for the model's widths."""
+        """Build the baselines for the model's widths, and turn off Lightning's tables of raw names and numbers."""
         self._baselines = {row: baseline(pl_module.backbone.widths) for row, baseline in BASELINES.items()}
-        self._metrics, self._latest = [], {}
+        self._active, self._latest = False, {}
+        trainer.validate_loop.verbose = trainer.test_loop.verbose = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say why there will be no table before training, if so."""
+        """Say why there will be no figures before training, if so."""
         if trainer.num_sanity_val_steps != float("inf"):
-            rank_zero_info("no recall table before training: it needs --trainer.num_sanity_val_steps=-1")
+            rank_zero_info("no figures before training: set trainer.num_sanity_val_steps to -1 for a full evaluation")
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compute the rows, and publish them unless training goes on."""
         results = self._compute(trainer, pl_module)
         if trainer.sanity_checking:
-            self._publish(trainer, "fit_start", results)
+            self._publish(trainer, "fit_start", results, show_tables=self.show_before_training)
             return
         self._log(pl_module, results)
         if trainer.state.fn == "fit":
@@ -74,13 +79,13 @@ class RecallTable(EvaluationCallback):
         self._publish(trainer, "fit_end", self._latest)
 
     def begin(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Begin with empty metrics."""
-        self._metrics = []
-        if trainer.sanity_checking and trainer.num_sanity_val_steps != float("inf"):
-            return  # a few batches of the gallery: figures would be meaningless
-        for protocol in trainer.datamodule.protocols(stage):
-            rows = ("composed", *self._baselines)
-            self._metrics.append({row: CompositionMetric(protocol).to(pl_module.device) for row in rows})
+        """Add the baselines as rows of the module's metrics."""
+        # Figures of a few batches of the gallery would be meaningless.
+        self._active = not trainer.sanity_checking or trainer.num_sanity_val_steps == float("inf")
+        if self._active:
+            for metric in pl_module.metrics:
+                for row in self._baselines:
+                    metric.add_row(row)
 
     @torch.no_grad()
     def add(
@@ -90,49 +95,42 @@ class RecallTable(EvaluationCallback):
         batch: QueryBatch | GalleryBatch,
         protocol_index: int,
     ) -> None:
-        """Add a batch to all rows of its protocol."""
-        if not self._metrics:
-            return
-        metrics = self._metrics[protocol_index]
-        if isinstance(batch, GalleryBatch):
-            for metric in metrics.values():
-                metric.update_gallery(batch.index, outputs.embedding)
-            return
-        metrics["composed"].update_queries(batch.index, outputs.fused.embedding)
-        for row, baseline in self._baselines.items():
-            metrics[row].update_queries(batch.index, baseline(outputs.image, outputs.text).embedding)
+        """Add the baselines' embeddings of a batch of queries; the module adds the gallery and the composed query."""
+        if self._active and isinstance(batch, QueryBatch):
+            for row, baseline in self._baselines.items():
+                embedding = baseline(outputs.image, outputs.text).embedding
+                pl_module.metrics[protocol_index].update_queries(batch.index, embedding, row)
 
     def _compute(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, dict[str, Any]]:
         """Return the results by split, then of the means; all ranks take part. Hidden labels give none."""
-        protocols = [metrics["composed"].protocol for metrics in self._metrics]
-        computed = [{row: metric.compute() for row, metric in metrics.items()} for metrics in self._metrics]
-        if not any(rows["composed"] for rows in computed):
-            self._metrics = []
+        metrics: Sequence[CompositionMetric] = pl_module.metrics if self._active else ()
+        computed = [metric.compute() for metric in metrics]
+        if not any(rows[COMPOSED] for rows in computed):
             return {}
+        protocols = [metric.protocol for metric in metrics]
         made = provenance(trainer, pl_module) | {"epoch": trainer.current_epoch, "step": trainer.global_step}
         missing_images = getattr(trainer.datamodule, "missing_images", lambda split: 0)
         results = {}
-        for protocol, metrics, rows in zip(protocols, self._metrics, computed, strict=True):
-            if rows["composed"]:
+        for protocol, metric, rows in zip(protocols, metrics, computed, strict=True):
+            if rows[COMPOSED]:
                 results[protocol.split] = {
                     "protocol": protocol.describe(),
-                    "seen": _check_coverage(metrics["composed"]),
+                    "seen": _check_coverage(metric),
                     "missing_images": missing_images(protocol.split),
                     **made,
                     "rows": {row: _plain(figures) for row, figures in rows.items()},
                 }
-        averages = {row: average_figures(protocols, [rows[row] for rows in computed]) for row in self._metrics[0]}
+        averages = {row: average_figures(protocols, [rows[row] for rows in computed]) for row in metrics[0].rows}
         for word, members in averaging_groups(protocols).items():
-            if word in averages["composed"]:
-                of = [protocols[member] for member in members]
+            if word in averages[COMPOSED]:
+                averaged = [protocols[member] for member in members]
                 results[word] = {
-                    "protocol": _describe_mean(of),
-                    "mean_of": [protocol.split for protocol in of],
-                    "missing_images": sum(results[protocol.split]["missing_images"] for protocol in of),
+                    "protocol": _describe_mean(averaged),
+                    "mean_of": [protocol.split for protocol in averaged],
+                    "missing_images": sum(results[protocol.split]["missing_images"] for protocol in averaged),
                     **made,
                     "rows": {row: _plain(averages[row][word]) for row in averages},
                 }
-        self._metrics = []
         return results
 
     def _log(self, pl_module: LightningModule, results: Mapping[str, dict[str, Any]]) -> None:
@@ -144,30 +142,15 @@ class RecallTable(EvaluationCallback):
                 # Equal on all ranks already; saying so keeps Lightning from warning about it.
                 pl_module.log_dict(values, sync_dist=True)
 
-    def _publish(self, trainer: Trainer, phase: str, results: Mapping[str, dict[str, Any]]) -> None:
+    def _publish(
+        self, trainer: Trainer, phase: str, results: Mapping[str, dict[str, Any]], show_tables: bool = True
+    ) -> None:
         if not trainer.is_global_zero:
             return
         for split, entry in results.items():
             add_results(Path(trainer.default_root_dir), phase, split, entry)
-            for sheet in make_sheets(phase, split, entry):
-                show(sheet)
-
-
-def show(sheet: Sheet) -> None:
-    """Print a table to the terminal."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD)
-    for position, name in enumerate(sheet.header):
-        table.add_column(name, justify="right" if position else "left", no_wrap=True)
-    for cells in sheet.rows:
-        table.add_row(*cells, style="bold" if cells[0] == "composed" else None)
-    # In a log file there is no terminal to ask for its width, and rich would squeeze the columns.
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    console.print(sheet.title, style="bold", highlight=False)
-    console.print(table)
+            for sheet in make_sheets(phase, split, entry) if show_tables else ():
+                show(sheet, bold=COMPOSED)
 
 
 def _check_coverage(metric: CompositionMetric) -> dict[str, int]:
@@ -183,7 +166,7 @@ def _check_coverage(metric: CompositionMetric) -> dict[str, int]:
 
 
 def _describe_mean(protocols: list[Protocol]) -> dict[str, Any]:
-    """Return what the protocols have in common; sizes differ, and there are no means of groups of queries."""
+    """Return what the protocols have in common; sizes differ, and strata are not averaged."""
     described = [protocol.describe() for protocol in protocols]
     common = {
         name: value for name, value in described[0].items() if all(other.get(name) == value for other in described)

@@ -1,16 +1,19 @@
 """The result files of a run: ``metrics.json``, and the same figures as tables."""
 
 import hashlib
-import json
-import os
-import tempfile
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lightning.pytorch import LightningModule, Trainer
+from rich import box
+from rich.console import Console
+from rich.table import Table
 
 from contextcir.embeddings import state_digest
+from contextcir.errors import InputError
+from contextcir.files import read_json, write_json, write_text
 
 METRICS_FILE = "metrics.json"
 TABLE_FILE = "recall_table.md"
@@ -38,6 +41,19 @@ class Sheet(NamedTuple):
         return f"**{self.title}**\n\n" + "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
+def show(sheet: Sheet, left: int = 1, bold: str | None = None) -> None:
+    """Print a table to the terminal; ``left`` columns are aligned to the left, ``bold``: first cell of bold rows."""
+    table = Table(box=box.SIMPLE_HEAD)
+    for position, name in enumerate(sheet.header):
+        table.add_column(name, justify="left" if position < left else "right", no_wrap=True)
+    for cells in sheet.rows:
+        table.add_row(*cells, style="bold" if cells[0] == bold else None)
+    # In a log file there is no terminal whose width rich could take, and it would squeeze the columns.
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(sheet.title, style="bold", highlight=False)
+    console.print(table)
+
+
 def provenance(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
     """Return what made the figures of an evaluation, for a result JSON; all ranks take part.
 
@@ -63,15 +79,15 @@ def add_results(folder: Path, phase: str, split: str, entry: Mapping[str, Any]) 
     Returns the whole content. Both files are replaced at once: a reader never sees half of one.
 
     Raises:
-        ValueError: if there is a ``metrics.json`` that is not a JSON object.
+        InputError: if there is a ``metrics.json`` that is not a JSON object of results.
     """
     path = folder / METRICS_FILE
     try:
-        results = json.loads(path.read_text()) if path.exists() else {}
+        results = read_json(path) if path.exists() else {}
         results.setdefault(phase, {}).setdefault(split, {}).update(entry)
     except (ValueError, AttributeError) as error:
-        raise ValueError(f"{path} holds something else than results ({error}): move it away") from error
-    replace_text(path, json.dumps(results, indent=2) + "\n")
+        raise InputError(f"holds something else than results ({error}): move it away", file=path) from error
+    write_json(path, results, indent=2)
     sheets = [
         sheet
         for phase in PHASES
@@ -80,21 +96,8 @@ def add_results(folder: Path, phase: str, split: str, entry: Mapping[str, Any]) 
         for sheet in make_sheets(phase, split, entry)
     ]
     if sheets:
-        replace_text(folder / TABLE_FILE, "\n".join(sheet.markdown() for sheet in sheets))
+        write_text(folder / TABLE_FILE, "\n".join(sheet.markdown() for sheet in sheets))
     return results
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a file next to ``path`` and move it there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=path.name, suffix=".part", delete=False) as part:
-        part.write(text)
-    try:
-        os.chmod(part.name, 0o644)
-        os.replace(part.name, path)
-    except OSError:
-        os.unlink(part.name)
-        raise
 
 
 def make_sheets(phase: str, split: str, entry: Mapping[str, Any]) -> list[Sheet]:

@@ -6,13 +6,14 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
-from callbacks.results import replace_text
 from contextcir.batch import GalleryBatch, QueryBatch
 from contextcir.encoders.features import ImageFeatures
 from contextcir.encoders.phrase_texts import QueryFeatures
-from contextcir.evaluation.metrics import CompositionMetric
-from contextcir.evaluation.submission import formats_of, make, ranked_lists
+from contextcir.evaluation.composition import EvaluationEmbeddings
+from contextcir.evaluation.nearest import ranked_lists
+from contextcir.evaluation.submission import formats_of, make
 from contextcir.evaluation.submission_check import check, parse
+from contextcir.files import write_text
 
 FOLDER = "submission"
 
@@ -23,28 +24,28 @@ class SubmissionFiles(Callback):
     The files go to ``submission/`` in the run's folder: ``cirr_test1_recall.json`` and
     ``cirr_test1_recall_subset.json``, ``circo_test.json``; each is checked before it is written. The reference is never
     in CIRR's lists; in CIRCO's it competes unless the data module excludes it. Equal scores follow the order of the
-    gallery. A benchmark that has no server gets no file, nor does one that was predicted in part only, or without some
-    of its images: a warning says so.
+    gallery. A benchmark without a server gets no file, and neither does one that was predicted only in part or has
+    missing images: a warning says so.
 
-    Under several ranks each embeds its part, all rank them, and one writes. As the features of a whole benchmark do not
-    fit into memory, ``Trainer.predict`` returns nothing when this callback is there.
+    With several ranks, each embeds its part, all rank the queries, and one writes. As the features of a whole benchmark
+    do not fit into memory, ``Trainer.predict`` returns nothing with this callback.
     """
 
     def __init__(self) -> None:
         self._embedded: list[EmbeddedProtocol | None] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Keep the trainer from collecting the features of all batches."""
+        """Keep the trainer from collecting the features of all batches, which would not fit into memory."""
         if stage == "predict":
             trainer.predict_loop.return_predictions = False
 
     def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin with nothing; say for which protocols there will be no file before anything is encoded."""
+        """Start empty; warn about protocols without a file before anything is encoded."""
         self._embedded = []
         for protocol in trainer.datamodule.protocols("predict"):
             missing = getattr(trainer.datamodule, "missing_images", lambda split: 0)(protocol.split)
             reason = "" if formats_of(protocol) else "it has no evaluation server"
-            if missing:  # with them go queries, which a server asks for
+            if missing:  # queries that need them are left out, and the server rejects files without them
                 reason = f"{missing:,} of its images are missing"
             if reason:
                 rank_zero_warn(
@@ -74,28 +75,28 @@ class SubmissionFiles(Callback):
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Rank, and write the files; all ranks take part."""
         for embedded in (embedded for embedded in self._embedded if embedded is not None):
-            for name, text in embedded.files().items():
+            for name, text in embedded.compute().items():
                 path = Path(trainer.default_root_dir) / FOLDER / name
                 if trainer.is_global_zero:
-                    replace_text(path, text)
+                    write_text(path, text)
                 rank_zero_info(f"submission file: {path} ({len(text):,} bytes)")
         self._embedded = []
 
 
-class EmbeddedProtocol(CompositionMetric):
+class EmbeddedProtocol(EvaluationEmbeddings):
     """The embeddings of a protocol, gathered over the ranks as for scoring, that become files instead of figures."""
 
-    def files(self) -> dict[str, str]:
-        """Return the text of every file by its name, {} where only a part was embedded.
+    def compute(self) -> dict[str, str]:
+        """Return the text of every file by its name; {} if only a part was embedded.
 
         Raises:
-            ValueError: if a file would be rejected, or an embedding is not finite.
+            InputError: if an embedding is not finite.
+            ValueError: if a file would be rejected.
         """
         protocol = self.protocol
         what = f"{protocol.benchmark}_{protocol.split}"
-        with self.sync_context(dist_sync_fn=self.dist_sync_fn):
-            queries, query_index = self._mean_of_views()
-            gallery, gallery_index = self._seen("gallery", len(protocol.gallery))
+        queries, query_index = self.queries()
+        gallery, gallery_index = self.gallery()
         seen, expected = (len(query_index), len(gallery_index)), (len(protocol.query_ids), len(protocol.gallery))
         if seen != expected:
             rank_zero_warn(

@@ -1,4 +1,4 @@
-"""What a run has come to and where everything is, told when it ends."""
+"""The result of a run and the place of its files, printed when it ends."""
 
 import os
 import sys
@@ -23,10 +23,10 @@ STOPPED_BY = {KeyboardInterrupt: "Ctrl-C", SystemExit: "request"}
 
 
 class RunSummary(Callback):
-    """Print the best checkpoint with its metrics, and where everything is, at the end of a run.
+    """Print the best checkpoint with its metrics, and where the files are, at the end of a run.
 
-    It comes after fit, validate, test and predict, and where a fit ends by Ctrl-C or an error, unless there was no
-    step yet. Only rank 0 prints.
+    This happens after fit, validate, test and predict, and when a fit ends by Ctrl-C or an error after its first step.
+    Only rank 0 prints.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class RunSummary(Callback):
         self._begin = time.monotonic()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Before there are new figures: those of the last time may be those of the best checkpoint."""
+        """Keep the figures of the best checkpoint, before there are new figures."""
         self._note_best(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -52,21 +52,21 @@ class RunSummary(Callback):
         self._latest = headlines(trainer, "test")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Print; whoever writes files has done so."""
+        """Print; all files are written by now."""
         self._print(trainer, DONE.get(trainer.state.fn, "done"))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Print, if there is something to go on from."""
+        """Print, if there was a step."""
         if trainer.state.fn == "fit" and trainer.global_step:
             by = STOPPED_BY.get(type(exception), type(exception).__name__)
             self._print(trainer, f"stopped by {by}")
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run has to know of what was before it."""
+        """Return the figures that a resumed run needs."""
         return {"latest": self._latest, "best": self._best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take it up again."""
+        """Restore the figures."""
         self._latest, self._best = state_dict["latest"], state_dict["best"]
 
     def _note_best(self, trainer: Trainer) -> None:
@@ -87,7 +87,7 @@ class RunSummary(Callback):
             claimed = os.environ.get("WANDB_RUN_ID") == folder.name
             table.add_row("to go on", f"{f'WANDB_RUN_ID={folder.name} and ' if claimed else ''}the same command")
         title = f"{folder.parent.name}/{folder.name}: {how} in {clock(time.monotonic() - self._begin)}"
-        # In a log file there is no terminal to ask for its width.
+        # In a log file there is no terminal whose width rich could take.
         console = Console(width=None if sys.stdout.isatty() else 120, highlight=False, markup=False, emoji=False)
         console.print(Panel(table, title=title, title_align="left", expand=False))
 
@@ -100,12 +100,12 @@ class RunSummary(Callback):
             if chosen is not None:
                 best = f"{within(folder, chosen.best_model_path)} ({chosen.monitor} {chosen.best_model_score:.2f})"
                 yield "best checkpoint", best
-                yield "its metrics", figures(self._best["metrics"])
+                yield "its metrics", in_a_line(self._best["metrics"])
             last = folder / "checkpoints" / "last.ckpt"
             if last.exists():
                 yield "last checkpoint", within(folder, last)
         elif self._latest:
-            yield "metrics", figures(self._latest)
+            yield "metrics", in_a_line(self._latest)
         yield "folder", str(folder)
         for name, file in {"all metrics": METRICS_FILE, "tables": TABLE_FILE, "figures": "attention"}.items():
             if (folder / file).exists():
@@ -120,15 +120,15 @@ class RunSummary(Callback):
 
 def headlines(trainer: Trainer, stage: str) -> dict[str, float]:
     """Return the figures of the composed query that a benchmark is known by, by split and name."""
-    found = {}
+    figures = {}
     for protocol in trainer.datamodule.protocols(stage) if trainer.datamodule else []:
         names = dict.fromkeys([protocol.headline, *LOGGED, *protocol.means])
         for split in dict.fromkeys([protocol.split, protocol.averaged_as or protocol.split]):
             for name in names:
                 value = trainer.callback_metrics.get(f"{split}_{name}")
                 if value is not None:
-                    found[f"{split}_{name}"] = round(value.item(), 4)
-    return found
+                    figures[f"{split}_{name}"] = round(value.item(), 4)
+    return figures
 
 
 def best_checkpoint(trainer: Trainer) -> ModelCheckpoint | None:
@@ -139,18 +139,18 @@ def best_checkpoint(trainer: Trainer) -> ModelCheckpoint | None:
     return None
 
 
-def figures(metrics: dict[str, float]) -> str:
+def in_a_line(metrics: dict[str, float]) -> str:
     """Return figures in a line."""
     return ", ".join(f"{name} {value:.2f}" for name, value in metrics.items())
 
 
 def within(folder: Path, path: str | Path) -> str:
-    """Return a path as seen from a folder, where it is in there."""
+    """Return a path relative to a folder if it is inside it, else the absolute path."""
     path = Path(path).absolute()
     return str(path.relative_to(folder.absolute()) if path.is_relative_to(folder.absolute()) else path)
 
 
 def where(logger: WandbLogger) -> str:
-    """Return the address of a W&B run, or how to send one that was kept on this machine."""
+    """Return the address of a W&B run, or the command that sends an offline one."""
     run = logger.experiment
     return run.url or f"wandb sync {Path(run.dir).parent}"

@@ -11,12 +11,12 @@ from callbacks.progress import Pace, Paced
 class TrainingSpeed(Paced):
     """Log ``train_triplets_per_second`` of all ranks, and on a GPU ``train_gpu_memory_gb``, every log_every_n_steps.
 
-    The rate is that since it was logged last, evaluations left out. The memory is the most that tensors have taken up
-    until now on the GPU of rank 0, in units of 10^9 bytes.
+    The rate is the average since it was logged last, without evaluations. The memory is the peak of all tensors so far
+    on the GPU of rank 0, in units of 10^9 bytes.
 
-    Lightning's ThroughputMonitor measures more than that, but waits for the GPU after every batch, takes all batches
-    to be alike, counts evaluation batches of gallery images and of queries as one, and has names with ``|`` and ``/``,
-    by which W&B cannot sort.
+    Lightning's ThroughputMonitor measures more, but it waits for the GPU after every batch, assumes batches of equal
+    size, mixes evaluation batches of gallery images and of queries, and has names with ``|`` and ``/``, by which W&B
+    cannot sort.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class TrainingSpeed(Paced):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count a batch; log, if it is time to."""
+        """Count a batch; log, if it is due."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         step = trainer.global_step
         if step == self._logged or not trainer.log_every_n_steps or step % trainer.log_every_n_steps:

@@ -1,4 +1,4 @@
-"""What travels between the data, the model and the metrics: every shape is written down here, once.
+"""The batches that travel between the data, the model and the metrics; their shapes are defined here.
 
 Letters: B queries in the batch, P noun phrases in the batch, V vision tokens (CLS + patches), T text tokens,
 L fusion layers, H heads, D width, E embedding, S image side in pixels.
@@ -32,7 +32,7 @@ class QueryBatch(NamedTuple):
     ``captions``: B strings, as written by the user.
     """
 
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # a field instead of the method of all tuples
     reference: Tensor
     captions: list[str]
     phrases: Phrases
@@ -52,10 +52,10 @@ class TripletBatch(NamedTuple):
 
 
 class StoredEmbeddings(NamedTuple):
-    """What was computed in an earlier evaluation.
+    """Embeddings of gallery images from an earlier evaluation.
 
-    ``embedding`` (B, E), in the precision of the store and with any numbers where there is none. ``missing`` (M,)
-    int64: the rows without one, rising.
+    ``embedding`` (B, E), in the precision of the store; rows that the store lacks have arbitrary values. ``missing``
+    (M,) int64: those rows, in ascending order.
     """
 
     embedding: Tensor
@@ -65,23 +65,38 @@ class StoredEmbeddings(NamedTuple):
 class GalleryBatch(NamedTuple):
     """Gallery images. ``index`` (B,) int64: position in the `Protocol`'s gallery. ``image`` (B, 3, S, S).
 
-    Where a store of embeddings is in use, there is ``stored``, and ``image`` (M, 3, S, S) holds what it lacks only.
+    With a store of embeddings, ``stored`` is set, and ``image`` (M, 3, S, S) holds only the images that it lacks.
     """
 
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # a field instead of the method of all tuples
     image: Tensor
     stored: StoredEmbeddings | None = None
 
 
 def phrases_of(spans: Sequence[Iterable[tuple[int, int]]], device: torch.device | str = "cpu") -> Phrases:
-    """The noun phrases of B captions, as `PhraseParser.parse` or a bank gives them, as a batch; no boxes are known.
+    """Return the noun phrases of B captions as a batch, from spans as `PhraseParser.parse` or a bank gives them.
 
-    ``device``: that of the images they go with. To compose queries with phrases that are parsed on the fly::
+    Boxes are unknown. ``device``: that of the images. To compose queries with phrases that are parsed on the fly::
 
         phrases = phrases_of(parser.parse(captions), images.device)
         queries = model.embed_query(images, captions, phrases)
     """
-    found = [(row, start, end) for row, caption in enumerate(spans) for start, end in caption]
-    places = torch.tensor(found, dtype=torch.int64, device=device).reshape(-1, 3)  # (P, 3)
-    boxes = torch.full((len(found), 4), float("nan"), device=device)  # (P, 4)
+    rows = [(row, start, end) for row, caption in enumerate(spans) for start, end in caption]
+    places = torch.tensor(rows, dtype=torch.int64, device=device).reshape(-1, 3)  # (P, 3)
+    boxes = torch.full((len(rows), 4), float("nan"), device=device)  # (P, 4)
     return Phrases(places[:, 0], places[:, 1:], boxes)
+
+
+def first_of_each(ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the distinct ids, which of them each id is, and where each of them occurs first.
+
+    ``ids`` (N,), or (N, K) for ids of K numbers -> ``unique`` (U,) or (U, K), sorted; ``inverse`` (N,), so that
+    ``unique[inverse]`` is ``ids``; ``first`` (U,), so that ``ids[first]`` is ``unique``.
+    """
+    if ids.ndim == 1:
+        unique, inverse = ids.unique(return_inverse=True)
+    else:
+        unique, inverse = ids.unique(dim=0, return_inverse=True)
+    position = torch.arange(len(ids), device=ids.device)
+    first = torch.full((len(unique),), len(ids), device=ids.device).scatter_reduce(0, inverse, position, "amin")
+    return unique, inverse, first

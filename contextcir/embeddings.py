@@ -2,8 +2,8 @@
 
 One folder per combination of weights, preprocessing and image list, named by their SHA-256, with two raw files:
 ``features.bin``, a matrix with a row per image, and ``done.bin``, a number per image: the stamp of the file that the
-row was made from, 0 where there is no row yet. A row is valid while its image still has that stamp, so an interrupted
-evaluation goes on where it stopped, and an image that has changed is encoded again, alone.
+row was made from, 0 for a row that is not written yet. A row is valid while its image still has that stamp, so an
+interrupted evaluation continues where it stopped, and only images that have changed are encoded again.
 """
 
 import hashlib
@@ -19,6 +19,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from contextcir.errors import InputError
+
 Precision = Literal["float16", "float32"]
 FileState = tuple[int, int]  # size in bytes and mtime in nanoseconds
 
@@ -28,42 +30,45 @@ FEATURES, DONE, ABOUT = "features.bin", "done.bin", "about.json"
 def state_digest(state: Mapping[str, Tensor], settings: str = "") -> str:
     """Return the SHA-256 over the names, types, shapes and contents of tensors, and over ``settings``.
 
-    Reads every weight: about a second per gigabyte. A cheaper test (version counters, addresses) would miss weights
-    that were exchanged in place, as weight averaging does.
+    All weights are read, which takes about a second per gigabyte. A cheaper test (version counters, addresses) would
+    miss weights that were replaced in place, as weight averaging does.
     """
     digest = hashlib.sha256(settings.encode())
     for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().reshape(-1).contiguous().cpu().view(torch.uint8).numpy())
+        digest.update(tensor.detach().reshape(-1).contiguous().cpu().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
 def weights_digest(tower: nn.Module, settings: str = "") -> str:
-    """Return the `state_digest` of a module that also tells its architecture, and ``settings`` that change results."""
+    """Return the `state_digest` of a module with its architecture, and with ``settings`` that change results."""
     return state_digest(tower.state_dict(), f"{settings}\n{tower}\n")
 
 
 def preprocess_digest(preprocess: Callable[[Image.Image], Tensor]) -> str:
-    """Return the SHA-256 over what ``preprocess`` says of itself and what it makes of a wide and a tall probe image.
+    """Return the SHA-256 over the name of ``preprocess`` and its results on a wide and a tall probe image.
 
     Raises:
-        ValueError: if it is random: its results can't be kept.
+        InputError: if it is random: its results can't be stored.
     """
     noise = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
     probes = [Image.fromarray(noise), Image.fromarray(noise.transpose(1, 0, 2).copy())]
     first, second = ([preprocess(probe).float() for probe in probes] for _ in range(2))
     if not all(torch.equal(one, other) for one, other in zip(first, second, strict=True)):
-        raise ValueError("the preprocessing gives another result each time: run without the StoreGallery callback")
+        raise InputError(
+            "the preprocessing gives another result each time, so embeddings can't be stored: leave out StoreGallery",
+            setting="trainer.callbacks",
+        )
     named = getattr(preprocess, "__qualname__", None) or repr(preprocess)
     digest = hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", named).encode())
     for image in first:
         digest.update(f"{tuple(image.shape)}".encode())
-        digest.update(image.contiguous().numpy())
+        digest.update(image.contiguous().numpy().data)
     return digest.hexdigest()
 
 
 def file_stamps(paths: Sequence[str], states: Iterable[FileState | None]) -> np.ndarray:
-    """Return a number (N,) uint64 for each file, another one whenever its size or mtime is; 0 for files not there."""
+    """Return a stamp (N,) uint64 of each file, which changes with its size or mtime; 0 for missing files."""
     stamps = np.zeros(len(paths), np.uint64)
     for row, (path, state) in enumerate(zip(paths, states, strict=True)):
         if state is not None:
@@ -73,13 +78,12 @@ def file_stamps(paths: Sequence[str], states: Iterable[FileState | None]) -> np.
 
 
 class GalleryFeatures:
-    """The embeddings of one list of images, as far as they are there.
+    """The stored embeddings of one list of images.
 
-    Several processes may read and write at once. What is read is what was written completely: the data are on disk
-    before the mark that says so.
+    Several processes may read and write at once. Only complete rows are read: a row is on disk before its mark is.
 
     Args:
-        folder: of the two files; made with empty ones if it is new.
+        folder: of the two files, which are made if they are missing.
         stamps: (N,) uint64, see `file_stamps`: the images as they are now.
         width: of an embedding.
         precision: of the numbers on disk.
@@ -91,19 +95,19 @@ class GalleryFeatures:
         for name, size in ((FEATURES, len(stamps) * width * np.dtype(precision).itemsize), (DONE, stamps.nbytes)):
             with open(folder / name, "ab") as file:
                 if file.tell() < size:
-                    file.truncate(size)  # zeros, which take no space; another process that does the same does no harm
+                    file.truncate(size)  # sparse zeros; it does no harm if several processes do this
         self._features = np.memmap(folder / FEATURES, precision, "r", shape=(len(stamps), width))
         self._done = np.memmap(folder / DONE, np.uint64, "r", shape=stamps.shape)
 
     def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
-        # a mapped array would be pickled with all it maps
+        # A memory map would be pickled with its content.
         return type(self), (self.folder, self.stamps, self.width, self.precision)
 
     def __len__(self) -> int:
         return len(self.stamps)
 
     def has(self, row: int) -> bool:
-        """Tell whether there is an embedding of the image as it is now."""
+        """Return whether the current version of the image has an embedding."""
         return bool(self.stamps[row]) and bool(self._done[row] == self.stamps[row])
 
     def count(self) -> int:
@@ -115,19 +119,19 @@ class GalleryFeatures:
         return torch.from_numpy(np.array(self._features[row]))
 
     def write(self, rows: Tensor, embeddings: Tensor) -> None:
-        """Keep embeddings (B, E) of the images ``rows`` (B,). One that holds a NaN is not kept.
+        """Store embeddings (B, E) of the images ``rows`` (B,), without those that hold a NaN.
 
         Raises:
-            ValueError: if a number is too large for the precision on disk.
+            InputError: if a number is too large for the precision on disk.
         """
         values = embeddings.detach().to("cpu", getattr(torch, self.precision))
         if values.isinf().any():
-            raise ValueError(
+            raise InputError(
                 f"an embedding is too large for {self.precision}: set StoreGallery's `precision` to float32"
             )
         valid = ~values.isnan().any(1)
         index, data = rows.cpu()[valid].numpy(), values[valid].numpy()
-        if self._done[index].any():  # of an older version of the image: not even a crash must leave its mark
+        if self._done[index].any():  # the mark of an older version must not outlive its row, even after a crash
             self._mark(index, np.zeros(len(index), np.uint64))
         write_rows(self.folder / FEATURES, index, data)
         self._mark(index, self.stamps[index])
@@ -139,8 +143,8 @@ class GalleryFeatures:
 def write_rows(path: Path, rows: np.ndarray, data: np.ndarray) -> None:
     """Write rows of a matrix (B, ...) to their places in a file, and wait until they are on disk.
 
-    By ordinary writes: through a memory map, two machines would overwrite each other's neighbouring rows, and a full
-    disk would end the process without a word.
+    Ordinary writes are used: through a memory map, two machines would overwrite each other's neighbouring rows, and a
+    full disk would kill the process without a message.
     """
     with open(path, "r+b") as file:
         for row, values in zip(rows.tolist(), data, strict=True):
@@ -157,7 +161,7 @@ class GalleryStore:
         folder: of all galleries of all models.
         width: of an embedding.
         precision: of the numbers on disk.
-        weights: returns the digest of the weights as they are now; None while nothing shall be stored or read.
+        weights: returns the digest of the current weights; None while nothing is to be stored or read.
     """
 
     def __init__(self, folder: Path, width: int, precision: Precision, weights: Callable[[], str | None]) -> None:
@@ -174,13 +178,16 @@ class GalleryStore:
         states: Sequence[FileState | None],
         preprocess: Callable[[Image.Image], Tensor],
     ) -> GalleryFeatures | None:
-        """Return the embeddings of a gallery for the weights as they are now; None while nothing is stored.
+        """Return the embeddings of a gallery for the current weights; None while nothing is to be stored.
 
         Args:
-            split: under which `write` finds them again, until it is opened anew.
+            split: name of the gallery for `write`, until the split is opened again.
             paths: of the images by name, in the order of the gallery.
-            states: size and mtime of these files, None where there is no such file.
+            states: size and mtime of these files, None for missing files.
             preprocess: PIL image to tensor.
+
+        Raises:
+            InputError: if the preprocessing is random.
         """
         weights = self.weights()
         if weights is None:
@@ -196,11 +203,12 @@ class GalleryStore:
         folder = self.folder / hashlib.sha256(json.dumps(about).encode()).hexdigest()
         stamps = file_stamps(list(paths.values()), states)
         self._open[split] = GalleryFeatures(folder, stamps, self.width, self.precision)
-        (folder / ABOUT).write_text(json.dumps(about, indent=2) + "\n")
+        # Not by a temporary name: ranks in containers may share the process id that it would be made of.
+        (folder / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
         return self._open[split]
 
     def write(self, split: str, rows: Tensor, embeddings: Tensor) -> GalleryFeatures:
-        """Keep embeddings (B, E) of the images ``rows`` (B,) of the gallery opened last under ``split``; return it."""
+        """Store embeddings (B, E) of the images ``rows`` (B,) of the gallery last opened for ``split``; return it."""
         features = self._open[split]
         features.write(rows, embeddings)
         return features

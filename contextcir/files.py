@@ -63,23 +63,24 @@ def read_json(path: Path) -> Any:
 
 
 @contextmanager
-def one_writer(folder: Path, work: str) -> Iterator[None]:
+def one_writer(folder: Path, work: str, lease: str = ".lock") -> Iterator[None]:
     """Be the only process that writes in a folder, on this machine or another one that shares the disk.
 
     The lease of a dead process is taken over: at once on the same machine, after `LEASE` seconds without a heartbeat on
     another one.
 
     Args:
-        folder: made if it is new; the lease is a file ``.lock`` in it.
+        folder: made if it is new; the lease is a file in it.
         work: what the processes would do at once, for the message.
+        lease: name of that file; processes with leases of different names may write beside each other.
 
     Raises:
         InputError: if a living process holds the lease.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lease = SoftFileLease(folder / ".lock", lease_duration=LEASE)
+    held = SoftFileLease(folder / lease, lease_duration=LEASE)
     try:
-        lease.acquire(timeout=0)
+        held.acquire(timeout=0)
     except Timeout:
         raise InputError(
             f"another process {work} here already: wait for it, or choose another folder", file=folder
@@ -87,7 +88,7 @@ def one_writer(folder: Path, work: str) -> Iterator[None]:
     try:
         yield
     finally:
-        lease.release()
+        held.release()
 
 
 def stable_hash(text: str | bytes, size: int = 8) -> int:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from contextcir.evaluation.metrics import AveragePrecisionAt, FirstTargetRecallAt
 from contextcir.evaluation.protocol import Protocol
 from data_modules.base import CompositionDataModule, Evaluation
 from data_modules.reading.annotations import AnnotationFile, clean, is_kind, read_json, shorten
@@ -113,9 +114,7 @@ class CIRCO(CompositionDataModule):
             targets=tuple(targets),
             references=tuple(index[record.reference] for record in records),
             exclude_reference=self.exclude_reference,
-            recall_at=(1, 5, 10, 25, 50),
-            recall_of_first=True,
-            average_precision_at=(5, 10, 25, 50),
+            metrics=(*FirstTargetRecallAt.at(1, 5, 10, 25, 50), *AveragePrecisionAt.at(5, 10, 25, 50)),
             strata={name: tuple(strata[name]) for name in sorted(strata)},
             headline="map_at_5",
             options={"query_text": self.query_text.template},

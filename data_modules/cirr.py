@@ -4,10 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from contextcir.evaluation.metrics import MeanOf, RecallAt, SoftRecallAt, SoftSubsetRecallAt, SubsetRecallAt
 from contextcir.evaluation.protocol import Protocol
 from data_modules.base import CompositionDataModule, Evaluation, TrainingSet
 from data_modules.reading.annotations import AnnotationFile, read_json, shorten
 from data_modules.records import QueryRecord
+
+METRICS = (*RecallAt.at(1, 5, 10, 50), *SubsetRecallAt.at(1, 2, 3))
+MEAN_RECALL = MeanOf("mean_recall", RecallAt(5), SubsetRecallAt(1))
+SOFT_METRICS = (*SoftRecallAt.at(1, 5, 10, 50), *SoftSubsetRecallAt.at(1, 2, 3))
 
 
 class CIRR(CompositionDataModule):
@@ -96,9 +101,7 @@ class CIRR(CompositionDataModule):
             references=tuple(index[record.reference] for record in records),
             exclude_reference=True,
             subsets=tuple(subsets),
-            recall_at=(1, 5, 10, 50),
-            subset_recall_at=(1, 2, 3),
-            means={"mean_recall": ("recall_at_5", "subset_recall_at_1")},
+            metrics=(*METRICS, *(SOFT_METRICS if graded else ()), MEAN_RECALL),
             strata={name: tuple(strata[name]) for name in sorted(strata)},
             headline="recall_at_1",
         )

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from contextcir.evaluation.metrics import MeanOf, RecallAt
 from contextcir.evaluation.protocol import Protocol
 from data_modules.base import CompositionDataModule, Evaluation, TrainingSet
 from data_modules.reading.annotations import KeylessFile, join_sources, read_json, shorten
@@ -181,8 +182,7 @@ class FashionIQ(CompositionDataModule):
             references=tuple(index[record.reference] for record in queries),
             exclude_reference=self.exclude_reference,
             query_views=len(views),
-            recall_at=(10, 50),
-            means={"mean_recall": ("recall_at_10", "recall_at_50")},
+            metrics=(RecallAt(10), RecallAt(50), MeanOf("mean_recall", RecallAt(10), RecallAt(50))),
             averaged_as=stage,
             headline="mean_recall",
             options={"query_text": self.query_text.template, "gallery_choice": type(self.gallery).__name__},

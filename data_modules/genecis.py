@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
+from contextcir.evaluation.metrics import SubsetRecallAt
 from contextcir.evaluation.protocol import Protocol
 from data_modules.base import CompositionDataModule, Evaluation
 from data_modules.loading.images import ImageStore
@@ -184,8 +185,7 @@ class GeneCIS(CompositionDataModule):
             references=tuple(index.get(record.reference, -1) for record in records),
             exclude_reference=False,
             subsets=tuple(subsets),
-            recall_at=(),
-            subset_recall_at=(1, 2, 3),
+            metrics=SubsetRecallAt.at(1, 2, 3),
             averaged_as=self.benchmark,
             headline="subset_recall_at_1",
             options={"subset_size_max": max(map(len, subsets)), "subset_size_min": min(map(len, subsets))},

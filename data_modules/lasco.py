@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from contextcir.evaluation.metrics import RecallAt
 from contextcir.evaluation.protocol import Protocol
 from data_modules.base import CompositionDataModule, Evaluation, TrainingSet
 from data_modules.reading.annotations import AnnotationFile, KeylessFile, is_kind, read_json, shorten
@@ -73,7 +74,7 @@ class LaSCo(CompositionDataModule):
             targets=tuple((index[record.target],) for record in records),
             references=tuple(index.get(record.reference, -1) for record in records),
             exclude_reference=self.exclude_reference,
-            recall_at=(1, 5, 10, 50, 100, 500, 1000),
+            metrics=RecallAt.at(1, 5, 10, 50, 100, 500, 1000),
             headline="recall_at_1",
         )
         return Evaluation(protocol, records, paths, file.source)

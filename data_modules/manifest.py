@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from contextcir.evaluation.metrics import RecallAt
 from contextcir.evaluation.protocol import Protocol
 from data_modules.base import CompositionDataModule
 from data_modules.reading.annotations import MISSING, ManifestFile, SplitSource, read_json, shorten
@@ -95,7 +96,7 @@ class Manifest(CompositionDataModule):
             targets=tuple(() if record.target is None else (index[record.target],) for record in records),
             references=tuple(index.get(record.reference, -1) for record in records),
             exclude_reference=self.exclude_reference,
-            recall_at=self.recall_at,
+            metrics=RecallAt.at(*self.recall_at),
             strata={name: tuple(strata[name]) for name in sorted(strata)},
             headline=f"recall_at_{self.recall_at[0]}" if self.recall_at else "",
             options={"gallery_of": self.gallery_file or "references and targets"},

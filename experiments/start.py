@@ -24,6 +24,7 @@ IGNORED = (
     r".*isinstance\(treespec, LeafSpec\).* is deprecated",  # Lightning's own use of torch
     r"Precision .* is not supported by the model summary",  # the summary is read for its counts, not for its megabytes
     r"You have overridden `transfer_batch_to_device`",  # on purpose: gradient caching moves images chunk by chunk
+    r"The '\w+' does not have many workers",  # data.num_workers is a choice
     r"LightningCLI's args parameter is intended",  # the demo and studies call the command line from Python
 )
 LOGS = ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.trainer.connectors.checkpoint_connector")

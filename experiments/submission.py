@@ -5,11 +5,10 @@ python -m experiments.submission score circo submission/circo_val.json --annotat
 """
 
 import json
+from argparse import ArgumentParser
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
-
-from jsonargparse import ArgumentParser
 
 from contextcir.evaluation.protocol import Protocol
 from contextcir.evaluation.submission import FORMATS, SubmissionFormat, score
@@ -168,20 +167,20 @@ COMMANDS = {"validate": validate, "score": print_score}
 
 def main(args: Sequence[str] | None = None) -> None:
     """Parse the command line."""
-    parser = ArgumentParser(description="Check and score submission files for the servers of CIRR and CIRCO.")
-    subcommands = parser.add_subcommands()
+    parser = ArgumentParser(
+        prog="python -m experiments.submission",
+        description="Check and score submission files for the servers of CIRR and CIRCO.",
+    )
+    subcommands = parser.add_subparsers(dest="subcommand", metavar="{validate,score}", required=True)
     for name, command in COMMANDS.items():
-        options = ArgumentParser(description=command.__doc__)
-        # by hand: `auto_cli` has no positional list
+        options = subcommands.add_parser(name, description=command.__doc__, help=command.__doc__.splitlines()[0])
         options.add_argument("benchmark", choices=list(FORMATS), help="whose files these are")
         options.add_argument("files", nargs="+", type=Path, help="submission files")
         options.add_argument("--annotations", type=Path, required=True, help="folder with the official annotations")
         options.add_argument("--split", required=True, help="split that was ranked: test1, test or val")
-        subcommands.add_subcommand(name, options, help=command.__doc__.splitlines()[0])
-    settings = parser.parse_args(args)
-    chosen = settings[settings.subcommand]
+    chosen = parser.parse_args(args)
     try:
-        COMMANDS[settings.subcommand](chosen.benchmark, chosen.files, chosen.annotations, chosen.split)
+        COMMANDS[chosen.subcommand](chosen.benchmark, chosen.files, chosen.annotations, chosen.split)
     except (ValueError, FileNotFoundError) as error:
         message = str(error)
         for flag, here in FLAGS.items():

@@ -1,12 +1,9 @@
-"""Unlabelled scenes to pairs to triplets to a fit, against a fit on hand-made triplets, and on both: tables.
+"""Unlabelled scenes to pairs to triplets to a fit, compared with a fit on hand-made triplets, and on both: tables.
 
 python -m experiments.synth_demo [--publish docs/studies] [--jobs 2] [--trainer.accelerator=cpu]
 
-What is done is kept: the same command goes on where it was stopped. Flags like --data.*, --model.*, --trainer.* and
+Finished work is kept: the same command continues where it was stopped. Flags like --data.*, --model.*, --trainer.* and
 --config go to all fits (experiments.study).
-
-
-What the fits of the synthetic-triplets demo are trained on: manifests, and the config that names them.
 """
 
 import json
@@ -21,46 +18,132 @@ from typing import Any
 import yaml
 from jsonargparse import auto_cli
 
+from contextcir.errors import InputError, MissingFileError
+from contextcir.files import write_text
 from data_modules.scenes.writer import Size, image_path, write_scenes
+from experiments.command import one_line_errors
 from experiments.quality.synthesis_precision import judge_run, markdown, score
 from experiments.study.__main__ import split_flags
 
+HERE = Path(__file__).parent
+CONFIGS = HERE / "configs" / "synthesis"
+EXACT = ("scenes.yaml", "scenes_mined.yaml")
+FAULTY = (*EXACT, "scenes_faulty.yaml")  # for the same pairs
+TITLES = {"synthesis": "Exact describer", "faulty": "Describer with faults in 30 % of the targets"}
 TRAIN = Path("img_raw") / "train"  # below the root of scenes: the folder that image paths of manifests are relative to
-KEPT = ("caption", "concepts", "phrases", "image_size")
+KEPT = ("caption", "concepts", "phrases", "image_size")  # fields that hand-made and synthetic records share
+
+
+def synth_demo(
+    out: Path = Path("runs/synth-demo"),
+    root: Path = Path("datasets/scenes"),
+    size: Size = Size(),  # noqa: B008  (immutable)
+    unlabelled: Path = Path("datasets/scenes-unlabelled"),
+    unlabelled_references: int = 175,
+    triplets: int = 4000,
+    study: Path = HERE / "studies" / "synthesis.yaml",
+    jobs: int = 1,
+    publish: Path | None = None,
+    flags: Sequence[str] = (),
+) -> None:
+    """Make triplets of unlabelled scenes, score them, and compare fits on them with fits on hand-made ones.
+
+    Args:
+        out: Folder of the synthesis, the manifests and the fits.
+        root: Of the benchmark, with the hand-made triplets; drawn if it does not exist.
+        size: Of the benchmark.
+        unlabelled: Folder of other scenes, whose annotations are not used; drawn if it does not exist.
+        unlabelled_references: Size of that: 11 images each.
+        triplets: At most; the fit on hand-made ones gets as many.
+        study: The fits.
+        jobs: Fits at a time.
+        publish: Folder to copy tables and figure to.
+        flags: More flags for all fits; those of --data, --model, --trainer and --config need no `--flags`.
+    """
+    write_scenes(root, 0, size)
+    write_scenes(unlabelled, 1, Size(unlabelled_references, 1, 1))
+    run = out / "synthesis"
+    for name, configs in {"synthesis": EXACT, "faulty": FAULTY}.items():
+        make_triplets(out / name, unlabelled, triplets, configs)
+    tables = precision(out, unlabelled)
+    print(tables, flush=True)
+    synthetic, hand, data = run / "manifest" / "train.jsonl", out / "hand_made.jsonl", out / "data.yaml"
+    write_records(hand_made(root, count_records(synthetic)), hand)
+    data.write_text(yaml.safe_dump(study_data(root, size, hand, unlabelled, synthetic), sort_keys=False))
+    name = f"{study.stem}_precision.md"
+    write_text(out / name, tables)
+    run_study(study, out, data, jobs, publish, flags)
+    if publish is not None:
+        write_text(publish / name, tables)
+        print(publish / name)
+
+
+def make_triplets(run: Path, scenes: Path, most: int, configs: Sequence[str]) -> None:
+    """Mine pairs among the training images of scenes, and make a manifest of texts about them."""
+    folders = [f"--out={run}", f"--images={scenes / TRAIN}", f"--model.root={scenes}"]
+    files = [f"--config={CONFIGS / name}" for name in configs]
+    command("experiments.synthesize", *files, *folders, f"--pairs.most={most}", "--write.val_share=0")
+
+
+def precision(out: Path, scenes: Path) -> str:
+    """Return the tables of how many texts are true of their pair and complete."""
+    parts = [f"## {title}\n\n{markdown(score(judge_run(out / name, scenes)))}\n" for name, title in TITLES.items()]
+    return "\n".join(["# Precision of synthetic texts on Scenes\n", *parts])
+
+
+def run_study(study: Path, out: Path, data: Path, jobs: int, publish: Path | None, flags: Sequence[str]) -> None:
+    """Run the fits, and make their tables."""
+    here = Path.cwd()
+    file = study.relative_to(here) if study.is_relative_to(here) else study  # the report shows this path
+    own = [f"--config={data}", f"--out={out / 'study'}", f"--jobs={jobs}"]
+    own += [] if publish is None else [f"--publish={publish}"]
+    command("experiments.study", str(file), *own, *flags)
+
+
+def command(module: str, *flags: str) -> None:
+    """Run a command of this project in a process of its own, so that its memory is free afterwards.
+
+    Raises:
+        ValueError: if it fails; it has printed the reason.
+    """
+    done = subprocess.run([sys.executable, "-m", module, *flags], check=False)
+    if done.returncode:
+        raise ValueError(f"{module} ended with status {done.returncode}: see its last lines")
 
 
 def count_records(manifest: Path) -> int:
-    """Return how many triplets a manifest holds; raises FileNotFoundError if it is not there."""
+    """Return the number of triplets of a manifest; raises MissingFileError if there is none."""
     if not manifest.is_file():
-        raise FileNotFoundError(f"no file {manifest}: give another --out, so that it is made again")
+        raise MissingFileError(f"no file {manifest}: give another folder, so that it is made again", setting="out")
     with manifest.open(encoding="utf-8") as file:
         return sum(1 for line in file if line.strip())
 
 
 def hand_made(root: Path, count: int, seed: int = 0) -> list[dict[str, Any]]:
-    """Return so many of a benchmark's training triplets as records of a manifest: all of some references, of the last
-    one a part.
+    """Return some training triplets of a benchmark as records of a manifest: all of drawn references, a part of the
+    last one's.
 
     Args:
         root: of the benchmark.
-        count: of triplets.
+        count: number of triplets.
         seed: draws the references.
 
     Raises:
-        ValueError: if there are fewer.
+        InputError: if there are fewer.
     """
     listed = json.loads((root / "captions" / "cap.scenes.train.json").read_text(encoding="utf-8"))
     if len(listed) < count:
-        raise ValueError(
-            f"{root} holds {len(listed):,} hand-made triplets, fewer than the {count:,} synthetic ones: raise "
-            "--size.train_references, or lower --triplets"
+        raise InputError(
+            f"{root} holds {len(listed):,} hand-made triplets, fewer than the {count:,} synthetic ones: draw more "
+            "references, or make fewer triplets",
+            setting="size.train_references",
         )
-    of: dict[str, list[dict[str, Any]]] = {}
+    by_reference: dict[str, list[dict[str, Any]]] = {}
     for record in listed:
-        of.setdefault(record["reference"], []).append(record)
-    references = sorted(of)
+        by_reference.setdefault(record["reference"], []).append(record)
+    references = sorted(by_reference)
     Random(seed).shuffle(references)
-    chosen = [record for reference in references for record in of[reference]][:count]
+    chosen = [record for reference in references for record in by_reference[reference]][:count]
     return [
         {
             "reference": _path(record["reference"]),
@@ -73,10 +156,8 @@ def hand_made(root: Path, count: int, seed: int = 0) -> list[dict[str, Any]]:
 
 
 def write_records(records: list[dict[str, Any]], path: Path) -> None:
-    """Write a manifest, whole or not at all."""
-    new = path.with_suffix(".new")
-    new.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-    new.replace(path)
+    """Write a manifest."""
+    write_text(path, "".join(json.dumps(record) + "\n" for record in records))
 
 
 def study_data(root: Path, size: Size, hand: Path, unlabelled: Path, synthetic: Path) -> dict[str, Any]:
@@ -112,98 +193,13 @@ def _path(name: str) -> str:
     return str(Path(image_path(name)).relative_to(TRAIN))
 
 
-HERE = Path(__file__).parent
-CONFIGS = HERE / "configs" / "synthesis"
-EXACT = ("scenes.yaml", "scenes_mined.yaml")
-FAULTY = (*EXACT, "scenes_faulty.yaml")  # of the same pairs
-TITLES = {"synthesis": "Exact describer", "faulty": "Describer with faults in 30 % of the targets"}
-
-
-def synth_demo(
-    out: Path = Path("runs/synth-demo"),
-    root: Path = Path("datasets/scenes"),
-    size: Size = Size(),  # noqa: B008  (immutable)
-    unlabelled: Path = Path("datasets/scenes-unlabelled"),
-    unlabelled_references: int = 175,
-    triplets: int = 4000,
-    study: Path = HERE / "studies" / "synthesis.yaml",
-    jobs: int = 1,
-    publish: Path | None = None,
-    flags: Sequence[str] = (),
-) -> None:
-    """Make triplets of unlabelled scenes, score them, and compare fits on them with fits on hand-made ones.
-
-    Args:
-        out: Folder of the synthesis, the manifests and the fits.
-        root: Of the benchmark, with the hand-made triplets; drawn if it is not there.
-        size: Of the benchmark.
-        unlabelled: Folder of other scenes, whose annotations are not used; drawn if it is not there.
-        unlabelled_references: Size of that: 11 images each.
-        triplets: At most; there are as many hand-made ones.
-        study: The fits.
-        jobs: Fits at a time.
-        publish: Folder to copy tables and figure to.
-        flags: More flags for all fits; those of --data, --model, --trainer and --config need no `--flags`.
-    """
-    write_scenes(root, 0, size)
-    write_scenes(unlabelled, 1, Size(unlabelled_references, 1, 1))
-    run = out / "synthesis"
-    for name, configs in {"synthesis": EXACT, "faulty": FAULTY}.items():
-        make_triplets(out / name, unlabelled, triplets, configs)
-    table = precision(out, unlabelled)
-    print(table, flush=True)
-    synthetic, hand, data = run / "manifest" / "train.jsonl", out / "hand_made.jsonl", out / "data.yaml"
-    write_records(hand_made(root, count_records(synthetic)), hand)
-    data.write_text(yaml.safe_dump(study_data(root, size, hand, unlabelled, synthetic), sort_keys=False))
-    name = f"{study.stem}_precision.md"
-    (out / name).write_text(table, encoding="utf-8")
-    run_study(study, out, data, jobs, publish, flags)
-    if publish is not None:
-        (publish / name).write_text(table, encoding="utf-8")
-        print(publish / name)
-
-
-def make_triplets(run: Path, scenes: Path, most: int, configs: Sequence[str]) -> None:
-    """Mine pairs of the training images of scenes, and make a manifest of texts about them."""
-    folders = [f"--out={run}", f"--images={scenes / TRAIN}", f"--model.root={scenes}"]
-    files = [f"--config={CONFIGS / name}" for name in configs]
-    command("experiments.synthesize", *files, *folders, f"--pairs.most={most}", "--write.val_share=0")
-
-
-def precision(out: Path, scenes: Path) -> str:
-    """Return the tables of how many texts are true of their pair, and the whole truth."""
-    parts = [f"## {title}\n\n{markdown(score(judge_run(out / name, scenes)))}\n" for name, title in TITLES.items()]
-    return "\n".join(["# Precision of synthetic texts on Scenes\n", *parts])
-
-
-def run_study(study: Path, out: Path, data: Path, jobs: int, publish: Path | None, flags: Sequence[str]) -> None:
-    """Run the fits, and make their tables."""
-    here = Path.cwd()
-    file = study.relative_to(here) if study.is_relative_to(here) else study  # it stands in the report
-    own = [f"--config={data}", f"--out={out / 'study'}", f"--jobs={jobs}"]
-    own += [] if publish is None else [f"--publish={publish}"]
-    command("experiments.study", str(file), *own, *flags)
-
-
-def command(module: str, *flags: str) -> None:
-    """Run a command of this project, in a process of its own: what it took of memory is free afterwards.
-
-    Raises:
-        ValueError: if it fails; it has told why.
-    """
-    done = subprocess.run([sys.executable, "-m", module, *flags], check=False)
-    if done.returncode:
-        raise ValueError(f"{module} ended with status {done.returncode}: its last lines tell why")
-
-
 def main(args: Sequence[str] | None = None) -> None:
     """Parse the command line."""
     try:
-        auto_cli(synth_demo, as_positional=False, args=split_flags(sys.argv[1:] if args is None else args))
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"error: {error}") from None
+        with one_line_errors():
+            auto_cli(synth_demo, as_positional=False, args=split_flags(sys.argv[1:] if args is None else args))
     except KeyboardInterrupt:
-        raise SystemExit("stopped: what is done is kept, the same command goes on") from None
+        raise SystemExit("stopped: finished work is kept, the same command continues") from None
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """The small CLIP of the embedded default: packed beside this file, unpacked once into the user's cache.
 
-Packed, the token table holds only the rows of words that the scenes benchmark uses, and all weights are half
-precision. Unpacked, it is an ordinary open_clip folder for ``local-dir:``, with the full vocabulary of CLIP's
-tokenizer: rows that were not packed are zero, so an unknown word is heard, but says nothing.
+The packed token table has only the rows of words that the scenes benchmark uses, and all weights are in half precision.
+Unpacked, it is an ordinary open_clip folder for ``local-dir:``, with the full vocabulary of CLIP's tokenizer: rows that
+were not packed are zero, so other words have a position but no content.
 """
 
 import hashlib
@@ -15,6 +15,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from contextcir.errors import MissingFileError
+
 EMBEDDED = "scenes-vit"
 TOKEN_TABLE = "token_embedding.weight"
 TOKEN_ROWS = "token_rows"
@@ -24,7 +26,7 @@ _CONFIG = "scenes_vit.json"
 
 
 def pack(state: dict[str, torch.Tensor], rows: list[int], folder: Path = _FOLDER) -> Path:
-    """Write weights in half precision, return the file; the token table of ``state`` holds just the ``rows``."""
+    """Write weights in half precision and return the file; the token table of ``state`` has only the ``rows``."""
     packed = {name: value.detach().half().contiguous() for name, value in state.items()}
     packed[TOKEN_ROWS] = torch.tensor(rows, dtype=torch.int32)
     save_file(packed, folder / _WEIGHTS)
@@ -32,7 +34,7 @@ def pack(state: dict[str, torch.Tensor], rows: list[int], folder: Path = _FOLDER
 
 
 def packed_state(folder: Path = _FOLDER) -> tuple[dict[str, torch.Tensor], list[int]]:
-    """Read weights in single precision, and the rows of the vocabulary that their token table holds."""
+    """Read weights in single precision, and the rows of the vocabulary that their token table has."""
     state = {name: value.float() for name, value in load_file(folder / _WEIGHTS).items()}
     return state, state.pop(TOKEN_ROWS).long().tolist()
 
@@ -45,11 +47,14 @@ def config(folder: Path = _FOLDER) -> dict:
 def unpack(folder: Path = _FOLDER, cache: Path | None = None) -> Path:
     """Return a folder for open_clip's ``local-dir:``, made on first use under ``$XDG_CACHE_HOME/contextcir``.
 
-    Raises FileNotFoundError where the packed weights are missing from the installation.
+    Raises:
+        MissingFileError: if the packed weights are missing from the installation.
     """
     weights = folder / _WEIGHTS
     if not weights.is_file():
-        raise FileNotFoundError(f"{weights} is missing: reinstall the package, or make it with experiments.clip")
+        raise MissingFileError(
+            "is missing: reinstall the package, or make the file with experiments.clip", file=weights
+        )
     if cache is None:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "contextcir"
     content = weights.read_bytes() + (folder / _CONFIG).read_bytes()
@@ -62,7 +67,7 @@ def unpack(folder: Path = _FOLDER, cache: Path | None = None) -> Path:
     table[rows] = state[TOKEN_TABLE]
     state[TOKEN_TABLE] = table  # (vocabulary, D)
     cache.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(dir=cache))  # several processes may unpack at once: each writes its own, one wins
+    staging = Path(tempfile.mkdtemp(dir=cache))  # several processes may unpack at once: one of them renames its folder
     save_file(state, staging / "open_clip_model.safetensors")
     (staging / "open_clip_config.json").write_text(json.dumps(settings, indent=2))
     try:

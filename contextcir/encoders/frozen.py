@@ -1,8 +1,8 @@
 """The features of a frozen image tower, computed once for all epochs and runs.
 
-Batches then hold rows of tables in the place of images: (B, 2) int64, the number of a list of images and a position in
-it. One folder on disk per list, weights and arithmetic, as `contextcir.embeddings` keeps embeddings: readable while it
-is being filled, by several processes at once.
+Batches then hold rows of tables in place of images: (B, 2) int64, the number of a list of images and a position in it.
+There is one folder on disk for each list, weights and arithmetic, in the format of `contextcir.embeddings`: several
+processes may read it and fill it at once.
 """
 
 import hashlib
@@ -15,12 +15,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
-from torch import Tensor, nn
+from torch import Tensor
 
 from contextcir.embeddings import ABOUT, FileState, GalleryFeatures, file_stamps, weights_digest
 from contextcir.encoders.backbone import OpenCLIPBackbone
 from contextcir.encoders.features import ImageFeatures
+from contextcir.errors import InputError
+from contextcir.files import write_json
 
 BATCH = 128  # images encoded at a time
 
@@ -38,7 +39,7 @@ class ImageList(NamedTuple):
 
 
 class FeatureTable(GalleryFeatures):
-    """Everything that the image tower says of a list of images, a row each."""
+    """The features of a list of images, one row each: all tokens, then the embedding."""
 
     def __init__(self, folder: Path, stamps: np.ndarray, width: int) -> None:
         super().__init__(folder, stamps, width, "float32")
@@ -51,37 +52,38 @@ class FeatureTable(GalleryFeatures):
         return torch.from_numpy(self._features[index.numpy()])
 
     def lacking(self, rows: Sequence[int]) -> list[int]:
-        """Return those of ``rows`` whose image is there, but not its features."""
+        """Return those of ``rows`` whose image exists, but whose features are not stored."""
         return [row for row in rows if self.stamps[row] and not self.has(row)]
 
 
 class FrozenImageBackbone(OpenCLIPBackbone):
     """An `OpenCLIPBackbone` with a frozen image tower that encodes listed images once, and takes pixels as well.
 
-    What it returns for a row is what it would return for the image, up to the rounding of batches of another size, in
-    whatever arithmetic (autocast, device) the row is first asked for. Weights are those of an `OpenCLIPBackbone`.
+    The features of a row equal those of its image, up to rounding in batches of another size. There are tables of their
+    own for each arithmetic (autocast, device). Weights have the names of an `OpenCLIPBackbone`.
 
     Args:
         features: folder of all tables; float32, V x D + E numbers for each image.
         trainable_image_blocks: must be 0.
         options: see OpenCLIPBackbone.
 
-    Raises ValueError if any part of the image tower is trained.
+    Raises:
+        InputError: if any part of the image tower is trained.
     """
 
     def __init__(self, features: str | Path = "runs/features", trainable_image_blocks: int = 0, **options: Any) -> None:
         if trainable_image_blocks != 0:
-            raise ValueError(
-                f"features of images can be kept only if the image tower is frozen, but "
-                f"--model.backbone.trainable_image_blocks is {trainable_image_blocks}: set it to 0, or use "
-                "OpenCLIPBackbone"
+            raise InputError(
+                "features of images can be stored only if the image tower is frozen, but trainable_image_blocks is "
+                f"{trainable_image_blocks}: set it to 0, or use OpenCLIPBackbone",
+                setting="model.backbone.trainable_image_blocks",
             )
         super().__init__(trainable_image_blocks=trainable_image_blocks, **options)
         self.features = Path(features)
         self._lists: list[ImageList] = []
         self._tables: dict[tuple[int, str], FeatureTable] = {}
         self._weights: str | None = None
-        self.register_load_state_dict_post_hook(_forget)
+        self.register_load_state_dict_post_hook(_close_tables)
 
     def add_images(self, images: ImageList) -> int:
         """Return the number under which batches name a list of images."""
@@ -94,11 +96,10 @@ class FrozenImageBackbone(OpenCLIPBackbone):
             return super().encode_image(images)
         number, row = images.cpu().unbind(1)  # (B,) each
         flat = torch.empty(len(images), self._width)
-        for found in number.unique().tolist():
-            flat[number == found] = self._table(found).rows(row[number == found])
-        tokens, embedding = flat.to(self._device, self._dtype).split(
-            [self._width - self.widths.embed, self.widths.embed], 1
-        )
+        for listed in number.unique().tolist():
+            flat[number == listed] = self._table(listed).rows(row[number == listed])
+        embed = self.widths.embed
+        tokens, embedding = flat.to(self._device, self._dtype).split([self._width - embed, embed], dim=1)
         return ImageFeatures(tokens.unflatten(1, (-1, self.widths.vision)), embedding)
 
     @property
@@ -113,15 +114,16 @@ class FrozenImageBackbone(OpenCLIPBackbone):
         return self._tables[number, arithmetic]
 
     def _arithmetic(self) -> str:
-        """What decides how numbers are rounded."""
-        kind = self._device.type
-        cast = (
-            torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.clip.visual.conv1.weight.dtype
-        )
-        return f"{kind} {cast} {torch.get_float32_matmul_precision()}"
+        """Return what determines how numbers are rounded."""
+        kind, dtype = self._device.type, self.clip.visual.conv1.weight.dtype
+        if torch.is_autocast_enabled(kind):
+            dtype = torch.get_autocast_dtype(kind)
+        return f"{kind} {dtype} {torch.get_float32_matmul_precision()}"
 
     @torch.no_grad()
     def _open(self, images: ImageList, arithmetic: str) -> FeatureTable:
+        from lightning.pytorch.utilities.rank_zero import rank_zero_info  # here: encoders work without lightning
+
         if self._weights is None:
             self._weights = weights_digest(self.clip.visual)
         about = {
@@ -134,25 +136,28 @@ class FrozenImageBackbone(OpenCLIPBackbone):
         }
         folder = self.features / hashlib.sha256(json.dumps(about).encode()).hexdigest()
         table = FeatureTable(folder, file_stamps(images.files, images.states), self._width)
-        (folder / ABOUT).write_text(json.dumps(about, indent=2) + "\n")
+        write_json(folder / ABOUT, about, indent=2)
         lacking = table.lacking(range(len(table)))
         if lacking:
             rank_zero_info(f"encoding {len(lacking):,} images, once for all runs: {folder}")
         pieces = [lacking[start : start + BATCH] for start in range(0, len(lacking), BATCH)]
-        random.Random(os.getpid()).shuffle(pieces)  # processes that fill one table together share the work
+        random.Random(os.getpid()).shuffle(pieces)  # so that processes that fill one table share the work
         for piece in pieces:
             rows = table.lacking(piece)
             if rows:
                 encoded = super().encode_image(torch.stack([images.read(row) for row in rows]).to(self._device))
-                table.write(
-                    torch.tensor(rows), torch.cat([encoded.tokens.flatten(1), encoded.embedding], 1)
-                )  # (R, width)
+                features = torch.cat([encoded.tokens.flatten(1), encoded.embedding], dim=1)  # (R, width)
+                table.write(torch.tensor(rows), features)
         left = table.lacking(range(len(table)))
         if left:
-            raise ValueError(f"the features of {images.files[left[0]]} are not finite: the image tower is broken")
+            raise InputError(
+                "the features of this image are not finite: the image tower has broken weights",
+                file=images.files[left[0]],
+                setting="model.backbone.pretrained",
+            )
         return table
 
 
-def _forget(backbone: nn.Module, incompatible: Any) -> None:
-    """Weights have come from a file: look again which tables are theirs."""
+def _close_tables(backbone: Any, incompatible: Any) -> None:
+    """Close all tables after weights were loaded: they belong to the old weights."""
     backbone._tables, backbone._weights = {}, None

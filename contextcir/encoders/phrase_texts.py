@@ -1,4 +1,4 @@
-"""The noun phrases of a batch of captions as texts of their own, encoded once and only where somebody reads them."""
+"""The noun phrases of a batch of captions as texts of their own, encoded once and on first use."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -20,7 +20,7 @@ class ConceptTokens(NamedTuple):
 
 
 class PhraseTexts:
-    """P noun phrases of B captions, each different wording encoded once, alone and no longer than it is.
+    """P noun phrases of B captions; each different wording is encoded once, alone and without padding to the captions.
 
     ``owner`` (P,): the row of the caption that each phrase is in. Raises ValueError, on first use, for a span that is
     empty or not inside its caption.
@@ -38,20 +38,20 @@ class PhraseTexts:
 
     @property
     def backbone(self) -> OpenCLIPBackbone:
-        """What encodes them."""
+        """The backbone that encodes them."""
         return self._backbone
 
     @cached_property
     def tokens(self) -> Tensor:
-        """Tokens of each phrase in its caption, (P, T); a row without any was cut away with the caption's end."""
+        """Tokens of each phrase in its caption, (P, T); a row without any was truncated with its caption."""
         tokens = self._backbone.tokenizer.span_tokens(self.captions, *self._places)
         return tokens.to(self.owner.device)
 
     @cached_property
     def slot(self) -> Tensor:
-        """Number (P,) of each phrase among the different wordings of its caption, in the order of their first ones.
+        """Number (P,) of each phrase among the different wordings of its caption, in order of first occurrence.
 
-        What a caption says twice is one concept.
+        Phrases of equal wording in a caption are one concept.
         """
         rows = self._places[0].tolist()
         slots = [self._concepts[row][text] for row, text in zip(rows, self._wordings, strict=True)]
@@ -74,7 +74,7 @@ class PhraseTexts:
 
     @cached_property
     def _places(self) -> tuple[Tensor, Tensor]:
-        """Owners and spans for the tokenizer, which works with Python's numbers: fetched from the device once."""
+        """Owners and spans on the CPU, for the tokenizer: copied from the device once."""
         places = torch.cat([self.owner[:, None], self._spans], dim=1).cpu()  # (P, 3)
         return places[:, 0], places[:, 1:]
 
@@ -107,19 +107,19 @@ class PhraseTexts:
         return tensor.to(self.owner.device)
 
     def features(self) -> TextFeatures:
-        """The N wordings, encoded: tokens (N, Tp, Dt), with a graph where gradients are on."""
+        """Return the N encoded wordings, tokens (N, Tp, Dt), with a graph where gradients are enabled."""
         if self._features is None or (torch.is_grad_enabled() and not self._features.tokens.requires_grad):
             self._features = self._backbone.encode_text(self._batch)
         return self._features
 
     def detached(self) -> TextFeatures:
-        """The same without a graph: what was encoded already, or a pass that keeps nothing for gradients."""
+        """Return the same without a graph: cached features, or those of a pass without gradients."""
         with torch.no_grad():
-            found = self.features()
-        return TextFeatures(found.tokens.detach(), found.valid, found.embedding.detach())
+            features = self.features()
+        return TextFeatures(features.tokens.detach(), features.valid, features.embedding.detach())
 
     def concept_tokens(self) -> ConceptTokens:
-        """One token for each different phrase of a caption: the mean of its own tokens when it is read alone.
+        """Return one token for each different phrase of a caption: the mean of its tokens when encoded alone.
 
         A phrase without any token is no concept.
         """
@@ -130,18 +130,18 @@ class PhraseTexts:
         number = self._here(torch.tensor(padded, dtype=torch.long).reshape(len(padded), count))  # (B, C)
         if not len(self):
             return ConceptTokens(mean.new_zeros(*number.shape, mean.shape[-1]), number >= 0)
-        valid = (number >= 0) & self.content.any(dim=1)[number]  # (B, C); at -1 stands the last one, and is masked
+        valid = (number >= 0) & self.content.any(dim=1)[number]  # (B, C); -1 reads the last row, which is masked
         return ConceptTokens(torch.where(valid[..., None], mean[number], 0.0), valid)
 
 
 def mean_of(tokens: Tensor, chosen: Tensor) -> Tensor:
-    """Mean over those of the tokens (N, T, D) that are ``chosen`` (N, T): (N, D); 0 where there are none."""
+    """Return the mean (N, D) of the ``chosen`` (N, T) among tokens (N, T, D), 0 where none is chosen."""
     share = chosen.to(tokens.dtype) / chosen.sum(dim=1, keepdim=True).clamp(min=1)  # (N, T)
     return (tokens * share[..., None]).sum(dim=1)
 
 
 class QueryFeatures(NamedTuple):
-    """All that was computed for a batch of queries; ``phrases`` None where nobody named any."""
+    """Everything that was computed for a batch of queries; ``phrases`` is None where none were given."""
 
     image: ImageFeatures
     text: TextFeatures

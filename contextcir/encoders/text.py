@@ -1,4 +1,7 @@
-"""Captions to token ids, and character spans of a caption to the positions of its tokens."""
+"""Captions to token ids, and character spans of a caption to the positions of its tokens.
+
+open_clip is imported only by the functions that need it: with timm, torchvision and wandb it takes seconds.
+"""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
@@ -8,20 +11,20 @@ from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
-import open_clip
 import torch
-from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 
 from contextcir import assets
 from contextcir.encoders.features import TokenBatch
+from contextcir.errors import InputError, MissingFileError
 
+SETTING = "model.backbone.model"
 CACHED_CAPTIONS = 65_536
-PAD = 0  # what open_clip pads with; also the id of the token "!", so padding is never recognised by its id
+PAD = 0  # as open_clip pads; also the id of the token "!", so padding can't be recognised by its id
 
 
 class Encoding(NamedTuple):
-    """A cleaned ``text``; its ``ids`` with start and end; characters ``[starts[i], ends[i])`` make ``ids[i + 1]``."""
+    """A cleaned ``text``, its ``ids`` with start and end; ``ids[i + 1]`` covers characters ``[starts[i], ends[i])``."""
 
     text: str
     ids: tuple[int, ...]
@@ -30,18 +33,22 @@ class Encoding(NamedTuple):
 
 
 def open_clip_name(model: str) -> str:
-    """What open_clip calls `model`: the name of the embedded model becomes the folder that it is unpacked to.
+    """Return open_clip's name of a model: the embedded model becomes the folder that it is unpacked to.
 
-    Raises ValueError for a name that open_clip does not know, and FileNotFoundError for a folder that is not there.
+    Raises:
+        InputError: for a name that open_clip does not know, with close matches.
+        MissingFileError: for a folder that does not exist.
     """
+    import open_clip
+
     name = f"local-dir:{assets.unpack()}" if model == assets.EMBEDDED else model
     if name.startswith("local-dir:"):
         config = Path(name.removeprefix("local-dir:")) / "open_clip_config.json"
         if not config.is_file():
-            raise FileNotFoundError(f"no file {config} (needed by --model.backbone.model={model})")
+            raise MissingFileError(f"no such file, needed by model '{model}'", file=config, setting=SETTING)
     elif ":" not in name and open_clip.get_model_config(name) is None:
         close = get_close_matches(name, [assets.EMBEDDED, *open_clip.list_models()], n=5, cutoff=0.5)
-        raise ValueError(f"no model '{name}' (--model.backbone.model); close to it: {', '.join(close) or 'none'}")
+        raise InputError(f"no model '{name}'; close to it: {', '.join(close) or 'none'}", setting=SETTING)
     return name
 
 
@@ -49,23 +56,28 @@ class Tokenizer:
     """CLIP's byte-pair encoding with character-exact alignment.
 
     A caption is cleaned first (markup entities, white space, lower case; `clean`), and all spans refer to the cleaned
-    text. Blank captions become [start, end]. Longer ones than the model's context are cut, with the end token last; so
-    are captions that spell out the end token.
+    text. Blank captions become [start, end]. Captions that are longer than the model's context are truncated, with the
+    end token last; so are captions that spell out the end token.
 
-    Raises ValueError for models with another kind of tokenizer.
+    Raises:
+        InputError: for models with another kind of tokenizer.
     """
 
     def __init__(self, model: str = "ViT-B-32") -> None:
+        import open_clip
+        from open_clip.tokenizer import SimpleTokenizer
+
         self.model = model
         name = open_clip_name(model)
         config = open_clip.get_model_config(name) or {}
-        # Asked before open_clip builds it, which would try to download another kind of tokenizer.
+        # Checked before open_clip builds the tokenizer: it would try to download another kind of it.
         foreign = (config.get("text_cfg") or {}).get("hf_tokenizer_name") or "siglip" in name.lower()
         bpe = None if foreign else open_clip.get_tokenizer(name)
         if not isinstance(bpe, SimpleTokenizer) or bpe.reduction_fn is not None:
-            raise ValueError(
-                f"model '{model}' has no CLIP byte-pair tokenizer, which is needed to find phrases in "
-                "captions: choose a CLIP model such as ViT-B-32 with --model.backbone.model"
+            raise InputError(
+                f"model '{model}' has no CLIP byte-pair tokenizer, which is needed to find phrases in captions: "
+                "choose a CLIP model such as ViT-B-32",
+                setting=SETTING,
             )
         self._bpe = bpe
         self.context_length = int(bpe.context_length)
@@ -75,18 +87,21 @@ class Tokenizer:
         return Tokenizer, (self.model,)  # a cache can't be pickled, and needn't travel
 
     def clean(self, caption: str) -> str:
-        """The caption as the encoder sees it; spans of phrases are counted in this text."""
+        """Return the caption as the encoder reads it; spans of phrases count characters of this text.
+
+        The same as `contextcir.phrases.parser.clean`, for all models of CLIP.
+        """
         return self._bpe.clean_fn(caption)
 
     def __call__(self, captions: Sequence[str]) -> TokenBatch:
-        """Token ids (B, T) and their validity, T being the longest of these captions (2 where there are none)."""
+        """Return token ids (B, T) and their validity, T being the longest of these captions (2 without any)."""
         return self._padded([encoding.ids for encoding in self._encode_all(captions)])
 
     def span_tokens(self, captions: Sequence[str], owner: Tensor, spans: Tensor) -> Tensor:
-        """Mask (P, T) of the tokens that overlap each phrase, on the device of `spans`; T as for the captions.
+        """Return the mask (P, T) of the tokens that overlap each phrase, on the device of `spans`; T as for captions.
 
         ``owner`` (P,) row of the caption, ``spans`` (P, 2) characters ``[start, end)`` of the cleaned caption. The row
-        of a phrase that was cut away with the end of a long caption is all false. Raises ValueError for a span that is
+        of a phrase that was truncated with the end of a long caption is all false. Raises ValueError for a span that is
         empty or not inside its caption.
         """
         encodings = self._encode_all(captions)
@@ -101,7 +116,7 @@ class Tokenizer:
         return (position >= first_token) & (position < end_token)  # (P, T)
 
     def isolated(self, captions: Sequence[str], owner: Tensor, spans: Tensor) -> list[str]:
-        """The P phrases as texts of their own. Raises ValueError for a span that is empty or not inside its caption."""
+        """Return the P phrases as texts. Raises ValueError for a span that is empty or not inside its caption."""
         texts = []
         for row, (start, end) in zip(owner.tolist(), spans.tolist(), strict=True):
             self._check(captions[row], start, end)
@@ -109,10 +124,9 @@ class Tokenizer:
         return texts
 
     def encode_isolated(self, captions: Sequence[str], owner: Tensor, spans: Tensor) -> TokenBatch:
-        """What calling this with the `isolated` phrases gives, (P, T), but many times faster.
+        """Return the tokens (P, T) of the `isolated` phrases, many times faster than by encoding them as texts.
 
-        A phrase of whole words has the tokens that it has in its caption, which was encoded already; the tokenizer's
-        own cleaning would find nothing left to clean in it.
+        A phrase of whole words has the same tokens as in its caption, which was encoded already and is clean.
         """
         rows = []
         for row, (start, end) in zip(owner.tolist(), spans.tolist(), strict=True):
@@ -124,7 +138,7 @@ class Tokenizer:
 
     @staticmethod
     def content(tokens: TokenBatch) -> Tensor:
-        """Mask (B, T) of the valid tokens without the start and end of text."""
+        """Return the mask (B, T) of the valid tokens without the start and end of text."""
         inner = tokens.valid.clone()
         inner[:, 0] = False
         inner[:, :-1] &= tokens.valid[:, 1:]  # the last valid token is the end of text
@@ -140,7 +154,7 @@ class Tokenizer:
             )
 
     def _whole_words(self, encoding: Encoding, start: int, end: int) -> tuple[int, ...] | None:
-        """Ids of the text ``[start, end)`` if it begins and ends where words and tokens do, and was not cut away."""
+        """Return the ids of the text ``[start, end)``, or None unless it begins and ends at words and is in the ids."""
         first, last = bisect_left(encoding.starts, start), bisect_right(encoding.ends, end) - 1
         if last < first or (encoding.starts[first], encoding.ends[last]) != (start, end):
             return None
@@ -167,9 +181,11 @@ class Tokenizer:
 
     def _encode_uncached(self, caption: str) -> Encoding:
         text = self.clean(caption)
-        ids, starts, ends = [], [], []
+        ids: list[int] = []
+        starts: list[int] = []
+        ends: list[int] = []
         for match in self._bpe.pat.finditer(text):
-            # Byte-level encoding: every letter of a BPE token stands for one byte, a character is one to four of them.
+            # Byte-level encoding: every letter of a BPE token stands for one byte, and a character is one to four.
             characters = [i for i, letter in enumerate(match.group(), match.start()) for _ in letter.encode()]
             spelled = "".join(self._bpe.byte_encoder[byte] for byte in match.group().encode())
             pieces = self._bpe.bpe(spelled).split(" ")
@@ -177,7 +193,7 @@ class Tokenizer:
             ids += [self._bpe.encoder[piece] for piece in pieces]
             starts += [characters[offset] for offset in offsets[:-1]]
             ends += [characters[offset - 1] + 1 for offset in offsets[1:]]
-        # Nothing after the first end token is seen by a causal tower that is read there.
+        # A causal tower that is read at the first end token does not depend on anything after it.
         room = self.context_length - 2
         if self._bpe.eot_token_id in ids:
             room = min(room, ids.index(self._bpe.eot_token_id))

@@ -1,4 +1,4 @@
-"""Grounding: is the attention of a phrase on the object that the phrase names, with its peak and with its mass?
+"""Grounding: whether the peak and the mass of a phrase's attention are on the object that the phrase names.
 
 Boxes are ``x0, y0, x1, y1`` in fractions of the image's sides, NaN where unknown. Letters: B queries, P phrases,
 N = rows x columns patches, row by row.
@@ -60,19 +60,19 @@ class PhraseMetric(Metric):
     is_differentiable = False
     figure: str
 
-    found: Tensor
+    score: Tensor
     chance: Tensor
     phrases: Tensor
 
     def __init__(self, queries: int, grid: tuple[int, int], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.grid = grid
-        # Sums per query. All ranks that saw a query hold the same sums, the others 0: their maximum is the answer.
-        for name in ("found", "chance", "phrases"):
+        # Sums per query. All ranks that saw a query hold the same sums, the others 0: the maximum merges them.
+        for name in ("score", "chance", "phrases"):
             self.add_state(name, default=torch.zeros(queries), dist_reduce_fx="max")
 
     def measure(self, maps: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what each map (P, N) gets on its box (P, 4), and what a map without any idea would: (P,) in 0..1."""
+        """Return the score of each map (P, N) on its box (P, 4), and that of an uninformed map: (P,) each, in 0..1."""
         raise NotImplementedError
 
     def update(self, index: Tensor, owner: Tensor, maps: Tensor, boxes: Tensor) -> None:
@@ -81,9 +81,9 @@ class PhraseMetric(Metric):
         ``index`` (B,): positions of the queries in the protocol. Of the phrases: ``owner`` (P,) the row of the batch,
         ``maps`` (P, N), NaN where a phrase has no token, and ``boxes`` (P, 4).
         """
-        found, chance = self.measure(maps, boxes)
-        scored = touched_patches(boxes, self.grid).any(1) & maps.isfinite().all(1) & found.isfinite()  # (P,)
-        for state, values in ((self.found, found), (self.chance, chance), (self.phrases, scored)):
+        score, chance = self.measure(maps, boxes)
+        scored = touched_patches(boxes, self.grid).any(1) & maps.isfinite().all(1) & score.isfinite()  # (P,)
+        for state, values in ((self.score, score), (self.chance, chance), (self.phrases, scored)):
             sums = torch.zeros(len(index), device=state.device)
             state[index] = sums.index_add_(0, owner, values.float().masked_fill(~scored, 0.0))
 
@@ -93,7 +93,7 @@ class PhraseMetric(Metric):
         if not count:
             return {}
         return {
-            self.figure: 100 * self.found.sum() / count,
+            self.figure: 100 * self.score.sum() / count,
             f"{self.figure}_chance": 100 * self.chance.sum() / count,
         }
 

@@ -1,176 +1,236 @@
-"""One torchmetrics.Metric that turns embeddings and a `Protocol` into the benchmark's figures."""
+"""Retrieval metrics: each is one class that turns ranks into one value in 0..1 per query.
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import reduce
-from typing import Any, Literal, NamedTuple
+A `Protocol` lists the metrics that it reports. They compute with the methods that tensors and numpy arrays have in
+common, so that the same class scores embeddings (torch, on their device) and the lists of a submission file (numpy).
+This module itself needs neither. Letters: Q queries, K targets per query, R images with a relevance.
+"""
 
-import torch
-import torch.distributed
-from torch import Tensor
-from torch.nn import functional
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
+import re
+from abc import ABC, abstractmethod
+from collections.abc import MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, Self
 
-from contextcir.evaluation.protocol import Protocol, averaging_groups
-from contextcir.evaluation.ranking import score_chunks
-from contextcir.evaluation.scoring import known_answers, score_queries
+Array = Any  # a tensor or a numpy array
 
-Side = Literal["gallery", "queries"]
-ROWS = 8192  # embeddings that are copied at a time
+# A prefix, suffix or name of metrics; loggers can't sort or filter other names.
+WORD = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 
-class Coverage(NamedTuple):
-    """How many different queries and gallery images the last `compute` saw, over all ranks."""
+class Graded(NamedTuple):
+    """Ranks (Q, R) of images and their relevance (Q, R), which is 0 where it is negative; R >= 1."""
 
-    queries: int
-    gallery: int
+    ranks: Array
+    relevance: Array
 
 
-class CompositionMetric(Metric):
-    """Score composed queries against a gallery by the rules of a `Protocol`.
+class Ranks(ABC):
+    """Ranks of the images that matter to Q queries, computed when a metric first uses them and shared by all metrics.
 
-    Every rank feeds the embeddings that it has made, with their positions in the protocol; what arrives twice (padded
-    samplers repeat samples) counts once, in whatever order it arrives. A target that was never fed has rank infinity,
-    and a query is seen once all of its views are: `coverage` tells whether the evaluation was a full one.
-
-    Beyond the embeddings that were fed, `compute` takes the memory of one copy of them in their own precision, and of
-    part of the score matrix (128 MB).
+    Ranks start at 1, and are infinite where an image is missing or not ranked. Those of the targets are rising.
     """
 
-    full_state_update = False
-    higher_is_better = True
-    is_differentiable = False
+    @property
+    @abstractmethod
+    def target_counts(self) -> Array:
+        """Number (Q,) of targets, whether they are ranked or not."""
 
-    def __init__(self, protocol: Protocol, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.protocol = protocol
-        for side in ("gallery", "queries"):
-            self.add_state(f"{side}_index", default=[], dist_reduce_fx="cat")
-            self.add_state(f"{side}_embedding", default=[], dist_reduce_fx="cat")
-        self._coverage = Coverage(0, 0)
+    @property
+    @abstractmethod
+    def targets(self) -> Array:
+        """Ranks (Q, K) of the targets in the gallery."""
 
-    def update_gallery(self, index: Tensor, embeddings: Tensor) -> None:
-        """Add gallery images: positions ``index`` (B,) in the protocol's gallery, ``embeddings`` (B, E)."""
-        self.update("gallery", index, embeddings)
+    @property
+    @abstractmethod
+    def first_target(self) -> Array:
+        """Rank (Q, 1) in the gallery of the first of each query's targets, with the others as its rivals."""
 
-    def update_queries(self, index: Tensor, embeddings: Tensor) -> None:
-        """Add queries: positions ``index`` (B,) in the protocol (see its ``query_views``), ``embeddings`` (B, E)."""
-        self.update("queries", index, embeddings)
+    @property
+    @abstractmethod
+    def subset_targets(self) -> Array:
+        """Ranks (Q, K) of the targets in each query's own subset."""
 
-    def update(self, side: Side, index: Tensor, embeddings: Tensor) -> None:
-        """Add embeddings (B, E), normalised or not, to one side: ``"gallery"`` or ``"queries"``."""
-        if embeddings.ndim != 2 or index.shape != embeddings.shape[:1]:
-            raise ValueError(
-                f"{side}: expected index (B,) and embeddings (B, E), "
-                f"got {tuple(index.shape)} and {tuple(embeddings.shape)}"
-            )
-        getattr(self, f"{side}_index").append(index.detach())
-        getattr(self, f"{side}_embedding").append(embeddings.detach())
+    @property
+    @abstractmethod
+    def graded(self) -> Graded:
+        """Images with a relevance, by their ranks in the gallery."""
 
-    def compute(self) -> dict[str, Tensor]:
-        """Return every metric of the protocol in percent, by name without split prefix, then by stratum.
+    @property
+    @abstractmethod
+    def subset_graded(self) -> Graded:
+        """Images with a relevance, by their ranks in each query's own subset."""
 
-        The mean of each is over the queries seen; a stratum with none of its queries seen is left out. Returns ``{}``
-        where the labels are hidden or where nothing was fed.
-        """
-        queries, query_index = self._mean_of_views()
-        gallery, gallery_index = self._seen("gallery", len(self.protocol.gallery))
-        self._coverage = Coverage(len(query_index), len(gallery_index))
-        if not (self.protocol.labelled and len(query_index) and len(gallery_index)):
-            return {}
-        answers = known_answers(self.protocol, query_index, gallery_index)
-        per_query = score_queries(self.protocol, answers, score_chunks(queries, gallery))
-        figures = {name: 100 * values.mean() for name, values in per_query.items()}
-        for stratum, members in self.protocol.strata.items():
-            chosen = torch.isin(query_index, torch.tensor(members, device=query_index.device))
-            if chosen.any():
-                figures |= {f"{name}_{stratum}": 100 * values[chosen].mean() for name, values in per_query.items()}
-        return figures
-
-    def coverage(self) -> Coverage:
-        """Return the numbers of different queries and gallery images behind the last `compute`."""
-        return self._coverage
-
-    def reset(self) -> None:
-        """Forget everything that was fed."""
-        super().reset()
-        self._coverage = Coverage(0, 0)
-
-    def sync(
-        self,
-        dist_sync_fn: Callable[..., Any] | None = None,
-        process_group: Any | None = None,
-        should_sync: bool = True,
-        distributed_available: Callable[[], bool] | None = None,
-    ) -> None:
-        """Gather the states of all ranks, also where a rank was fed nothing.
-
-        Such a rank must send empty tensors of the right width and type, or the collective hangs or fails.
-        """
-        available = distributed_available or self.distributed_available_fn
-        if should_sync and not self._is_synced and callable(available) and available():
-            group = process_group or self.process_group
-            for side in ("gallery", "queries"):
-                embeddings = getattr(self, f"{side}_embedding")
-                shapes: list[Any] = [None] * torch.distributed.get_world_size(group)
-                mine = (embeddings[0].shape[1], embeddings[0].dtype) if embeddings else None
-                torch.distributed.all_gather_object(shapes, mine, group=group)
-                if not embeddings and any(shapes):
-                    width, dtype = next(shape for shape in shapes if shape)
-                    embeddings.append(torch.empty(0, width, dtype=dtype, device=self.device))
-                    getattr(self, f"{side}_index").append(torch.empty(0, dtype=torch.int64, device=self.device))
-        super().sync(dist_sync_fn, process_group, should_sync, distributed_available)
-
-    def _seen(self, side: Side, size: int) -> tuple[Tensor, Tensor]:
-        """Return the embeddings (N, E) of one side, one per position in rising order, and these positions (N,)."""
-        # A list before the ranks are joined, one tensor after.
-        index, embeddings = getattr(self, f"{side}_index"), getattr(self, f"{side}_embedding")
-        if not len(index):
-            return torch.empty(0, 0, device=self.device), torch.empty(0, dtype=torch.int64, device=self.device)
-        index, pieces = dim_zero_cat(index), [embeddings] if isinstance(embeddings, Tensor) else embeddings
-        unique, inverse = index.unique(return_inverse=True)
-        if not 0 <= int(unique[0]) <= int(unique[-1]) < size:
-            outside = int(unique[0]) if unique[0] < 0 else int(unique[-1])
-            name = f"{self.protocol.benchmark} {self.protocol.split}"
-            raise ValueError(f"{name}: {side} index {outside} is outside the protocol's {size}")
-        arrival = torch.arange(len(index), device=index.device)
-        first = torch.full_like(unique, len(index)).scatter_reduce_(0, inverse, arrival, "amin")
-        # Straight from the pieces, some rows at a time: joining them first would be one more copy of a large gallery.
-        dtype = reduce(torch.promote_types, (piece.dtype for piece in pieces))
-        kept = pieces[0].new_empty(len(unique), pieces[0].shape[1], dtype=dtype)
-        start = 0
-        for part in (part for piece in pieces for part in piece.split(ROWS)):
-            rows = ((first >= start) & (first < start + len(part))).nonzero().flatten()
-            kept[rows] = part[first[rows] - start].to(dtype)
-            start += len(part)
-        return kept, unique
-
-    def _mean_of_views(self) -> tuple[Tensor, Tensor]:
-        """Return one embedding (N, E) of each query whose views have all been fed, and their positions (N,)."""
-        queries, views = len(self.protocol.query_ids), self.protocol.query_views
-        embeddings, index = self._seen("queries", views * queries)
-        if views == 1:
-            return embeddings, index
-        found, times = (index % queries).unique(return_counts=True)
-        complete = found[times == views]
-        mean = torch.zeros(len(complete), embeddings.shape[1], device=embeddings.device)
-        for view in range(views):
-            rows = torch.searchsorted(index, complete + view * queries)
-            mean += functional.normalize(embeddings[rows].float(), dim=-1) / views
-        return mean, complete
+    @abstractmethod
+    def highest(self, values: Array) -> Array:
+        """Return the maximum (Q,) of each row of values (Q, R)."""
 
 
-def average_figures(
-    protocols: Sequence[Protocol], figures: Sequence[Mapping[str, Tensor]]
-) -> dict[str, dict[str, Tensor]]:
-    """Return the plain mean of the figures of protocols that are ``averaged_as`` one word, by this word.
+class Metric(ABC):
+    """A figure of a benchmark: the mean over queries of one value per query.
 
-    ``figures``: of each protocol, by name; of groups of queries there are no means. A word is left out if one of its
-    protocols has no figures.
+    ``needs`` names the optional fields of a `Protocol` without which the metric is undefined.
     """
-    averages = {}
-    for word, members in averaging_groups(protocols).items():
-        if all(figures[member] for member in members):
-            names = protocols[members[0]].metric_names()
-            averages[word] = {name: torch.stack([figures[member][name] for member in members]).mean() for name in names}
-    return averages
+
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """How loggers and result files name the figure, without the split."""
+
+    @abstractmethod
+    def values(self, ranks: Ranks) -> Array:
+        """Return the value (Q,) of each query, in 0..1."""
+
+    @abstractmethod
+    def describe(self, description: MutableMapping[str, Any]) -> None:
+        """Add what defines this metric to the description of a protocol."""
+
+
+@dataclass(frozen=True)
+class CutOff(Metric):
+    """A metric of the first ``k`` images; ``family`` is its name without k."""
+
+    family: ClassVar[str]
+    prefix: ClassVar[str]
+    k: int
+
+    @classmethod
+    def at(cls, *cutoffs: int) -> tuple[Self, ...]:
+        """Return one metric for each cut-off."""
+        return tuple(cls(k) for k in cutoffs)
+
+    @property
+    def name(self) -> str:
+        return f"{self.prefix}{self.k}"
+
+    def describe(self, description: MutableMapping[str, Any]) -> None:
+        description.setdefault(self.family, []).append(self.k)
+
+
+class RecallAt(CutOff):
+    """1 for a query with any of its targets among the first k of the gallery."""
+
+    family = "recall_at"
+    prefix = "recall_at_"
+
+    def values(self, ranks: Ranks) -> Array:
+        return _any_within(ranks.targets, self.k)
+
+
+class FirstTargetRecallAt(RecallAt):
+    """Recall of the first target alone: the one that the query was written for (CIRCO; Baldrati et al., ICCV 2023)."""
+
+    def values(self, ranks: Ranks) -> Array:
+        return _any_within(ranks.first_target, self.k)
+
+    def describe(self, description: MutableMapping[str, Any]) -> None:
+        super().describe(description)
+        description["recall_of_first"] = True
+
+
+class SubsetRecallAt(CutOff):
+    """Recall in the query's own subset of the gallery (CIRR; Liu et al., ICCV 2021)."""
+
+    family = "subset_recall_at"
+    prefix = "subset_recall_at_"
+    needs = ("subsets",)
+
+    def values(self, ranks: Ranks) -> Array:
+        return _any_within(ranks.subset_targets, self.k)
+
+
+class AveragePrecisionAt(CutOff):
+    """Sum over i <= k of P(i) rel(i), divided by min(targets, k), where targets are counted whether ranked or not.
+
+    The definition of the official CIRCO evaluation (Baldrati et al., ICCV 2023). torchmetrics and others divide by the
+    targets found, which is a different figure.
+    """
+
+    family = "average_precision_at"
+    prefix = "map_at_"
+
+    def values(self, ranks: Ranks) -> Array:
+        found = ranks.targets  # (Q, K), rising
+        # The i-th target by rank has i targets at or before it, so the precision there is i / rank.
+        precision = (found > 0).cumsum(1) / found  # (Q, K)
+        return (precision * (found <= self.k)).sum(1) / ranks.target_counts.clip(1, self.k)
+
+
+class SoftRecallAt(CutOff):
+    """The highest relevance among the first k of the gallery, 0 if there is none.
+
+    The figure that the authors of CIRR compute on their validation set (CIRPLANT; Liu et al., ICCV 2021).
+    """
+
+    family = "soft_recall_at"
+    prefix = "soft_recall_at_"
+    needs = ("graded_targets",)
+
+    def values(self, ranks: Ranks) -> Array:
+        return ranks.highest(ranks.graded.relevance * (ranks.graded.ranks <= self.k))
+
+
+class SoftSubsetRecallAt(CutOff):
+    """The highest relevance among the first k of the query's own subset, 0 if there is none."""
+
+    family = "soft_subset_recall_at"
+    prefix = "soft_subset_recall_at_"
+    needs = ("graded_targets", "subsets")
+
+    def values(self, ranks: Ranks) -> Array:
+        return ranks.highest(ranks.subset_graded.relevance * (ranks.subset_graded.ranks <= self.k))
+
+
+class MeanOf(Metric):
+    """The mean of other metrics of the same protocol, under a name of its own.
+
+    Args:
+        name: of the mean, e.g. ``mean_recall``.
+        parts: the other metrics.
+    """
+
+    def __init__(self, name: str, *parts: Metric) -> None:
+        self._name, self.parts = name, parts
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, MeanOf) and (self.name, self.parts) == (other.name, other.parts)
+
+    def __hash__(self) -> int:
+        return hash((self._name, self.parts))
+
+    def __repr__(self) -> str:
+        return f"MeanOf({self._name!r}, {', '.join(map(repr, self.parts))})"
+
+    def values(self, ranks: Ranks) -> Array:
+        return sum(part.values(ranks) for part in self.parts) / len(self.parts)
+
+    def describe(self, description: MutableMapping[str, Any]) -> None:
+        description["means"][self.name] = [part.name for part in self.parts]
+
+
+def find_problem(metrics: Sequence[Metric]) -> tuple[str, str] | None:
+    """Return the name of a metric, or of a family of them, and why a protocol can't report it; None if all are well."""
+    names = [metric.name for metric in metrics]
+    for metric in metrics:
+        if names.count(metric.name) > 1:
+            return metric.name, "is reported twice: give every metric a name of its own"
+        if isinstance(metric, CutOff):
+            cutoffs = [other.k for other in metrics if type(other) is type(metric)]
+            if cutoffs != sorted(set(cutoffs)) or cutoffs[0] < 1:
+                return metric.family, f"expected rising positive cut-offs, got {cutoffs}"
+        if not WORD.fullmatch(metric.name):
+            return metric.name, "is no word (letters, digits, _), so loggers can't sort or filter it"
+        if isinstance(metric, MeanOf):
+            parts, others = [part.name for part in metric.parts], [name for name in names if name != metric.name]
+            if not parts or not set(parts) <= set(others):
+                return metric.name, f"expected a mean of some of {', '.join(others)}, got {parts}"
+    return None
+
+
+def _any_within(ranks: Array, k: int) -> Array:
+    return 1.0 * (ranks <= k).any(1)

@@ -1,12 +1,11 @@
 """A benchmark as data: what is ranked, what counts as found, and which figures are reported."""
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-# A prefix or suffix of metric names; anything else cannot be sorted or filtered by the loggers.
-WORD = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+from contextcir.evaluation.metrics import WORD, FirstTargetRecallAt, MeanOf, Metric, RecallAt, find_problem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,20 +19,16 @@ class Protocol:
         query_ids: keys of the queries in submission files; the position of a key is its query index.
         targets: gallery indices of the right answers, per query; empty for every query where labels are hidden.
         graded_targets: gallery index -> relevance of images that were judged, per query, beside the `targets` (CIRR's
-            ``target_soft``). Gives ``soft_recall_at_k`` and ``soft_subset_recall_at_k``: the highest relevance among
-            the first k. A negative relevance counts as none, and an image that is not named has none.
+            ``target_soft``), for the soft metrics. A negative relevance counts as none, and an image that is not named
+            has none.
         references: gallery index of each query's reference image, -1 where it is not in the gallery.
         exclude_reference: whether the reference is taken out of the gallery before ranking.
         subsets: gallery indices of each query's own small gallery. The reference never competes in it, and the targets
             always do, whether they are listed or not.
         query_views: texts per query. The loader yields query q with its text v under index ``v * queries + q``, and the
             mean of a query's normalised embeddings is what is scored (FashionIQ: both orders of the two captions).
-        recall_at: cut-offs k of ``recall_at_k`` on the gallery; none where answers are looked for in subsets only.
-        recall_of_first: whether only the first of the targets counts for ``recall_at_k`` (CIRCO's official recall);
-            the other metrics take all of them either way.
-        subset_recall_at: cut-offs k of ``subset_recall_at_k`` on the query's own subset.
-        average_precision_at: cut-offs k of ``map_at_k`` on the gallery.
-        means: names of metrics that are the mean of others, e.g. ``mean_recall`` of recall_at_10 and recall_at_50.
+        metrics: what is reported, in this order; see `contextcir.evaluation.metrics`. A metric may need ``subsets`` or
+            ``graded_targets``.
         strata: named groups of query indices; every metric is repeated as ``recall_at_1_<group>``.
         averaged_as: protocols of a stage that give the same word here are reported once more, as the plain mean of
             their metrics with this word as prefix: categories ``val_dress``, ``val_shirt``, ``val_toptee`` averaged as
@@ -55,11 +50,7 @@ class Protocol:
     graded_targets: tuple[Mapping[int, float], ...] | None = None
     subsets: tuple[tuple[int, ...], ...] | None = None
     query_views: int = 1
-    recall_at: tuple[int, ...] = (1, 5, 10, 50)
-    recall_of_first: bool = False
-    subset_recall_at: tuple[int, ...] = ()
-    average_precision_at: tuple[int, ...] = ()
-    means: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    metrics: tuple[Metric, ...] = RecallAt.at(1, 5, 10, 50)
     strata: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     averaged_as: str | None = None
     headline: str = "recall_at_1"
@@ -79,15 +70,9 @@ class Protocol:
         for name in ("targets", "references", "subsets", "graded_targets"):
             if getattr(self, name) is not None and len(getattr(self, name)) != len(self.query_ids):
                 self._fail(name, f"expected one per query ({len(self.query_ids)}), got {len(getattr(self, name))}")
-        for name in ("recall_at", "subset_recall_at", "average_precision_at"):
-            cutoffs = getattr(self, name)
-            if list(cutoffs) != sorted(set(cutoffs)) or any(k < 1 for k in cutoffs):
-                self._fail(name, f"expected rising positive cut-offs, got {list(cutoffs)}")
-        if self.subset_recall_at and self.subsets is None:
-            self._fail("subset_recall_at", "asks for recall in subsets, but `subsets` is None")
         for query in range(len(self.query_ids)):
             self._check_query(query)
-        self._check_means()
+        self._check_metrics()
         for name, members in self.strata.items():
             if not WORD.fullmatch(name):
                 self._fail("strata", f"expected a word as the name of a group, got {name!r}")
@@ -103,13 +88,23 @@ class Protocol:
         """Whether the right answers are known, so that there is something to compute."""
         return bool(self.targets[0])
 
+    @property
+    def recall_of_first(self) -> bool:
+        """Whether recall looks for the first target of a query alone, so that a query needs this one."""
+        return any(isinstance(metric, FirstTargetRecallAt) for metric in self.metrics)
+
+    @property
+    def means(self) -> tuple[str, ...]:
+        """The names of the metrics that are means of others."""
+        return tuple(metric.name for metric in self.metrics if isinstance(metric, MeanOf))
+
     def metric_names(self) -> tuple[str, ...]:
         """Return the metrics over all queries, in reporting order, without split prefix or stratum suffix."""
-        return (*self._measured(), *self.means)
+        return tuple(metric.name for metric in self.metrics)
 
     def describe(self) -> dict[str, object]:
         """Return everything that decides the figures, ready for a result JSON."""
-        return {
+        description: dict[str, Any] = {
             "benchmark": self.benchmark,
             "split": self.split,
             "gallery": len(self.gallery),
@@ -121,27 +116,19 @@ class Protocol:
             "subsets": self.subsets is not None,
             "query_views": self.query_views,
             "ties": "against the targets",
-            "recall_at": list(self.recall_at),
-            "recall_of_first": self.recall_of_first,
-            "subset_recall_at": list(self.subset_recall_at),
-            "average_precision_at": list(self.average_precision_at),
+            "recall_at": [],
+            "recall_of_first": False,
+            "subset_recall_at": [],
+            "average_precision_at": [],
             "average_precision_denominator": "min(targets, k)",
-            "means": {name: list(parts) for name, parts in self.means.items()},
+            "means": {},
             "strata": {name: len(members) for name, members in self.strata.items()},
             "averaged_as": self.averaged_as,
             "headline": self.headline,
-            **self.options,
         }
-
-    def _measured(self) -> tuple[str, ...]:
-        graded = self.graded_targets is not None
-        return (
-            *(f"recall_at_{k}" for k in self.recall_at),
-            *(f"subset_recall_at_{k}" for k in self.subset_recall_at),
-            *(f"map_at_{k}" for k in self.average_precision_at),
-            *(f"soft_recall_at_{k}" for k in self.recall_at if graded),
-            *(f"soft_subset_recall_at_{k}" for k in self.subset_recall_at if graded),
-        )
+        for metric in self.metrics:
+            metric.describe(description)
+        return description | dict(self.options)
 
     def _check_query(self, query: int) -> None:
         targets, reference = self.targets[query], self.references[query]
@@ -164,13 +151,14 @@ class Protocol:
                 if not (math.isfinite(relevance) and relevance <= 1):
                     self._fail("graded_targets", f"expected a relevance up to 1, got {relevance} for {image}", query)
 
-    def _check_means(self) -> None:
-        known = self._measured()
-        for name, parts in self.means.items():
-            if not WORD.fullmatch(name) or name in known:
-                self._fail("means", f"expected a word that is no metric's name yet, got {name!r}")
-            if not parts or not set(parts) <= set(known):
-                self._fail("means", f"{name!r} expected some of {', '.join(known)}, got {list(parts)}")
+    def _check_metrics(self) -> None:
+        problem = find_problem(self.metrics)
+        if problem is not None:
+            self._fail("metrics", ": ".join(problem))
+        for metric in self.metrics:
+            for name in metric.needs:
+                if getattr(self, name) is None:
+                    self._fail("metrics", f"has {metric.name}, but `{name}` is None")
 
     def _check_indices(self, name: str, indices: Sequence[int], query: int) -> None:
         for index in indices:

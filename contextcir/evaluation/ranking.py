@@ -1,14 +1,15 @@
-"""Ranks of the right answers, and the figures made from them: plain functions on tensors.
+"""Scores, and the ranks of the right answers by them: plain functions on tensors.
 
 Ranks start at 1. A tie never favours the target: whatever scores as much as a target and is not one itself is ranked
 before it, so that constant scores give no hits. NaN (a diverged model) counts as the worst case on both sides.
-Candidates that are out of the race hold the score ``-inf``. A target that is not there has rank infinity.
+Excluded candidates have the score ``-inf``. A missing target has rank infinity.
 Letters: Q queries, G gallery, K targets per query (rows padded with -1), M members of a subset (padded with -1).
 """
 
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -33,8 +34,9 @@ def pad_values(rows: Sequence[Sequence[float]]) -> Tensor:
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Multiply float32 matrices as such for a while, also where training was allowed TF32 or bfloat16 products."""
-    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+    """Compute float32 matrix products in full precision for a while, even if TF32 or bfloat16 products are allowed."""
+    mkldnn: Any = torch.backends.mkldnn  # its attributes are set at run time
+    backends = (torch.backends.cuda.matmul, mkldnn.matmul)
     before = [backend.fp32_precision for backend in backends]
     for backend in backends:
         backend.fp32_precision = "ieee"
@@ -50,9 +52,9 @@ def cosine_scores(queries: Tensor, gallery: Tensor) -> Tensor:
     """Return the cosine (Q, G) in float32 of queries (Q, E) and gallery images (G, E), in any dtype and of any length.
 
     The gallery is converted and normalised `PIECE` images at a time: features in half precision are never held in
-    float32 as a whole, and a piece that is still in the processor's cache costs next to nothing. Equal images get
-    equal scores, to the last bit, wherever they are: all products have sides of multiples of `TILE`, because a
-    matrix product computes what is left over at its border by another kernel.
+    float32 as a whole, and a piece is normalised while it is in the processor's cache. Equal images get equal scores
+    to the last bit at any position: all products have sides of multiples of `TILE`, because a matrix product computes
+    an incomplete tile at its border by another kernel.
     """
     rows, columns = len(queries), len(gallery)
     queries = F.pad(F.normalize(queries.float(), dim=-1), (0, 0, 0, -rows % TILE))  # (Q + padding, E)
@@ -60,7 +62,7 @@ def cosine_scores(queries: Tensor, gallery: Tensor) -> Tensor:
     for start in range(0, columns, PIECE):
         piece = F.normalize(gallery[start : start + PIECE].float(), dim=-1)
         piece = F.pad(piece, (0, 0, 0, -len(piece) % TILE))  # (G' + padding, E)
-        with full_precision():  # autocast leaves a product alone whose place is given
+        with full_precision():  # autocast does not change a product with ``out``
             torch.mm(queries, piece.T, out=scores[:, start : start + len(piece)])
     return scores[:rows, :columns]
 
@@ -94,8 +96,8 @@ def without(scores: Tensor, columns: Tensor) -> Tensor:
 def count_ahead(scores: Tensor, own: Tensor, elements: int = 2**18) -> Tensor:
     """Return how many of ``scores`` (Q, N) are not below each value of ``own`` (Q, K) in the same row, as (Q, K) int64.
 
-    NaN among the scores is ahead of everything. Rows are taken a few at a time, so that they stay in the processor's
-    cache over the K comparisons: ten times faster at N = 125,000.
+    NaN among the scores is ahead of everything. A few rows are processed at a time, so that they stay in the
+    processor's cache over the K comparisons: ten times faster at N = 125,000.
     """
     rows = max(1, elements // max(1, scores.shape[1]))
     pieces = zip(scores.split(rows), own.split(rows), strict=True)
@@ -106,7 +108,7 @@ def count_ahead(scores: Tensor, own: Tensor, elements: int = 2**18) -> Tensor:
 def ranks_among(own: Tensor, ahead: Tensor) -> Tensor:
     """Return ranks (Q, K) of targets scored ``own`` (Q, K) that have ``ahead`` (Q, K) non-targets before them.
 
-    Targets with equal scores follow one another in the order of their columns.
+    Targets of equal score are ranked in the order of their columns.
     """
     order = own.nan_to_num(nan=OUT).argsort(dim=1, descending=True, stable=True)  # (Q, K)
     place = torch.arange(1, own.shape[1] + 1, device=own.device).expand_as(order)
@@ -115,7 +117,7 @@ def ranks_among(own: Tensor, ahead: Tensor) -> Tensor:
 
 
 def target_ranks(scores: Tensor, targets: Tensor) -> Tensor:
-    """Return the rank (Q, K) in the gallery of every target; infinity where it is absent (-1) or out of the race.
+    """Return the rank (Q, K) in the gallery of every target; infinity where it is missing (-1) or excluded.
 
     ``scores`` (Q, G), with -inf for excluded images. ``targets`` (Q, K) columns, -1 for none, no repeats, K >= 1.
     """
@@ -148,28 +150,16 @@ def graded_ranks(scores: Tensor, own: Tensor, relevance: Tensor) -> Tensor:
     return ranks.masked_fill(~relevant | own.isnan() | (own == OUT), math.inf)
 
 
-def soft_recall_at(ranks: Tensor, relevance: Tensor, k: int) -> Tensor:
-    """Return the highest relevance (Q,) among the first ``k``, 0 if there is none, from `graded_ranks` (Q, K).
-
-    The figure that the authors of CIRR compute on their validation set (CIRPLANT; Liu et al., ICCV 2021).
-    """
-    found = relevance.float().masked_fill(ranks > k, 0.0)
-    return F.pad(found, (0, 1)).amax(1)  # (Q, K + 1): the zero is there for rows without any image
-
-
-def recall_at(ranks: Tensor, k: int) -> Tensor:
-    """Return 1.0 for each query (Q,) with any target among the first ``k``, else 0.0, from ``ranks`` (Q, K)."""
-    return (ranks <= k).any(1).float()
-
-
-def average_precision_at(ranks: Tensor, k: int, relevant: Tensor) -> Tensor:
-    """Return the average precision (Q,) of the first ``k``: sum over i <= k of P(i) rel(i), over min(relevant, k).
-
-    ``ranks`` (Q, K) of the targets, infinity where absent or padded. ``relevant`` (Q,): the number of targets, found or
-    not. The definition is that of the official CIRCO evaluation (Baldrati et al., ICCV 2023); torchmetrics and others
-    divide by the targets found, which is a different figure.
-    """
-    ranks = ranks.sort(1).values  # (Q, K)
-    # The i-th target by rank has i targets at or before it, so the precision there is i / rank.
-    precision = torch.arange(1, ranks.shape[1] + 1, device=ranks.device) / ranks  # (Q, K)
-    return (precision * (ranks <= k)).sum(1) / relevant.clamp(min=1, max=k)
+def top_columns(scores: Tensor, k: int) -> Tensor:
+    """Return the columns (Q, k) of the ``k`` highest of ``scores`` (Q, N), best first; ties by column. No NaN."""
+    values, columns = scores.topk(min(k + 1, scores.shape[1]), dim=1)
+    # `topk` takes any of the scores that tie at the last place: where one of them is left out, take the first ones.
+    crowded = (values[:, k - 1 : k] == values[:, k:]).any(1)
+    last, columns = values[:, k - 1 : k], columns[:, :k]
+    for row in crowded.nonzero().flatten().tolist():
+        above = columns[row][values[row, :k] > last[row]]
+        tied = (scores[row] == last[row]).nonzero().flatten()
+        columns[row] = torch.cat([above, tied[: k - len(above)]])
+    columns = columns.sort(dim=1).values
+    order = scores.gather(1, columns).argsort(dim=1, descending=True, stable=True)
+    return columns.gather(1, order)

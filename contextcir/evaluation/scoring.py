@@ -1,20 +1,19 @@
-"""The figures of every query by the rules of a `Protocol`: from scores, wherever these come from."""
+"""The metrics of a `Protocol` for every query, from a score matrix in parts."""
 
 from collections.abc import Iterable
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from contextcir.evaluation.metrics import Graded, Ranks
 from contextcir.evaluation.protocol import Protocol
 from contextcir.evaluation.ranking import (
-    average_precision_at,
     graded_ranks,
     pad_rows,
     pad_values,
     pick,
-    recall_at,
-    soft_recall_at,
     subset_ranks,
     target_ranks,
     without,
@@ -22,10 +21,11 @@ from contextcir.evaluation.ranking import (
 
 
 class Answers(NamedTuple):
-    """What is known of N queries; images are columns of their score matrix, -1 where there is none or it is not there.
+    """The right answers to N queries; images are columns of the score matrix, -1 for padding and missing images.
 
-    ``targets`` (N, K), and their number ``relevant`` (N,), there or not. ``references`` (N, 1). ``rivals`` (N, M): who
-    competes with the targets in the query's own subset. ``graded`` (N, R) images of ``relevance`` (N, R).
+    ``targets`` (N, K), and their number ``relevant`` (N,), missing ones included. ``references`` (N, 1). ``rivals``
+    (N, M): the images that compete with the targets in the query's own subset. ``graded`` (N, R) images of
+    ``relevance`` (N, R).
     """
 
     targets: Tensor
@@ -37,12 +37,12 @@ class Answers(NamedTuple):
 
 
 def known_answers(protocol: Protocol, query_index: Tensor, gallery_index: Tensor) -> Answers:
-    """Return what the protocol knows of the queries at ``query_index`` (N,).
+    """Return the answers that the protocol has to the queries at ``query_index`` (N,).
 
-    ``gallery_index`` (G,): the gallery images that there are, in the order of the columns of the score matrix.
+    ``gallery_index`` (G,): the gallery image of each column of the score matrix.
     """
     device, chosen = gallery_index.device, query_index.tolist()
-    # Column of each gallery image among those there are; the extra last entry maps "none" (-1) to itself.
+    # Column of each gallery image; the extra last entry maps padding (-1) to itself.
     column = torch.full((len(protocol.gallery) + 1,), -1, device=device)
     column[gallery_index] = torch.arange(len(gallery_index), device=device)
 
@@ -64,49 +64,67 @@ def known_answers(protocol: Protocol, query_index: Tensor, gallery_index: Tensor
     )
 
 
+class ScoredRanks(Ranks):
+    """Ranks from a part of the score matrix.
+
+    Args:
+        answers: to these queries.
+        scores: (Q, G), -inf for excluded images.
+        exclude_reference: whether the reference is taken out of the gallery.
+    """
+
+    def __init__(self, answers: Answers, scores: Tensor, exclude_reference: bool) -> None:
+        self._answers = answers
+        self._scores = scores
+        self._exclude_reference = exclude_reference
+
+    @property
+    def target_counts(self) -> Tensor:
+        return self._answers.relevant
+
+    @cached_property
+    def targets(self) -> Tensor:
+        return target_ranks(self._candidates, self._answers.targets).sort(1).values
+
+    @cached_property
+    def first_target(self) -> Tensor:
+        return target_ranks(self._candidates, self._answers.targets[:, :1])
+
+    @cached_property
+    def subset_targets(self) -> Tensor:
+        return subset_ranks(self._scores, self._answers.targets, self._answers.rivals).sort(1).values
+
+    @cached_property
+    def graded(self) -> Graded:
+        graded, relevance = self._answers.graded, self._answers.relevance
+        ranks = graded_ranks(self._candidates, pick(self._candidates, graded), relevance)
+        return Graded(ranks, relevance.clamp(min=0))
+
+    @cached_property
+    def subset_graded(self) -> Graded:
+        targets, rivals, graded = self._answers.targets, self._answers.rivals, self._answers.graded
+        candidates = torch.cat([targets, rivals], 1)  # (Q, K + M)
+        same = (candidates[:, :, None] == graded[:, None, :]) & (candidates >= 0)[:, :, None]
+        relevance = (same * self._answers.relevance[:, None, :]).sum(2)  # (Q, K + M)
+        own = pick(self._scores, candidates)
+        return Graded(graded_ranks(own, own, relevance), relevance.clamp(min=0))
+
+    def highest(self, values: Tensor) -> Tensor:
+        return values.amax(1)
+
+    @cached_property
+    def _candidates(self) -> Tensor:
+        return without(self._scores, self._answers.references) if self._exclude_reference else self._scores
+
+
 def score_queries(protocol: Protocol, answers: Answers, chunks: Iterable[tuple[slice, Tensor]]) -> dict[str, Tensor]:
     """Return every metric of the protocol as one value in 0..1 per query (N,).
 
     ``chunks``: slices of the queries, in order, with their scores (rows, G), as `ranking.score_chunks` yields them;
-    images that are out of the race have the score -inf.
+    excluded images have the score -inf.
     """
     parts: list[dict[str, Tensor]] = []
     for rows, scores in chunks:
-        of_rows = Answers(*(known[rows] for known in answers))
-        parts.append(_in_subset(protocol, of_rows, scores) | _in_gallery(protocol, of_rows, scores))
-    values = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    for name, members in protocol.means.items():
-        values[name] = torch.stack([values[member] for member in members]).mean(0)
-    return {name: values[name] for name in protocol.metric_names()}
-
-
-def _in_subset(protocol: Protocol, answers: Answers, scores: Tensor) -> dict[str, Tensor]:
-    cutoffs = protocol.subset_recall_at
-    if not cutoffs:
-        return {}
-    ranks = subset_ranks(scores, answers.targets, answers.rivals)  # (N, K)
-    values = {f"subset_recall_at_{k}": recall_at(ranks, k) for k in cutoffs}
-    if protocol.graded_targets is not None:
-        candidates = torch.cat([answers.targets, answers.rivals], 1)  # (N, K + M)
-        same = (candidates[:, :, None] == answers.graded[:, None, :]) & (candidates >= 0)[:, :, None]
-        relevance = (same * answers.relevance[:, None, :]).sum(2)  # (N, K + M)
-        own = pick(scores, candidates)
-        ranks = graded_ranks(own, own, relevance)
-        values |= {f"soft_subset_recall_at_{k}": soft_recall_at(ranks, relevance, k) for k in cutoffs}
-    return values
-
-
-def _in_gallery(protocol: Protocol, answers: Answers, scores: Tensor) -> dict[str, Tensor]:
-    if not (protocol.recall_at or protocol.average_precision_at):
-        return {}
-    if protocol.exclude_reference:
-        scores = without(scores, answers.references)
-    ranks = target_ranks(scores, answers.targets)  # (N, K)
-    # Where the first target counts alone, the others are its rivals, also in a tie.
-    recalled = target_ranks(scores, answers.targets[:, :1]) if protocol.recall_of_first else ranks
-    values = {f"recall_at_{k}": recall_at(recalled, k) for k in protocol.recall_at}
-    values |= {f"map_at_{k}": average_precision_at(ranks, k, answers.relevant) for k in protocol.average_precision_at}
-    if protocol.graded_targets is not None:
-        soft = graded_ranks(scores, pick(scores, answers.graded), answers.relevance)  # (N, R)
-        values |= {f"soft_recall_at_{k}": soft_recall_at(soft, answers.relevance, k) for k in protocol.recall_at}
-    return values
+        ranks = ScoredRanks(Answers(*(known[rows] for known in answers)), scores, protocol.exclude_reference)
+        parts.append({metric.name: metric.values(ranks) for metric in protocol.metrics})
+    return {name: torch.cat([part[name] for part in parts]) for name in protocol.metric_names()}

@@ -1,41 +1,41 @@
-"""Files for the evaluation servers of CIRR and CIRCO: what stands in them, how they are made, and what they score.
+"""Files for the evaluation servers of CIRR and CIRCO: their formats, how they are written, and their scores.
 
 A ranked list holds gallery indices of a `Protocol`, best first; ``lists`` has one per query, in the protocol's order.
-`contextcir.evaluation.submission_check` reads files, and finds what a server would reject.
-
-
-Ranked lists from embeddings: the nearest images of every query, by a part of the score matrix at a time.
+`contextcir.evaluation.nearest` ranks embeddings; `contextcir.evaluation.submission_check` reads files, and finds what a
+server would reject. This module needs no torch, so that files can be checked at once.
 """
 
 import json
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import ClassVar
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from contextcir.evaluation.protocol import Protocol
-from contextcir.evaluation.ranking import (
-    OUT,
-    average_precision_at,
-    pad_rows,
-    pad_values,
-    pick,
-    recall_at,
-    score_chunks,
-    soft_recall_at,
+from contextcir.errors import InputError
+from contextcir.evaluation.metrics import (
+    AveragePrecisionAt,
+    FirstTargetRecallAt,
+    Graded,
+    Metric,
+    Ranks,
+    RecallAt,
+    SoftRecallAt,
+    SoftSubsetRecallAt,
+    SubsetRecallAt,
 )
+from contextcir.evaluation.protocol import Protocol
 
 RankedList = Sequence[int]
 
 
-class SubmissionFormat(ABC):
+class SubmissionFormat:
     """What a server wants in a file: for each query the names of its best images.
 
     ``name`` goes into the file's name; ``header`` holds the fields beside the queries; ``kind`` is the type of the
-    entries, and ``length`` their number where there are as many images; ``rejects_reference``: whether a list must not
-    hold the query's reference. (A protocol that excludes the reference keeps it out of the lists in any case.)
+    entries, and ``length`` their number, less in a smaller gallery; ``rejects_reference``: whether a list must not
+    hold the query's reference (a protocol that excludes the reference keeps it out of the lists in any case);
+    ``metrics``: what the server reports, those that need graded targets only where the protocol has them.
     """
 
     name: ClassVar[str]
@@ -43,14 +43,18 @@ class SubmissionFormat(ABC):
     kind: ClassVar[type[str] | type[int]]
     length: ClassVar[int] = 50
     rejects_reference: ClassVar[bool]
+    metrics: ClassVar[tuple[Metric, ...]]
 
     def pool(self, protocol: Protocol, query: int) -> Sequence[int]:
         """Return the gallery indices to list from, in rising order; the query's reference may be among them."""
         return range(len(protocol.gallery))
 
-    @abstractmethod
     def score(self, protocol: Protocol, lists: Sequence[RankedList]) -> dict[str, float]:
         """Return the figures, in percent, that follow from complete lists; the targets must be known."""
+        ranks = ListedRanks(protocol, lists)
+        known = protocol.graded_targets is not None
+        metrics = [metric for metric in self.metrics if known or "graded_targets" not in metric.needs]
+        return {metric.name: _percent(metric.values(ranks)) for metric in metrics}
 
     def drops_reference(self, protocol: Protocol) -> bool:
         """Return whether a query's reference is kept out of its list."""
@@ -62,17 +66,17 @@ class SubmissionFormat(ABC):
         dropped = self.drops_reference(protocol) and protocol.references[query] in pool
         return min(self.length, len(pool) - dropped)
 
-    def entries(self, protocol: Protocol) -> list[str] | list[int]:
+    def entries(self, protocol: Protocol) -> list[str | int]:
         """Return the gallery's names as they stand in a file.
 
         Raises:
-            ValueError: if the file needs integers and a name is none.
+            InputError: if the file needs integers and a name is none.
         """
         try:
             return [self.kind(name) for name in protocol.gallery]
         except ValueError:
             wrong = next(name for name in protocol.gallery if not name.isdecimal())
-            raise ValueError(
+            raise InputError(
                 f"{protocol.benchmark} {protocol.split}: image names must be integers, got {wrong!r}"
             ) from None
 
@@ -84,9 +88,7 @@ class CIRRRecall(SubmissionFormat):
     header: ClassVar[Mapping[str, str]] = {"version": "rc2", "metric": "recall"}
     kind = str
     rejects_reference = True
-
-    def score(self, protocol: Protocol, lists: Sequence[RankedList]) -> dict[str, float]:
-        return _hard_and_soft(protocol, lists, "recall_at", (1, 5, 10, 50))
+    metrics = (*RecallAt.at(1, 5, 10, 50), *SoftRecallAt.at(1, 5, 10, 50))
 
 
 class CIRRSubset(CIRRRecall):
@@ -95,12 +97,12 @@ class CIRRSubset(CIRRRecall):
     name = "recall_subset"
     header: ClassVar[Mapping[str, str]] = {"version": "rc2", "metric": "recall_subset"}
     length = 3
+    metrics = (*SubsetRecallAt.at(1, 2, 3), *SoftSubsetRecallAt.at(1, 2, 3))
 
     def pool(self, protocol: Protocol, query: int) -> Sequence[int]:
+        if protocol.subsets is None:
+            raise InputError(f"{protocol.benchmark} {protocol.split} has no image sets to list from")
         return sorted(protocol.subsets[query])
-
-    def score(self, protocol: Protocol, lists: Sequence[RankedList]) -> dict[str, float]:
-        return _hard_and_soft(protocol, lists, "subset_recall_at", (1, 2, 3))
 
 
 class CIRCORanking(SubmissionFormat):
@@ -115,13 +117,13 @@ class CIRCORanking(SubmissionFormat):
     header: ClassVar[Mapping[str, str]] = {}
     kind = int
     rejects_reference = False
+    metrics = (*AveragePrecisionAt.at(5, 10, 25, 50), *FirstTargetRecallAt.at(5, 10, 25, 50))
 
     def score(self, protocol: Protocol, lists: Sequence[RankedList]) -> dict[str, float]:
-        ranks, relevant = places(lists, protocol.targets), torch.tensor([len(row) for row in protocol.targets])
-        figures = {f"map_at_{k}": average_precision_at(ranks, k, relevant) for k in (5, 10, 25, 50)}
-        figures |= {f"recall_at_{k}": recall_at(ranks[:, :1], k) for k in (5, 10, 25, 50)}
-        by_group = {f"map_at_10_{name}": figures["map_at_10"][list(rows)] for name, rows in protocol.strata.items()}
-        return _percent(figures | by_group)
+        precision = AveragePrecisionAt(10)
+        values = precision.values(ListedRanks(protocol, lists))
+        by_group = {f"{precision.name}_{name}": _percent(values[list(rows)]) for name, rows in protocol.strata.items()}
+        return super().score(protocol, lists) | by_group
 
 
 FORMATS: Mapping[str, tuple[SubmissionFormat, ...]] = {
@@ -152,12 +154,13 @@ def score(protocol: Protocol, files: Mapping[SubmissionFormat, Sequence[RankedLi
     The soft figures of CIRR take the protocol's graded targets.
 
     Raises:
-        ValueError: if the right answers are hidden.
+        InputError: if the right answers are hidden.
     """
     if not protocol.labelled:
-        raise ValueError(
+        raise InputError(
             f"the labels of {protocol.benchmark} {protocol.split} are hidden, so there is nothing to score: "
-            "send the files to the server, or set --split to a split with labels"
+            "send the files to the server, or choose a split with labels",
+            setting="split",
         )
     figures: dict[str, float] = {}
     for form, lists in files.items():
@@ -167,82 +170,59 @@ def score(protocol: Protocol, files: Mapping[SubmissionFormat, Sequence[RankedLi
     return figures
 
 
-def places(lists: Sequence[RankedList], wanted: Sequence[Sequence[int]]) -> Tensor:
+class ListedRanks(Ranks):
+    """Ranks in the lists of one file, be they lists from the gallery or from the queries' subsets.
+
+    Args:
+        protocol: whose targets are looked for.
+        lists: a ranked list for every query.
+    """
+
+    def __init__(self, protocol: Protocol, lists: Sequence[RankedList]) -> None:
+        self._protocol = protocol
+        self._lists = lists
+
+    @property
+    def target_counts(self) -> np.ndarray:
+        return np.array([len(targets) for targets in self._protocol.targets])
+
+    @cached_property
+    def targets(self) -> np.ndarray:
+        return np.sort(places(self._lists, self._protocol.targets), axis=1)
+
+    @cached_property
+    def first_target(self) -> np.ndarray:
+        return places(self._lists, [targets[:1] for targets in self._protocol.targets])
+
+    @property
+    def subset_targets(self) -> np.ndarray:
+        return self.targets
+
+    @cached_property
+    def graded(self) -> Graded:
+        graded = [tuple(grades.items()) or ((-1, 0.0),) for grades in self._protocol.graded_targets or ()]
+        ranks = places(self._lists, [[image for image, _ in row] for row in graded])
+        relevance = np.zeros_like(ranks)  # (Q, R)
+        for query, row in enumerate(graded):
+            relevance[query, : len(row)] = [max(value, 0.0) for _, value in row]
+        return Graded(ranks, relevance)
+
+    @property
+    def subset_graded(self) -> Graded:
+        return self.graded
+
+    def highest(self, values: np.ndarray) -> np.ndarray:
+        return values.max(1)
+
+
+def places(lists: Sequence[RankedList], wanted: Sequence[Sequence[int]]) -> np.ndarray:
     """Return the rank (Q, K), from 1, of every wanted image in its query's list; infinity where it is not listed."""
-    ranks = torch.full(pad_rows(wanted).shape, torch.inf)  # (Q, K)
+    ranks = np.full((len(wanted), max(map(len, wanted))), np.inf)
     for query, (ranked, images) in enumerate(zip(lists, wanted, strict=True)):
         place = {image: number for number, image in enumerate(ranked, start=1)}
-        ranks[query, : len(images)] = torch.tensor([place.get(image, torch.inf) for image in images])
+        ranks[query, : len(images)] = [place.get(image, np.inf) for image in images]
     return ranks
 
 
-def _hard_and_soft(
-    protocol: Protocol, lists: Sequence[RankedList], name: str, cutoffs: Sequence[int]
-) -> dict[str, float]:
-    ranks, graded = places(lists, protocol.targets), protocol.graded_targets
-    figures = {f"{name}_{k}": recall_at(ranks, k) for k in cutoffs}
-    if graded is not None:
-        ranks = places(lists, [tuple(grades) for grades in graded])
-        relevance = pad_values([tuple(grades.values()) for grades in graded])  # (Q, K)
-        figures |= {f"soft_{name}_{k}": soft_recall_at(ranks, relevance, k) for k in cutoffs}
-    return _percent(figures)
-
-
-def _percent(figures: Mapping[str, Tensor]) -> dict[str, float]:
-    return {name: 100 * values.double().mean().item() for name, values in figures.items()}
-
-
-def ranked_lists(form: SubmissionFormat, protocol: Protocol, queries: Tensor, gallery: Tensor) -> list[list[int]]:
-    """Return the images nearest to each query by cosine, best first, as many as the file of a server wants.
-
-    Equal scores follow the order of the gallery. ``queries`` (Q, E) and ``gallery`` (G, E): all of the protocol's, in
-    its order, normalised or not.
-
-    Raises:
-        ValueError: if an embedding is not finite: such a ranking means nothing.
-    """
-    _check_finite("query", protocol, protocol.query_ids, queries)
-    _check_finite("image", protocol, protocol.gallery, gallery)
-    pools = [form.pool(protocol, query) for query in range(len(queries))]
-    # Columns (Q, M) to choose from; where that is the whole gallery, no matrix of this size is needed.
-    among = None if all(len(pool) == len(gallery) for pool in pools) else pad_rows(pools).to(gallery.device)
-    references = torch.tensor(protocol.references, device=gallery.device)  # (Q,)
-    lists: list[list[int]] = []
-    for rows, scores in score_chunks(queries, gallery):
-        if form.drops_reference(protocol):
-            known = (references[rows] >= 0).nonzero().flatten()
-            scores[known, references[rows][known]] = OUT
-        if among is None:
-            best = top_columns(scores, min(form.length, len(gallery)))  # (rows, k)
-        else:
-            columns = among[rows]
-            best = top_columns(pick(scores, columns), min(form.length, columns.shape[1]))
-            best = columns.gather(1, best)  # (rows, k)
-        # What is out of the race comes last, and is cut off.
-        lists += [row[: form.count(protocol, query)] for query, row in enumerate(best.tolist(), start=rows.start)]
-    return lists
-
-
-def top_columns(scores: Tensor, k: int) -> Tensor:
-    """Return the columns (Q, k) of the ``k`` highest of ``scores`` (Q, N), best first; ties by column. No NaN."""
-    values, columns = scores.topk(min(k + 1, scores.shape[1]), dim=1)
-    # `topk` takes any of the scores that tie at the last place: where one of them is left out, take the first ones.
-    crowded = (values[:, k - 1 : k] == values[:, k:]).any(1)
-    last, columns = values[:, k - 1 : k], columns[:, :k]
-    for row in crowded.nonzero().flatten().tolist():
-        above = columns[row][values[row, :k] > last[row]]
-        tied = (scores[row] == last[row]).nonzero().flatten()
-        columns[row] = torch.cat([above, tied[: k - len(above)]])
-    columns = columns.sort(dim=1).values
-    order = scores.gather(1, columns).argsort(dim=1, descending=True, stable=True)
-    return columns.gather(1, order)
-
-
-def _check_finite(what: str, protocol: Protocol, names: tuple[int, ...] | tuple[str, ...], embeddings: Tensor) -> None:
-    # The sum of a row is finite if its numbers are, and takes no matrix of flags.
-    broken = (~embeddings.sum(1, dtype=torch.float32).isfinite()).nonzero().flatten().tolist()
-    if broken:
-        raise ValueError(
-            f"{protocol.benchmark} {protocol.split}: the embedding of {what} {names[broken[0]]} is not finite, as are "
-            f"{len(broken)} of {len(names)}: check the weights (--ckpt_path) and --trainer.precision"
-        )
+def _percent(values: np.ndarray) -> float:
+    return 100 * float(values.mean())

@@ -1,10 +1,11 @@
-"""What a server would reject in a submission file, found before it is sent."""
+"""Everything that a server rejects in a submission file, found before the file is sent."""
 
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from contextcir.errors import InputError
 from contextcir.evaluation.protocol import Protocol
 from contextcir.evaluation.submission import SubmissionFormat
 
@@ -14,35 +15,35 @@ Field = tuple[str, object]
 
 
 class Submission(NamedTuple):
-    """A file as it was read: its fields, the keys that its text holds more than once, and its size in bytes."""
+    """A parsed file: its fields, the keys that occur more than once, and its size in bytes."""
 
-    fields: Mapping[str, object]
+    fields: Mapping[str, Any]
     repeated: tuple[str, ...]
     size: int
 
 
 class _Pairs(tuple[Field, ...]):
-    """The fields of a JSON object as they stand in the text."""
+    """The fields of a JSON object in the order of the text, repeated ones included."""
 
 
 def parse(content: bytes) -> Submission:
     """Read the bytes of a file.
 
     Raises:
-        ValueError: if they are no JSON object.
+        InputError: if they are no JSON object.
     """
     try:
         pairs = json.loads(content.decode("utf-8"), object_pairs_hook=_Pairs)
     except (ValueError, RecursionError) as error:  # also of another encoding
-        raise ValueError(f"is not valid JSON ({error})") from None
+        raise InputError(f"is not valid JSON ({error})") from None
     if not isinstance(pairs, _Pairs):
-        raise ValueError(f"must be a JSON object with a list for every query, got {_shown(pairs)}")
+        raise InputError(f"must be a JSON object with a list for every query, got {_shown(pairs)}")
     counts = Counter(key for key, _ in pairs)
     return Submission(dict(pairs), tuple(key for key, count in counts.items() if count > 1), len(content))
 
 
 def recognise(forms: Sequence[SubmissionFormat], submission: Submission) -> SubmissionFormat:
-    """Return which of a benchmark's files this is, by its header; if that does not tell, by the length of its lists."""
+    """Return the format of a file by its header, or by the length of its lists if no header matches."""
     longest = max((len(value) for value in submission.fields.values() if isinstance(value, list)), default=0)
 
     def likeness(form: SubmissionFormat) -> tuple[int, int]:
@@ -52,7 +53,7 @@ def recognise(forms: Sequence[SubmissionFormat], submission: Submission) -> Subm
 
 
 def check(form: SubmissionFormat, protocol: Protocol, submission: Submission) -> list[str]:
-    """Return one line for each kind of mistake, with the first query that makes it; [] for a file to be sent."""
+    """Return one line for each kind of mistake, with the first query that makes it; [] for a valid file."""
     fields, keys = submission.fields, {str(query): number for number, query in enumerate(protocol.query_ids)}
     problems = []
     if submission.size > MAX_BYTES:
@@ -73,13 +74,13 @@ def check(form: SubmissionFormat, protocol: Protocol, submission: Submission) ->
         problems.append(
             f"key {_shown(extra[0])} is no query of {protocol.benchmark} {protocol.split}{_others(len(extra))}"
         )
-    index = {name: number for number, name in enumerate(form.entries(protocol))}
-    found: dict[str, list[str]] = {}
+    index: dict[str | int, int] = {name: number for number, name in enumerate(form.entries(protocol))}
+    by_kind: dict[str, list[str]] = {}
     for key, query in keys.items():
         if key in fields:
             for kind, problem in _mistakes(form, protocol, query, fields[key], index):
-                found.setdefault(kind, []).append(f"query {key}: {problem}")
-    return problems + [f"{lines[0]}{_others(len(lines))}" for lines in found.values()]
+                by_kind.setdefault(kind, []).append(f"query {key}: {problem}")
+    return problems + [f"{lines[0]}{_others(len(lines))}" for lines in by_kind.values()]
 
 
 def lists_of(form: SubmissionFormat, protocol: Protocol, submission: Submission) -> list[list[int]]:
@@ -91,7 +92,7 @@ def lists_of(form: SubmissionFormat, protocol: Protocol, submission: Submission)
 def _mistakes(
     form: SubmissionFormat, protocol: Protocol, query: int, listed: object, index: Mapping[str | int, int]
 ) -> Iterator[Field]:
-    """Yield the kind and the description of whatever is wrong with one query's list."""
+    """Yield the kind and the description of every mistake in one query's list."""
     if not isinstance(listed, list):
         yield "type", f"expected a list, got {_shown(listed)}"
         return
@@ -123,12 +124,12 @@ def _strings(fields: Mapping[str, object]) -> set[tuple[str, str]]:
 
 
 def _others(count: int) -> str:
-    """Return words for all but the first of ``count``."""
+    """Return the number of further cases in words, if there are any."""
     return "" if count == 1 else f" (and {count - 1:,} more)"
 
 
 def _shown(value: object) -> str:
-    """Return a value as it stands in the file, cut to fit into a line."""
+    """Return a value as JSON, cut to fit into a line."""
     if isinstance(value, _Pairs | list):
         return "an object" if isinstance(value, _Pairs) else "a list"
     text = json.dumps(value)

@@ -1,22 +1,22 @@
-"""Fusions without parameters: what a composed query has to beat."""
+"""Fusions without parameters, which a learned fusion has to outperform."""
 
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from contextcir.encoders.backbone import Widths
 from contextcir.encoders.features import Fused, ImageFeatures, TextFeatures
 from contextcir.encoders.phrase_texts import PhraseTexts
-from contextcir.fusion.cross_attention import Fusion
+from contextcir.fusion.base import Fusion
 
 
 class Baseline(Fusion):
-    """A fusion that looks at the two CLIP embeddings only, and so has no attention."""
+    """A fusion of the two CLIP embeddings alone, without attention."""
 
     def __init__(self, widths: Widths) -> None:
         super().__init__()
 
     def attention(self, image: Tensor, text: Tensor, valid: Tensor) -> tuple[Tensor, ...]:
-        """No maps."""
+        """Return no maps."""
         return ()
 
 
@@ -24,7 +24,7 @@ class ImageOnly(Baseline):
     """The reference image alone."""
 
     def forward(self, image: ImageFeatures, text: TextFeatures, phrases: PhraseTexts | None = None) -> Fused:
-        """``embedding`` (B, E) of the image."""
+        """Return the ``embedding`` (B, E) of the image."""
         return Fused(image.embedding, ())
 
 
@@ -34,15 +34,15 @@ class TextOnly(Baseline):
     reads_text_embedding = True
 
     def forward(self, image: ImageFeatures, text: TextFeatures, phrases: PhraseTexts | None = None) -> Fused:
-        """``embedding`` (B, E) of the caption."""
+        """Return the ``embedding`` (B, E) of the caption."""
         return Fused(text.embedding, ())
 
 
 class Sum(Baseline):
-    """The sum of both embeddings, each of unit length."""
+    """The sum of both embeddings, each L2-normalised."""
 
     reads_text_embedding = True
 
     def forward(self, image: ImageFeatures, text: TextFeatures, phrases: PhraseTexts | None = None) -> Fused:
-        """``embedding`` (B, E), the sum of the two."""
-        return Fused(F.normalize(image.embedding, dim=-1) + F.normalize(text.embedding, dim=-1), ())
+        """Return the sum of the two as ``embedding`` (B, E)."""
+        return Fused(functional.normalize(image.embedding, dim=-1) + functional.normalize(text.embedding, dim=-1), ())

@@ -1,6 +1,6 @@
-"""What the patches of an image attend to when it is asked for noun phrases: in their captions, and each alone.
+"""Attention of the patches of an image to noun phrases: in their captions, and each phrase alone.
 
-Where on an image a phrase looks, as shares of the patches that sum to 1, and how far two such maps are apart.
+Where on an image a phrase attends, as shares of the patches that sum to 1, and how far two such maps are apart.
 """
 
 import math
@@ -11,17 +11,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from contextcir.batch import first_of_each
 from contextcir.encoders.features import TextFeatures
 from contextcir.encoders.phrase_texts import PhraseTexts, QueryFeatures
-from contextcir.fusion.cross_attention import Fusion
+from contextcir.fusion.base import Fusion
 
 
 class ConceptMaps(NamedTuple):
-    """Attention of P phrases in the context of their captions, and alone.
+    """Attention to P phrases in the context of their captions, and alone.
 
     ``context`` L maps (B, H, V, K) of the captions; ``isolated`` L maps (I, H, V, Kp) of the I different phrases as
-    texts of their own, over the image of their caption: the same words on the same image are there once. ``owner``
-    (P,) row of the caption, ``alone`` (P,) row of the isolated phrase. ``context_tokens`` (P, K) bool and
+    texts of their own, over the image of their caption, one map for equal words on the same image. ``owner`` (P,) row
+    of the caption, ``alone`` (P,) row of the isolated phrase. ``context_tokens`` (P, K) bool and
     ``isolated_tokens`` (I, Kp) bool: the keys of the phrase, without start and end of text. V begins with CLS.
     """
 
@@ -34,10 +35,10 @@ class ConceptMaps(NamedTuple):
 
 
 class ConceptEmbeddings(NamedTuple):
-    """The patches of I different images, and N wordings of P phrases, where CLIP compares images and texts.
+    """The patches of I different images, and the N wordings of P phrases, in the space of CLIP's embeddings.
 
-    ``patches`` (I, V - 1, E) and ``wordings`` (N, E) have length 1. ``image`` (P,) and ``row`` (P,): which of them
-    belong to each phrase. ``image_id`` (I,) names the images on all ranks; None where nobody knows. ``texts``: the N
+    ``patches`` (I, V - 1, E) and ``wordings`` (N, E), L2-normalised. ``image`` (P,) and ``row`` (P,): which of them
+    belong to each phrase. ``image_id`` (I,) names the images on all ranks; None where unknown. ``texts``: the N
     wordings.
     """
 
@@ -50,54 +51,56 @@ class ConceptEmbeddings(NamedTuple):
 
 
 class ConceptReading:
-    """Reads the noun phrases of a batch of queries; nothing is computed before a loss asks for it.
+    """The noun phrases of a batch of queries as concept losses read them; everything is computed on first use.
 
     Args:
         fusion: The fusion that composed the queries.
-        features: What was computed for them; its phrases must be there.
-        image_id: (B,) names the reference images: a phrase is read once over each. None: all differ.
+        features: What was computed for them.
+        image_id: (B,) names the reference images: a wording is read once over each. None: all differ.
+
+    Raises:
+        ValueError: if the queries were composed without phrases.
     """
 
     def __init__(self, fusion: Fusion, features: QueryFeatures, image_id: Tensor | None = None) -> None:
         self.fusion = fusion
         self.features = features
-        self.phrases: PhraseTexts = features.phrases
+        self.phrases = phrases_in(features)
         owner = self.phrases.owner
         self._image_id = image_id
         self._image = owner if image_id is None else image_id[owner]  # (P,)
 
     def maps(self) -> ConceptMaps:
-        """Both attentions, with gradients through both."""
+        """Return both attentions, with gradients through both."""
         return self._read(self.phrases.features)
 
     def detached_maps(self) -> ConceptMaps:
-        """Both attentions, with gradients through that in context only: the isolated pass keeps no graph."""
+        """Return both attentions, with gradients only through that in context: the isolated pass keeps no graph."""
         with torch.no_grad():
             maps = self._read(self.phrases.detached)
         return maps._replace(context=self.features.fused.attention)
 
-    def among_words(self) -> tuple[Tensor, ...]:
-        """L maps (B, H, V, K) in context, without a gradient for what start and end of the captions take."""
+    def context_without_ends(self) -> tuple[Tensor, ...]:
+        """Return L maps (B, H, V, K) in context, without a gradient to the start and end tokens of the captions."""
         attention, valid = self.features.fused.attention, self.features.text.valid
-        return among_words(attention, functional.pad(ends_of(valid), (0, attention[0].shape[-1] - valid.shape[1])))
+        ends = functional.pad(ends_of(valid), (0, attention[0].shape[-1] - valid.shape[1]))
+        return without_gradient_to_ends(attention, ends)
 
     def in_context(self) -> tuple[Tensor, Tensor]:
-        """Attention of every patch to F phrases in their captions (F, V - 1), with gradients, and which they are (P,).
+        """Return the attention of all patches to F phrases in their captions (F, V - 1), and which phrases (P,).
 
-        The others were cut away with the end of a caption.
+        The maps have gradients. The other phrases were truncated with their captions.
         """
         keys = self.fusion.keys_of_phrases(self.phrases.tokens, self.phrases.slot)  # (P, K)
-        found = keys.any(dim=1)
-        return phrase_maps(self.among_words(), self.phrases.owner[found], keys[found]), found
+        counted = keys.any(dim=1)
+        return phrase_maps(self.context_without_ends(), self.phrases.owner[counted], keys[counted]), counted
 
     def embeddings(self) -> ConceptEmbeddings:
-        """Patches and phrases alone, comparable, with gradients through both; no fusion is run for them."""
+        """Return patches and phrases alone, comparable, with gradients through both, without a pass of the fusion."""
         phrases, tokens, image_id = self.phrases, self.features.image.tokens, self._image_id
         image = phrases.owner
         if image_id is not None:
-            image_id, row = image_id.unique(return_inverse=True)  # (I,), (B,)
-            position = torch.arange(len(row), device=row.device)
-            first = torch.full_like(image_id, len(row)).scatter_reduce(0, row, position, "amin")
+            image_id, row, first = first_of_each(image_id)  # (I,), (B,), (I,)
             tokens, image = tokens[first], row[image]  # (I, V, D), (P,)
         wordings = tokens.new_zeros(0, phrases.backbone.widths.embed)
         if len(phrases):
@@ -108,13 +111,14 @@ class ConceptReading:
         return ConceptEmbeddings(patches, wordings, image, phrases.row, image_id, phrases.texts)
 
     def _read(self, encode: Callable[[], TextFeatures]) -> ConceptMaps:
-        """Only vision tokens that are there already, and each phrase's own short text, encoded once."""
+        """Attend from the vision tokens that are computed already to each phrase's own short text, encoded once."""
         phrases, fused = self.phrases, self.features.fused
         context_tokens = self.fusion.keys_of_phrases(phrases.tokens, phrases.slot)  # (P, K)
         if not len(phrases):
             nothing = context_tokens.new_zeros(0, 0)
             return ConceptMaps(fused.attention, (), phrases.owner, phrases.owner, context_tokens, nothing)
-        first, alone = self._distinct()
+        pairs = torch.stack([self._image, phrases.row], dim=1)  # (P, 2)
+        _, alone, first = first_of_each(pairs)  # (P,) the pair of image and wording; (I,) a phrase of each
         row, image = phrases.row[first], phrases.owner[first]  # (I,)
         text = encode()
         isolated = self.fusion.attention(self.features.image.tokens[image], text.tokens[row], text.valid[row])
@@ -122,35 +126,38 @@ class ConceptReading:
         isolated_tokens = self.fusion.keys_of_phrases(content, torch.zeros_like(row))  # (I, Kp)
         return ConceptMaps(fused.attention, isolated, phrases.owner, alone, context_tokens, isolated_tokens)
 
-    def _distinct(self) -> tuple[Tensor, Tensor]:
-        """For each of the I pairs of image and wording, its first phrase (I,); for each phrase, its pair (P,)."""
-        pairs = torch.stack([self._image, self.phrases.row], dim=1)  # (P, 2)
-        different, alone = pairs.unique(dim=0, return_inverse=True)
-        position = torch.arange(len(pairs), device=pairs.device)
-        first = torch.full((len(different),), len(pairs), device=pairs.device)
-        return first.scatter_reduce(0, alone, position, "amin"), alone
+
+def phrases_in(features: QueryFeatures) -> PhraseTexts:
+    """Return the phrases of composed queries; raise ValueError where they were composed without any given."""
+    if features.phrases is None:
+        raise ValueError(
+            "the queries were composed without `phrases`, which a concept loss and attention to phrases need"
+        )
+    return features.phrases
 
 
 def ends_of(valid: Tensor) -> Tensor:
-    """Mask (B, T) of the first and the last of the valid tokens (B, T): start and end of text."""
+    """Return the mask (B, T) of the first and the last of the valid tokens (B, T): start and end of text."""
     ends = valid & ~functional.pad(valid[:, 1:], (0, 1))
     ends[:, 0] = True
     return ends
 
 
-def among_words(attention: tuple[Tensor, ...], ends: Tensor) -> tuple[Tensor, ...]:
-    """L maps (B, H, V, K) as they are, but with a gradient only for how words share what the ``ends`` (B, K) leave.
+def without_gradient_to_ends(attention: tuple[Tensor, ...], ends: Tensor) -> tuple[Tensor, ...]:
+    """Return L maps (B, H, V, K) unchanged, but with a gradient only for how words share the attention among them.
 
-    The logits of start and end of text get none: no loss of these maps is made smaller by draining attention there.
+    The logits of the ``ends`` (B, K), start and end of text, get no gradient: no loss of these maps is reduced by
+    moving attention to them.
     """
     left = [layer.masked_fill(ends[:, None, None], 0.0).sum(dim=-1, keepdim=True) for layer in attention]
     return tuple(layer / rest.clamp(min=1e-6) * rest.detach() for layer, rest in zip(attention, left, strict=True))
 
 
 def phrase_maps(maps: tuple[Tensor, ...], rows: Tensor, tokens: Tensor) -> Tensor:
-    """Attention of every patch to each phrase, (P, V - 1): mean over layers, heads and the phrase's tokens; no CLS.
+    """Return the attention of every patch to each phrase, (P, V - 1): the mean over layers, heads and its tokens.
 
-    ``maps`` L times (B, H, V, K), ``rows`` (P,) which of them each phrase uses, ``tokens`` (P, K) bool.
+    CLS is left out. ``maps`` L times (B, H, V, K), ``rows`` (P,) which of the B belongs to each phrase, ``tokens``
+    (P, K) bool.
     """
     mean = torch.stack([layer[:, :, 1:].mean(dim=1) for layer in maps]).mean(dim=0)  # (B, V - 1, K)
     share = tokens.to(mean.dtype) / tokens.sum(dim=1, keepdim=True)  # (P, K)
@@ -158,56 +165,56 @@ def phrase_maps(maps: tuple[Tensor, ...], rows: Tensor, tokens: Tensor) -> Tenso
 
 
 def phrase_attention(fusion: Fusion, features: QueryFeatures) -> Tensor:
-    """Attention of every patch to each noun phrase in its caption (P, V - 1); NaN where a phrase has no token."""
-    phrases = features.phrases
+    """Return the attention of every patch to each phrase in its caption (P, V - 1); NaN for phrases without a token."""
+    phrases = phrases_in(features)
     keys = fusion.keys_of_phrases(phrases.tokens, phrases.slot)  # (P, K)
     return phrase_maps(tuple(layer.float() for layer in features.fused.attention), phrases.owner, keys)
 
 
-LEAST = 1e-12  # of attention and of shares: keeps logarithms finite
+LEAST = 1e-12  # lower bound of attention and shares, which keeps logarithms finite
 
 
 def shares_at_contrast(maps: Tensor, contrast: float) -> Tensor:
-    """Attention of N patches to each phrase (P, N), positive -> shares of the patches (P, N), all of one contrast.
+    """Turn the positive attention of N patches to each phrase (P, N) into shares of the patches, all of one contrast.
 
-    The logarithm of a map is brought to a mean of 0 and a standard deviation of ``contrast``, and goes through a
-    softmax. That takes away any factor of a map (the length of the text; what start and end of text take from all
-    patches) and any power (how peaked it is): what is left is the order and spacing of the patches. A map without any
-    structure, that is to 1 %, tends to equal shares.
+    The logarithm of a map is standardised to a mean of 0 and a standard deviation of ``contrast``, and goes through a
+    softmax. That removes any factor of a map (the length of the text; the attention of all patches to start and end of
+    text) and any power (how peaked it is), and keeps the order and spacing of the patches. A map without structure,
+    which varies by less than 1 %, tends to equal shares.
     """
     centred, deviation = log_deviations(maps)
     return (contrast * centred / deviation).softmax(dim=1)
 
 
 def log_deviations(maps: Tensor) -> tuple[Tensor, Tensor]:
-    """Log of maps (P, N), less its mean, and its standard deviation (P, 1), at least 0.01: how peaked a map is."""
+    """Return the log of maps (P, N), less its mean, and its standard deviation (P, 1), at least 0.01."""
     logarithm = maps.clamp(min=LEAST).log()
     centred = logarithm - logarithm.mean(dim=1, keepdim=True)
     return centred, (centred.square().mean(dim=1, keepdim=True) + 1e-4).sqrt()
 
 
 def lost_contrast(maps: Tensor, wanted: Tensor) -> Tensor:
-    """Square of the share of its contrast that a map (P, N) lacks: (P,), 0 for those that are peaked enough, else < 1.
+    """Return the squared share of its contrast that a map (P, N) lacks: (P,), 0 for peaked ones, always below 1.
 
-    The share is 1 less the ratio of the deviation from `log_deviations` to the ``wanted`` one (P, 1). A map without
-    structure, as at the start of training, is hardly pulled at: there is nothing in it yet that could be made clearer.
+    The share is 1 less the ratio of the deviation from `log_deviations` to the ``wanted`` one (P, 1). The gradient is
+    small for a map without structure, as at the start of training, which has nothing yet that could be made clearer.
     """
     return (1 - log_deviations(maps)[1] / wanted).relu().square().squeeze(1)
 
 
 def shares(maps: Tensor) -> Tensor:
-    """Attention of N patches to each phrase (P, N) -> shares of the patches (P, N)."""
+    """Turn the attention of N patches to each phrase (P, N) into shares of the patches (P, N)."""
     return maps / maps.sum(dim=1, keepdim=True).clamp(min=LEAST)
 
 
 def jensen_shannon(first: Tensor, second: Tensor) -> Tensor:
-    """Jensen-Shannon divergence of shares (P, N), over ln 2: (P,), 0 for equal ones, 1 for those that never meet."""
+    """Return the Jensen-Shannon divergence of shares (P, N) in bits: (P,), 0 for equal shares, 1 for disjoint ones."""
     mean = ((first + second) / 2).clamp(min=LEAST).log()
     terms = [side * (side.clamp(min=LEAST).log() - mean) for side in (first, second)]
     return (terms[0] + terms[1]).sum(dim=1) / (2 * math.log(2))
 
 
 def peakedness(maps: Tensor) -> Tensor:
-    """1 for shares (P, N) that are all on one patch, 0 for equal ones: 1 - entropy / ln N, (P,)."""
+    """Return 1 - entropy / ln N of shares (P, N): (P,), 1 where all is on one patch, 0 for equal shares."""
     entropy = -torch.xlogy(maps, maps).sum(dim=1)
     return (1 - entropy / math.log(max(2, maps.shape[1]))).clamp(0, 1)

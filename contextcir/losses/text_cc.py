@@ -1,46 +1,54 @@
-"""Text Concept-Consistency: a phrase should be attended to in its caption as it is on its own (paper section 1.2).
+"""Text Concept-Consistency: attention to a phrase in its caption should equal that to the phrase alone (section 1.2).
 
-Spatial consistency: a phrase should look at the same patches in its caption as it does alone.
+`TextConceptConsistency` is the published loss; `SpatialConsistency` compares only where on the image a phrase attends.
 """
 
-import torch.distributed as dist
-import torch.nn.functional as F
-from torch import Tensor, nn
+from abc import ABC, abstractmethod
 
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional
+
+from contextcir.errors import InputError
 from contextcir.losses.contrastive import world_size
 from contextcir.losses.maps import ConceptMaps, ConceptReading, jensen_shannon, phrase_maps, shares_at_contrast
 
-# A phrase that is all of its caption is attended to alike both times, up to rounding. Such a difference, however small,
-# would have a gradient as long as any other, in a direction of rounding's choice.
+# A phrase that is all of its caption has the same attention both times, up to rounding. Without a threshold, such a
+# difference would have a gradient as long as any other, in a direction that rounding determines.
 ROUNDING = 1e-6
 
 
-class ConceptLoss(nn.Module):
-    """A loss on how noun phrases are attended to. ``weight``: its factor in the total, which the caller applies."""
-
-    by_phrase: bool = False  # whether it is the mean of `values`, so that a batch can be read in parts
+class ConceptLoss(nn.Module, ABC):
+    """A loss on the attention to noun phrases. ``weight``: its factor in the total, which the caller applies."""
 
     def __init__(self, weight: float) -> None:
         super().__init__()
         self.weight = weight
 
+    @abstractmethod
     def forward(self, reading: ConceptReading) -> Tensor:
-        """The loss without its weight, over the phrases of all ranks.
+        """Return the loss over the phrases of all ranks, without its weight.
 
-        Without any phrase it is 0, with zero gradients; every rank has to call it all the same.
+        Without any phrase it is 0, with zero gradients. All ranks have to call it, also those without phrases.
         """
+
+
+class MeanOverPhrases(ConceptLoss):
+    """A concept loss that is a mean of independent values, one per phrase, so that a batch can be read in chunks."""
+
+    def forward(self, reading: ConceptReading) -> Tensor:
+        """Return the mean of `values` over the phrases of all ranks, without the weight of the loss."""
         return mean_over_phrases(self.values(reading))
 
+    @abstractmethod
     def values(self, reading: ConceptReading) -> Tensor:
-        """The loss of each phrase that counts (F,), whatever other phrases there are, where it is a mean of such."""
-        raise NotImplementedError
+        """Return the loss of each phrase that counts, (F,), independent of all other phrases."""
 
 
 def mean_over_phrases(values: Tensor) -> Tensor:
-    """Mean of one value for each phrase (F,) over the phrases of all ranks; 0 without any. All ranks have to call it.
+    """Return the mean of one value per phrase (F,) over the phrases of all ranks, 0 without any; a collective call.
 
-    What ranks return differs, but the mean over ranks that distributed training takes of the gradients is that of all
-    phrases together.
+    Ranks return different numbers, scaled so that DDP's averaged gradient equals that of one process with all phrases.
     """
     count = values.new_tensor(len(values))
     if world_size() > 1:
@@ -48,80 +56,74 @@ def mean_over_phrases(values: Tensor) -> Tensor:
     return values.sum() * world_size() / count.clamp(min=1)
 
 
-class TextConceptConsistency(ConceptLoss):
+class MapConsistency(MeanOverPhrases):
+    """A loss that compares the attention map of each phrase in its caption with its map alone, a constant."""
+
+    @abstractmethod
+    def compare(self, context: Tensor, isolated: Tensor) -> Tensor:
+        """Return the loss (F,) of F phrases' maps over patches in context (F, V - 1) and alone (F, V - 1)."""
+
+    def values(self, reading: ConceptReading) -> Tensor:
+        """Return the loss of each phrase (F,) that has a token in its (truncated) caption."""
+        return self.values_of_maps(reading.detached_maps())
+
+    def from_maps(self, maps: ConceptMaps) -> Tensor:
+        """Return the loss of given maps; ``isolated`` may be empty where there are no phrases."""
+        return mean_over_phrases(self.values_of_maps(maps))
+
+    def values_of_maps(self, maps: ConceptMaps) -> Tensor:
+        """Return the `values` of given maps; phrases without a token in their (truncated) caption are left out."""
+        counted = maps.context_tokens.any(dim=1) & maps.isolated_tokens.any(dim=1)[maps.alone]  # (P,)
+        context = phrase_maps(maps.context, maps.owner[counted], maps.context_tokens[counted])  # (F, V - 1)
+        isolated = context.detach()  # (F, V - 1)
+        if counted.any():  # else there may not have been an isolated pass
+            rows = maps.alone[counted]  # (F,)
+            isolated = phrase_maps(maps.isolated, rows, maps.isolated_tokens[rows]).detach()
+        return self.compare(context, isolated)
+
+
+class TextConceptConsistency(MapConsistency):
     """ReLU(|in context - alone| - epsilon), averaged, as published in 2026 (paper section 1.2, column cc07007).
 
     ``weight``: the factor of this loss in the total, which the caller applies. ``epsilon``: tolerated difference.
     """
 
-    by_phrase = True
-
     def __init__(self, weight: float = 0.08, epsilon: float = 0.0) -> None:
         super().__init__(weight)
         self.epsilon = epsilon
 
-    def values(self, reading: ConceptReading) -> Tensor:
-        """Mean over patches for each phrase (F,) that has a token in its (cut) caption."""
-        return self.values_of(reading.detached_maps())
-
-    def of(self, maps: ConceptMaps) -> Tensor:
-        """The loss of given maps.
-
-        Phrases without a token in their (cut) caption are left out. Without any phrase it is 0, with zero gradients;
-        every rank has to call it all the same, and ``isolated`` may then be empty.
-        """
-        return mean_over_phrases(self.values_of(maps))
-
-    def values_of(self, maps: ConceptMaps) -> Tensor:
-        """The `values` of given maps."""
-        found = maps.context_tokens.any(dim=1) & maps.isolated_tokens.any(dim=1)[maps.alone]  # (P,)
-        context = phrase_maps(maps.context, maps.owner[found], maps.context_tokens[found])  # (F, V - 1)
-        isolated = context.detach()  # (F, V - 1)
-        if found.any():  # else there may not have been an isolated pass
-            rows = maps.alone[found]  # (F,)
-            isolated = phrase_maps(maps.isolated, rows, maps.isolated_tokens[rows]).detach()
-        excess = (F.threshold((context - isolated).abs(), ROUNDING, 0.0) - self.epsilon).relu()
-        return excess.mean(dim=1)
+    def compare(self, context: Tensor, isolated: Tensor) -> Tensor:
+        """Return the mean excess difference over patches, (F,)."""
+        difference = functional.threshold((context - isolated).abs(), ROUNDING, 0.0)
+        return (difference - self.epsilon).relu().mean(dim=1)
 
 
-class SpatialConsistency(ConceptLoss):
-    """Jensen-Shannon divergence between a phrase's places in its caption and alone, in [0, 1].
+class SpatialConsistency(MapConsistency):
+    """Jensen-Shannon divergence between where a phrase attends in its caption and alone, in [0, 1].
 
     Both maps become shares of the patches at one and the same contrast, so that only the order and spacing of patches
-    is compared. The map alone is a constant. Making maps uniform does not make the loss smaller: it does not change,
-    nor has it a gradient, along a power of a map. Nor does draining attention into start and end of text: it does not
-    change along a factor of a map, and what those take has no gradient (`contextcir.losses.maps.among_words`).
+    is compared. The map alone is a constant. Making maps uniform does not reduce the loss: its value is constant, and
+    its gradient zero, along a power of a map. Nor does moving attention to the start and end of text: the value is
+    constant along a factor of a map, and their attention has no gradient
+    (`contextcir.losses.maps.without_gradient_to_ends`).
 
     ``weight``: the factor of this loss in the total, which the caller applies. ``contrast``: standard deviation of the
-    logarithm of shares; at 1 the best patches count a little more, at 3 hardly any others do.
-    """
+    logarithm of shares; at 1 the best patches count a little more than the others, at 3 almost only they count.
 
-    by_phrase = True
+    Raises:
+        InputError: if the contrast is not positive.
+    """
 
     def __init__(self, weight: float = 0.1, contrast: float = 1.0) -> None:
         super().__init__(weight)
         if contrast <= 0:
-            raise ValueError(f"the contrast must be positive, got {contrast} (--model.concept.init_args.contrast)")
+            raise InputError(f"the contrast must be positive, got {contrast}", setting="model.concept.contrast")
         self.contrast = contrast
 
     def values(self, reading: ConceptReading) -> Tensor:
-        """The divergence of each phrase (F,) that has a token in its (cut) caption."""
-        return self.values_of(reading.detached_maps()._replace(context=reading.among_words()))
+        """Return the divergence of each phrase (F,) that has a token in its (truncated) caption."""
+        return self.values_of_maps(reading.detached_maps()._replace(context=reading.context_without_ends()))
 
-    def of(self, maps: ConceptMaps) -> Tensor:
-        """The loss of given maps.
-
-        Phrases without a token in their (cut) caption are left out. Without any phrase it is 0, with zero gradients;
-        every rank has to call it all the same, and ``isolated`` may then be empty.
-        """
-        return mean_over_phrases(self.values_of(maps))
-
-    def values_of(self, maps: ConceptMaps) -> Tensor:
-        """The `values` of given maps."""
-        found = maps.context_tokens.any(dim=1) & maps.isolated_tokens.any(dim=1)[maps.alone]  # (P,)
-        context = phrase_maps(maps.context, maps.owner[found], maps.context_tokens[found])  # (F, V - 1)
-        isolated = context.detach()  # (F, V - 1)
-        if found.any():  # else there may not have been an isolated pass
-            rows = maps.alone[found]  # (F,)
-            isolated = phrase_maps(maps.isolated, rows, maps.isolated_tokens[rows]).detach()
+    def compare(self, context: Tensor, isolated: Tensor) -> Tensor:
+        """Return the divergence of the shares at `contrast`, (F,)."""
         return jensen_shannon(*(shares_at_contrast(x, self.contrast) for x in (context, isolated)))

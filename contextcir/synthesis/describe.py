@@ -1,14 +1,15 @@
 """Describe: what is on the reference of each pair, then on the target, in the same words for what looks the same."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from contextcir.errors import InputError
 from contextcir.synthesis.models.base import Answer, Request
 from contextcir.synthesis.prompts import Prompt, load_prompt
 from contextcir.synthesis.records import Description, Pair, Stored
-from contextcir.synthesis.stages import Item, Stage, Unusable, provenance, read_objects, seed_of
+from contextcir.synthesis.request_stage import Item, ItemFailed, Task, plain, provenance, seed_of
 from contextcir.synthesis.store import Lookup, read_stage
 
 OBJECTS = {
@@ -33,8 +34,8 @@ OBJECTS = {
 
 
 @dataclass(frozen=True)
-class Seen(Stored):
-    """What is on an image that is a reference: described once, however many pairs it is in. ``key``: its path."""
+class ReferenceObjects(Stored):
+    """What is on a reference image, described once however many pairs it is in. ``key``: its path."""
 
     key: str
     objects: tuple[dict[str, Any], ...]
@@ -46,8 +47,8 @@ class DescribeSettings:
     """How images are described.
 
     Args:
-        objects: How many things are listed at most.
-        reference_prompt: Prompt file in place of the one that comes along.
+        objects: How many objects are listed at most.
+        reference_prompt: Prompt file in place of the project's own.
         target_prompt: Likewise, for the second image of a pair.
     """
 
@@ -57,11 +58,11 @@ class DescribeSettings:
 
     def __post_init__(self) -> None:
         if self.objects < 1:
-            raise ValueError(f"--describe.objects must be at least 1, got {self.objects}")
+            raise InputError(f"must be at least 1, got {self.objects}", setting="describe.objects")
 
 
-class DescribeReference(Stage):
-    """Asks about every image that is some pair's reference.
+class _Describe(Task):
+    """What the two tasks have in common.
 
     Args:
         images: folder that image paths are below.
@@ -69,17 +70,44 @@ class DescribeReference(Stage):
         seed: of the synthesis.
     """
 
-    name = "describe-reference"
+    prompt_name: ClassVar[str]
+    placeholders: ClassVar[frozenset[str]]
 
     def __init__(self, images: Path, settings: DescribeSettings = DescribeSettings(), seed: int = 0) -> None:
         self.images = images
         self.settings = settings
         self.seed = seed
-        self.prompt = load_prompt("describe_reference", settings.reference_prompt, frozenset({"objects"}))
+        setting = self.prompt_name.removeprefix("describe_") + "_prompt"
+        path = getattr(settings, setting)
+        self.prompt = load_prompt(self.prompt_name, path, self.placeholders, f"describe.{setting}")
 
     @property
     def prompts(self) -> Sequence[Prompt]:
         return [self.prompt]
+
+    def _request(self, key: str, image: str, data: Mapping[str, Any]) -> Request:
+        return Request(
+            key=key,
+            system=self.prompt.system,
+            user=self.prompt.fill({"objects": self.settings.objects}, data),
+            schema=OBJECTS,
+            images=(self.images / image,),
+            seed=seed_of(self.seed, self.name, key),
+            context={"stage": self.name, "image": image, **data},
+        )
+
+    def _read(self, item: Item, answer: Answer) -> tuple[tuple[dict[str, Any], ...], dict[str, Any]]:
+        """Return objects and provenance of an answer."""
+        objects = read_objects(answer.content or {"objects": []})[: self.settings.objects]
+        return objects, provenance(self.prompt, seed_of(self.seed, self.name, item.key), answer)
+
+
+class DescribeReference(_Describe):
+    """Asks once about every image that is the reference of some pair."""
+
+    name: ClassVar[str] = "describe-reference"
+    prompt_name = "describe_reference"
+    placeholders = frozenset({"objects"})
 
     def items(self, folder: Path) -> Iterator[Item]:
         known: set[str] = set()
@@ -90,70 +118,57 @@ class DescribeReference(Stage):
                 yield Item(image, image, image)
 
     def request(self, item: Item) -> Request:
-        return Request(
-            key=item.key,
-            system=self.prompt.system,
-            user=self.prompt.fill({"objects": self.settings.objects}),
-            schema=OBJECTS,
-            images=(self.images / item.record,),
-            seed=seed_of(self.seed, self.name, item.key),
-            context={"stage": self.name, "image": item.record},
-        )
+        return self._request(item.key, item.record, {})
 
     def records(self, item: Item, answer: Answer) -> list[Stored]:
-        objects = read_objects(answer.content)[: self.settings.objects]
-        return [Seen(item.key, objects, provenance(self.prompt, seed_of(self.seed, self.name, item.key), answer))]
+        return [ReferenceObjects(item.key, *self._read(item, answer))]
 
 
-class DescribeTarget(Stage):
-    """Asks about the target of every pair, given what is on the reference; arguments as for `DescribeReference`."""
+class DescribeTarget(_Describe):
+    """Asks about the target of every pair, given the objects of its reference."""
 
-    name = "describe"
-
-    def __init__(self, images: Path, settings: DescribeSettings = DescribeSettings(), seed: int = 0) -> None:
-        self.images = images
-        self.settings = settings
-        self.seed = seed
-        self.prompt = load_prompt(
-            "describe_target", settings.target_prompt, frozenset({"objects", "reference_objects"})
-        )
-
-    @property
-    def prompts(self) -> Sequence[Prompt]:
-        return [self.prompt]
+    name: ClassVar[str] = "describe"
+    prompt_name = "describe_target"
+    placeholders = frozenset({"objects", "reference_objects"})
 
     def items(self, folder: Path) -> Iterator[Item]:
-        """Yield pairs with what is on their reference, which is None where that could not be told.
+        """Yield pairs with the objects of their reference, None where its description failed.
 
-        Pairs go by their reference, like its description, so that a shard needs nothing of another.
+        Pairs are sharded by their reference, like its description, so that a shard needs no records of another one.
         """
         references = Lookup(folder, DescribeReference.name)
         failed = Lookup(folder, f"{DescribeReference.name}-failures")
         for record in read_stage(folder, "pairs"):
             pair = Pair.from_json(record)
             if pair.reference in references:
-                seen = Seen.from_json(references[pair.reference])
-                yield Item(pair.key, pair.reference, (pair, seen))
+                yield Item(pair.key, pair.reference, (pair, ReferenceObjects.from_json(references[pair.reference])))
             elif pair.reference in failed:
                 yield Item(pair.key, pair.reference, (pair, None))
 
     def request(self, item: Item) -> Request:
-        pair, seen = item.record
-        if seen is None:
-            raise Unusable("reference not described", pair.reference)
-        return Request(
-            key=item.key,
-            system=self.prompt.system,
-            user=self.prompt.fill({"objects": self.settings.objects}, {"reference_objects": seen.objects}),
-            schema=OBJECTS,
-            images=(self.images / pair.target,),
-            seed=seed_of(self.seed, self.name, item.key),
-            context={"stage": self.name, "image": pair.target, "reference_objects": seen.objects},
-        )
+        pair, reference = item.record
+        if reference is None:
+            raise ItemFailed("reference not described", pair.reference)
+        return self._request(item.key, pair.target, {"reference_objects": reference.objects})
 
     def records(self, item: Item, answer: Answer) -> list[Stored]:
-        _, seen = item.record
-        objects = read_objects(answer.content)[: self.settings.objects]
-        told = provenance(self.prompt, seed_of(self.seed, self.name, item.key), answer)
-        told["reference"] = {name: value for name, value in seen.provenance.items() if name != "usage"}
-        return [Description(item.key, seen.objects, objects, told)]
+        _, reference = item.record
+        objects, origin = self._read(item, answer)
+        origin["reference"] = {name: value for name, value in reference.provenance.items() if name != "usage"}
+        return [Description(item.key, reference.objects, objects, origin)]
+
+
+def read_objects(content: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
+    """Return the objects of an answer, without empty names and empty or repeated descriptors.
+
+    Raises:
+        ItemFailed: if none is left.
+    """
+    objects = []
+    for entry in content["objects"]:
+        descriptors = [text for text in map(plain, entry["descriptors"]) if text]
+        if plain(entry["object"]):
+            objects.append({"object": plain(entry["object"]), "descriptors": list(dict.fromkeys(descriptors))})
+    if not objects:
+        raise ItemFailed("no objects")
+    return tuple(objects)

@@ -4,12 +4,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, ClassVar
 
+from contextcir.errors import InputError
 from contextcir.synthesis.models.base import Answer, Request
 from contextcir.synthesis.prompts import Prompt, load_prompt
 from contextcir.synthesis.records import Description, Instruction, Pair, Stored
-from contextcir.synthesis.stages import Item, Stage, Unusable, plain, provenance, seed_of
+from contextcir.synthesis.request_stage import Item, ItemFailed, Task, plain, provenance, seed_of
 from contextcir.synthesis.store import Lookup, read_stage
 
 TEXTS = {
@@ -46,13 +47,13 @@ STYLES = (
 
 @dataclass(frozen=True)
 class InstructSettings:
-    """Which texts are asked for.
+    """Which texts are requested.
 
     Args:
         captions: How many texts for a pair: [n], or [fewest, most], between which the seed draws.
         concepts: Numbers of changes that a text may ask for, one of them drawn for each; null for all differences.
-        styles: Ways to put it, drawn for each text; a pair has no style twice while there are enough.
-        prompt: Prompt file in place of the one that comes along.
+        styles: Styles of wording, one drawn for each text; a pair has no style twice while there are enough.
+        prompt: Prompt file in place of the project's own.
     """
 
     captions: tuple[int, ...] = (1, 3)
@@ -62,11 +63,15 @@ class InstructSettings:
 
     def __post_init__(self) -> None:
         if len(self.captions) not in (1, 2) or not 1 <= self.captions[0] <= self.captions[-1]:
-            raise ValueError(f"--instruct.captions must be [n] or [fewest, most] from 1 on, got {[*self.captions]}")
+            raise InputError(
+                f"must be [n] or [fewest, most] from 1 on, got {[*self.captions]}", setting="instruct.captions"
+            )
         if not self.concepts or any(number is not None and number < 1 for number in self.concepts):
-            raise ValueError(f"--instruct.concepts must be numbers from 1 on, or null, got {list(self.concepts)}")
+            raise InputError(
+                f"must be numbers from 1 on, or null, got {list(self.concepts)}", setting="instruct.concepts"
+            )
         if not self.styles:
-            raise ValueError("--instruct.styles must name at least one style")
+            raise InputError("must name at least one style, got none", setting="instruct.styles")
 
     def plan(self, seed: int) -> list[dict[str, Any]]:
         """Draw the texts of a pair: for each, ``concepts`` (None for all) and ``style``."""
@@ -78,22 +83,22 @@ class InstructSettings:
         return [{"concepts": random.choice(self.concepts), "style": style} for style in styles[:count]]
 
 
-class Instruct(Stage):
-    """Asks for the texts of every pair that is described; one request for all texts of a pair, without images.
+class Instruct(Task):
+    """Asks for the texts of every described pair: one request for all texts of a pair, without images.
 
     Args:
         settings: see there.
         seed: of the synthesis.
     """
 
-    name = "instruct"
-    answered_by = "pair"
+    name: ClassVar[str] = "instruct"
+    item_field: ClassVar[str] = "pair"
 
     def __init__(self, settings: InstructSettings = InstructSettings(), seed: int = 0) -> None:
         self.settings = settings
         self.seed = seed
         expected = frozenset({"captions", "plan", "reference_objects", "target_objects"})
-        self.prompt = load_prompt("instruct", settings.prompt, expected)
+        self.prompt = load_prompt("instruct", settings.prompt, expected, "instruct.prompt")
 
     @property
     def prompts(self) -> Sequence[Prompt]:
@@ -108,7 +113,7 @@ class Instruct(Stage):
     def request(self, item: Item) -> Request:
         pair, description = item.record
         if not differs(description):
-            raise Unusable("no difference", "the descriptions of the two images are the same")
+            raise ItemFailed("no difference", "the descriptions of the two images are the same")
         seed = seed_of(self.seed, self.name, item.key)
         plan = self.settings.plan(seed)
         return Request(
@@ -124,30 +129,26 @@ class Instruct(Stage):
         )
 
     def records(self, item: Item, answer: Answer) -> list[Stored]:
-        """Return the texts as they are: nothing is cut off or taken apart. What was paid for stands at the first."""
-        told = provenance(self.prompt, seed_of(self.seed, self.name, item.key), answer)
-        told["description"] = _without_usage(item.record[1].provenance)
-        plan = self.settings.plan(told["seed"])
-        found: list[Stored] = []
-        for number, text in enumerate(answer.content["texts"][: len(plan)]):
+        """Return the texts unchanged: none is cut or split. The first one carries the usage of the request."""
+        origin = provenance(self.prompt, seed_of(self.seed, self.name, item.key), answer)
+        origin["description"] = {name: value for name, value in item.record[1].provenance.items() if name != "usage"}
+        plan = self.settings.plan(origin["seed"])
+        texts: list[Stored] = []
+        for number, text in enumerate((answer.content or {"texts": []})["texts"][: len(plan)]):
             caption, edits = plain(text["caption"]), tuple(filter(None, map(plain, text["changes"])))
             if caption:
                 concepts = len(edits) or plan[number]["concepts"] or 1
-                about = {**told, "style": plan[number]["style"], "asked_concepts": plan[number]["concepts"]}
-                found.append(Instruction(f"{item.key}#{number}", item.key, caption, concepts, edits, about))
-                told = {**told, "usage": {}}
-        if not found:
-            raise Unusable("no texts")
-        return found
+                about = {**origin, "style": plan[number]["style"], "asked_concepts": plan[number]["concepts"]}
+                texts.append(Instruction(f"{item.key}#{number}", item.key, caption, concepts, edits, about))
+                origin = {**origin, "usage": {}}
+        if not texts:
+            raise ItemFailed("no texts")
+        return texts
 
 
 def differs(description: Description) -> bool:
-    """Whether the descriptions of the two images are not the same, in whatever order."""
+    """Tell whether the descriptions of the two images differ; the order of objects and descriptors does not count."""
     return _bag(description.reference) != _bag(description.target)
-
-
-def _without_usage(told: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in told.items() if name != "usage"}
 
 
 def _bag(objects: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:

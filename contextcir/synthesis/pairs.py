@@ -1,51 +1,53 @@
-"""Pairs of images: what gives them, and the simplest of it, a file that lists them.
-
-The pairs of a synthesis, in a shard that the stages after it read.
-"""
+"""The first stage, which writes the pairs of images, and the interface of what gives them; the simplest is a file."""
 
 import json
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
+from contextcir.errors import InputError, MissingFileError
+from contextcir.files import read_json, write_json
 from contextcir.synthesis.records import Pair
-from contextcir.synthesis.runner import GROUP, Run, Tally, progress
+from contextcir.synthesis.stages import Run, Stage, Tally, progress
 from contextcir.synthesis.store import read_stage
+
+GROUP = 64  # pairs that are written together
+WORK = "pairs-work"  # folder of a synthesis for the intermediate results of an `ImageSource`
 
 
 class PairSource(Protocol):
     """Gives the pairs of a synthesis: the same ones, in the same order, every time."""
 
     def pairs(self) -> Iterator[Pair]:
-        """Yield the pairs; raises ValueError or FileNotFoundError where that fails."""
+        """Yield the pairs; raises InputError where that fails."""
 
 
 @runtime_checkable
 class ImageSource(PairSource, Protocol):
-    """Finds pairs by looking at images, which are given to it."""
+    """Finds pairs by looking at images."""
 
     def within(self, images: Path, work: Path) -> "ImageSource":
-        """Return the pairs of the images below a folder; what is found on the way is kept in ``work``."""
+        """Return the source for the images below a folder, which keeps intermediate results in ``work``."""
 
     def prepare(self, index: int, count: int) -> str:
-        """Do part ``index`` of ``count`` of what can be divided; return a line about it."""
+        """Do part ``index`` of ``count`` of the work that can be divided; return a line about it."""
 
 
 class PairFile:
     """Pairs from a JSON list, or a JSON object a line (.jsonl), with the fields ``reference`` and ``target``.
 
     Paths are those of images below the image folder. Optional: ``image_set``, a list of the paths of up to 6 images
-    that look alike; all other fields, such as the caption of a manifest, are passed over. A pair that is listed several
-    times is one pair.
+    that look alike; other fields, such as the caption of a manifest, are ignored. A pair that is listed several times
+    is one pair.
 
     Args:
         file: path of the file.
-        source: what `Pair.source` is to say; None for the name of the file.
+        source: value of `Pair.source`; None for the name of the file.
 
     Raises (from `pairs`):
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is no such list, or a path leads out of the image folder.
+        MissingFileError: if there is no such file.
+        InputError: if it is no such list, or a path leads out of the image folder.
     """
 
     def __init__(self, file: Path, source: str | None = None) -> None:
@@ -54,13 +56,13 @@ class PairFile:
 
     def pairs(self) -> Iterator[Pair]:
         known: set[str] = set()
-        for place, record in enumerate(self._records()):
-            where = f"{self.file}: record {place}"
+        for position, record in enumerate(self._records()):
+            where = f"record {position} of {self.file}"
             reference, target = (_path(record, field, where) for field in ("reference", "target"))
-            listed = record.get("image_set")
-            members = tuple(image_path(image, where) for image in listed) if isinstance(listed, list) else ()
+            members = record.get("image_set")
+            members = tuple(image_path(image, where) for image in members) if isinstance(members, list) else ()
             if reference == target:
-                raise ValueError(f"{where}: reference and target are the same image, {reference}")
+                raise InputError(f"{where}: reference and target are the same image, {reference}")
             key = pair_key(reference, target)
             if key not in known:
                 known.add(key)
@@ -68,7 +70,7 @@ class PairFile:
 
     def _records(self) -> Iterable[Any]:
         if not self.file.is_file():
-            raise FileNotFoundError(f"no file {self.file}: change --pairs.file")
+            raise MissingFileError(f"no file {self.file}", setting="pairs.file")
         try:
             with self.file.open(encoding="utf-8") as file:
                 if self.file.suffix != ".jsonl":
@@ -79,11 +81,13 @@ class PairFile:
                 else:
                     yield from (json.loads(line) for line in file if line.strip())
         except ValueError as error:
-            raise ValueError(f"{self.file}: expected a JSON list, or .jsonl with an object a line ({error})") from None
+            raise InputError(
+                f"expected a JSON list, or .jsonl with an object a line ({error})", file=self.file, setting="pairs.file"
+            ) from None
 
 
 def pair_key(reference: str, target: str) -> str:
-    """Return the key of a pair: what names the two images, and nothing else, determines it."""
+    """Return the key of a pair, which depends on the paths of the two images alone."""
     return blake2b(json.dumps([reference, target]).encode(), digest_size=10).hexdigest()
 
 
@@ -91,77 +95,94 @@ def image_path(path: object, where: str) -> str:
     """Return a path below the image folder in its shortest form.
 
     Raises:
-        ValueError: if it is none; ``where`` says whose it is.
+        InputError: if it is none; ``where`` names its record.
     """
     if not isinstance(path, str) or not path.strip() or not path.isprintable():
-        raise ValueError(f"{where}: expected the path of an image, got {path!r}")
+        raise InputError(f"{where}: expected the path of an image, got {path!r}")
     parts = PurePosixPath(path)
     if parts.is_absolute() or ".." in parts.parts:
-        raise ValueError(f"{where}: {path!r} leads out of the image folder: give paths below it, without '..'")
+        raise InputError(f"{where}: {path!r} leads out of the image folder: give paths below it, without '..'")
     return str(parts)
 
 
 def _path(record: Any, field: str, where: str) -> str:
     if not isinstance(record, dict) or field not in record:
-        raise ValueError(f"{where}: expected an object with the fields reference and target")
+        raise InputError(f"{where}: expected an object with the fields reference and target")
     return image_path(record[field], f"{where}, field {field}")
 
 
-STAGE = "pairs"
+class PairStage(Stage):
+    """Writes the pairs of a source to a shard that the later stages read.
 
-
-def collect(run: Run, source: PairSource, settings: Any = None) -> Tally:
-    """Write the pairs of a source; those that are there already are not written again.
-
-    One process does it, and it is done once: what comes later reads the same pairs.
+    One process writes them, once; pairs that are there already are not written again. Where the source looks at
+    images, several processes may prepare its work first.
 
     Args:
-        settings: plain values that say how the source is set up; other ones than those of the pairs that are there are
-            an error.
-
-    Raises:
-        ValueError: if this is not the first shard of one, the pairs are those of other settings, or a path leads out
-            of the image folder.
+        source: gives the pairs.
+        images: folder that image paths are below.
+        settings: plain values that describe the source; pairs of other settings are an error.
     """
-    begun, done = (run.folder / STAGE / name for name in ("settings.json", "complete.json"))
-    if begun.is_file() and (kept := json.loads(begun.read_text(encoding="utf-8"))) != settings:
-        raise ValueError(
-            f"{run.folder} holds pairs that were made with other settings ({kept}): give another --out, or change "
-            "--pairs back"
-        )
-    if done.is_file():
-        count = json.loads(done.read_text(encoding="utf-8"))["count"]
-        return Tally(STAGE, total=count, before=count)
-    if run.count > 1:
-        raise ValueError(f"there are no pairs in {run.folder} yet: run --stage pairs first, without --shard")
-    with run.claimed(STAGE), run.shard(STAGE) as shard:
-        _write(begun, settings)
-        known = {record["key"] for record in read_stage(run.folder, STAGE)}
-        tally = Tally(STAGE, before=len(known), total=len(known))
-        waiting: list[dict[str, Any]] = []
-        with progress(tally) as bar:
+
+    name: ClassVar[str] = "pairs"
+
+    def __init__(self, source: PairSource, images: Path = Path(), settings: Any = None) -> None:
+        self.source = source
+        self.images = images
+        self.settings = settings
+
+    def run(self, run: Run) -> Tally:
+        """Write the pairs, or do this process's part of the preparation.
+
+        Raises:
+            InputError: if the pairs are those of other settings, the source fails or has no pairs, or this is one of
+                several shards and the source can't be divided.
+        """
+        source = self.source
+        if isinstance(source, ImageSource):
+            source = source.within(self.images, run.folder / WORK)
+            if run.count > 1:
+                with run.claimed(self.name):
+                    return Tally(self.name, note=source.prepare(run.index, run.count))
+        begun, done = (run.folder / self.name / name for name in ("settings.json", "complete.json"))
+        if begun.is_file() and (kept := read_json(begun)) != self.settings:
+            raise InputError(
+                f"{run.folder} holds pairs that were made with other settings ({kept}): restore them, or give another "
+                "folder as out",
+                setting="pairs",
+            )
+        if done.is_file():
+            count = read_json(done)["count"]
+            return Tally(self.name, total=count, before=count)
+        if run.count > 1:
+            raise InputError(
+                f"there are no pairs in {run.folder} yet: run the stage pairs first, without a shard", setting="shard"
+            )
+        with run.claimed(self.name):
+            write_json(begun, self.settings)
+            tally = self._write(run, source)
+            write_json(done, {"count": tally.total})
+        return tally
+
+    def _write(self, run: Run, source: PairSource) -> Tally:
+        known = {record["key"] for record in read_stage(run.folder, self.name)}
+        tally = Tally(self.name, before=len(known), total=len(known))
+        group: list[dict[str, Any]] = []
+        with run.shard(self.name) as shard, progress(tally) as bar:
             for pair in source.pairs():
                 if pair.key in known:
                     continue
                 known.add(pair.key)
                 for image in (pair.reference, pair.target, *pair.image_set):
                     image_path(image, f"pair {pair.key}")
-                waiting.append(pair.to_json())
+                group.append(pair.to_json())
                 tally.done += 1
-                if len(waiting) == GROUP:
-                    shard.append(waiting)
-                    bar.update(len(waiting))
-                    waiting = []
-            shard.append(waiting)
-            bar.update(len(waiting))
+                if len(group) == GROUP:
+                    shard.append(group)
+                    bar.update(len(group))
+                    group = []
+            shard.append(group)
+            bar.update(len(group))
         tally.total = tally.before + tally.done
         if not tally.total:
-            raise ValueError("the source gives no pairs: change --pairs")
-        _write(done, {"count": tally.total})
+            raise InputError("the source has no pairs", setting="pairs")
         return tally
-
-
-def _write(path: Path, content: Any) -> None:
-    new = path.with_suffix(".new")
-    new.write_text(json.dumps(content), encoding="utf-8")
-    new.replace(path)

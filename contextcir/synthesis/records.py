@@ -1,4 +1,4 @@
-"""What travels between the stages of a synthesis: plain records that go to shards as JSON and come back equal."""
+"""The records that stages of a synthesis hand on: plain values, written to shards as JSON and read back equal."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
@@ -7,12 +7,12 @@ Record = TypeVar("Record", bound="Stored")
 
 
 class Stored:
-    """A record with a ``key`` that no other record of its stage has."""
+    """A record with a ``key`` that is unique in its stage."""
 
     key: str
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
+        """Return the record as plain values."""
         return asdict(self)  # type: ignore[call-overload]
 
     @classmethod
@@ -27,7 +27,7 @@ class Pair(Stored):
 
     ``key``: names the pair. ``reference``, ``target``: image paths below the image folder, with "/". ``image_set``:
     up to 6 images that look alike, both among them; the others serve as hard negatives. ``similarity``: cosine of the
-    two images' embeddings, None where nobody computed it. ``source``: where the pair is from ("mined", "cirr", ...).
+    two images' embeddings, None where it is unknown. ``source``: where the pair is from ("mined", "cirr", ...).
     """
 
     key: str
@@ -40,7 +40,7 @@ class Pair(Stored):
 
 @dataclass(frozen=True)
 class Description(Stored):
-    """What is on the two images of a pair: for each object, by its name, its descriptors.
+    """The objects on the two images of a pair, each with its descriptors.
 
     Objects are ``{"object": str, "descriptors": [str, ...]}``, most prominent first. What looks the same on both has
     the identical descriptors in both. ``provenance``: model, prompt digests, seed, tokens, cost.
@@ -70,7 +70,7 @@ class Instruction(Stored):
 
 @dataclass(frozen=True)
 class Verdict(Stored):
-    """What the filters found for an instruction: ``reason`` is None for those that are kept."""
+    """The verdict of the filters on an instruction: ``reason`` is None if it is kept."""
 
     key: str  # of the instruction
     reason: str | None
@@ -79,10 +79,10 @@ class Verdict(Stored):
 
 @dataclass(frozen=True)
 class Failure(Stored):
-    """A request that got no usable answer, after all retries: it is not asked again, unless the user asks for that."""
+    """An item without a usable answer after all retries; it is not tried again unless the user wants that."""
 
     key: str  # of the pair
     stage: str
     reason: str  # a word or two, counted in the data card
     detail: str = ""
-    provenance: dict[str, Any] = field(default_factory=dict)  # model, tokens, cost: failures are paid for
+    provenance: dict[str, Any] = field(default_factory=dict)  # model, tokens, cost: failures cost money too

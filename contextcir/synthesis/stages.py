@@ -1,97 +1,99 @@
-"""What a stage that asks a model is: which items it has, what it asks about one, and what it makes of the answer."""
+"""What the stages of a synthesis have in common: a class with ``run``, its shard, and the count of what it did."""
 
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from hashlib import blake2b
+from collections import Counter
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar
 
-from contextcir.synthesis.models.base import Answer, Request
-from contextcir.synthesis.prompts import Prompt
-from contextcir.synthesis.records import Stored
+from tqdm import tqdm
 
-
-class Unusable(Exception):
-    """There is nothing to ask about an item, or its answer is of no use: ``reason`` in a word or two, and details."""
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.detail = detail
+from contextcir.files import in_shard, one_writer
+from contextcir.synthesis.store import Shard, shard_path
 
 
-class Item(NamedTuple):
-    """Something to ask about: the ``key`` of what will be known, the key that its ``shard`` goes by, and the record."""
+@dataclass(frozen=True)
+class Run:
+    """The folder of a synthesis, and the shard of it that this process works on.
 
-    key: str
-    shard: str
-    record: Any
+    ``folder``: of the synthesis. ``index``, ``count``: the shard, from 0, and how many there are. ``retry``: send
+    requests that failed before once more.
+    """
+
+    folder: Path
+    index: int = 0
+    count: int = 1
+    retry: bool = False
+
+    def shard(self, name: str) -> Shard:
+        """Return this process's file of the records ``name``."""
+        return Shard(shard_path(self.folder, name, self.index, self.count))
+
+    def owns(self, key: str) -> bool:
+        """Tell whether a key belongs to this process's shard."""
+        return in_shard(key, self.index, self.count)
+
+    def claimed(self, name: str) -> AbstractContextManager[None]:
+        """Keep other processes from writing the same shard; raises InputError if one does so already."""
+        path = shard_path(self.folder, name, self.index, self.count)
+        work = f"writes shard {self.index} of {self.count} of the stage {name}"
+        return one_writer(path.parent, work, f".{path.stem}.lock")
+
+
+@dataclass
+class Tally:
+    """How far a stage is in this process's shard.
+
+    ``total``: items. ``before``: those done by earlier processes. ``done``, ``failed``: by this one, failures by
+    reason. ``words``: what these two are called in the line for people. ``note``: that line, where counts are not all.
+    """
+
+    stage: str
+    total: int = 0
+    before: int = 0
+    done: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
+    words: tuple[str, str] = ("done", "failed")
+    note: str = ""
+
+    @property
+    def left(self) -> int:
+        """Items that are neither done nor failed."""
+        return self.total - self.before - self.done - self.failed.total()
+
+    def __str__(self) -> str:
+        if self.note:
+            return f"{self.stage}: {self.note}"
+        done, failed = self.words
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.failed.most_common())
+        text = f"{self.stage}: {self.done:,} {done}, {self.before:,} were done before, {self.failed.total():,} {failed}"
+        return text + (f" ({reasons})" if reasons else "") + (f", {self.left:,} left" if self.left else "")
 
 
 class Stage(ABC):
-    """Asks a model about each of its items once. A stage is a plain object: settings in, no files held open."""
+    """A step of a synthesis. It may be killed at any moment; run again, it goes on where it was."""
 
-    name: ClassVar[str]  # of the folder of its shards
-    answered_by: ClassVar[str] = "key"  # field of its records that names the item
-
-    @abstractmethod
-    def items(self, folder: Path) -> Iterator[Item]:
-        """Yield all items, of all shards, from what the stages before wrote below ``folder``."""
+    name: ClassVar[str]  # by which users choose it; several stages may share one
+    sharded: ClassVar[bool] = True  # whether several processes may divide it
 
     @abstractmethod
-    def request(self, item: Item) -> Request:
-        """Return what is asked; raises Unusable where there is nothing to ask."""
+    def run(self, run: Run) -> Tally:
+        """Do this process's part, and return how far it is.
 
-    @abstractmethod
-    def records(self, item: Item, answer: Answer) -> Sequence[Stored]:
-        """Return what an answer that follows the schema tells, at least one record; raises Unusable if it is no use."""
-
-    @property
-    @abstractmethod
-    def prompts(self) -> Sequence[Prompt]:
-        """The prompts in use, for the data card."""
+        Raises:
+            InputError: if a shard is damaged or in use, or an input of the stage can't be used.
+        """
 
 
-def seed_of(seed: int, *names: str) -> int:
-    """Return a seed below 2**31 for what has these names: the same in every run and on every machine."""
-    return int.from_bytes(blake2b("\n".join(names).encode(), digest_size=4, salt=_salt(seed)).digest(), "big") >> 1
+def progress(tally: Tally) -> tqdm:
+    """Return the progress bar of a stage."""
+    return progress_bar(tally.stage, tally.total, "items", tally.before)
 
 
-def provenance(prompt: Prompt, request_seed: int, answer: Answer) -> dict[str, Any]:
-    """Return how a record came about: of the answer its model, tokens and cost."""
-    return {
-        "model": answer.model,
-        "prompt": f"{prompt.name} {prompt.version} {prompt.digest}",
-        "seed": request_seed,
-        "usage": dict(answer.usage),
-    }
-
-
-def plain(text: Any, most: int = 2000) -> str:
-    """Return a model's text, white space made single spaces, without control characters and halves of characters.
-
-    '' for what is no text, or longer than ``most`` characters.
-    """
-    if not isinstance(text, str) or len(text) > most:
-        return ""
-    return "".join(character for character in " ".join(text.split()) if character.isprintable())
-
-
-def read_objects(content: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
-    """Return the objects of an answer, without empty names and descriptors.
-
-    Raises:
-        Unusable: if none is left.
-    """
-    objects = []
-    for entry in content["objects"]:
-        descriptors = [text for text in map(plain, entry["descriptors"]) if text]
-        if plain(entry["object"]):
-            objects.append({"object": plain(entry["object"]), "descriptors": list(dict.fromkeys(descriptors))})
-    if not objects:
-        raise Unusable("no objects")
-    return tuple(objects)
-
-
-def _salt(seed: int) -> bytes:
-    return seed.to_bytes(8, "big", signed=True)
+def progress_bar(name: str, total: int, unit: str, initial: int = 0) -> tqdm:
+    """Return a progress bar; in the log of a job it prints a line now and then."""
+    tqdm.monitor_interval = 0  # the monitor would be another thread
+    seconds = 0.5 if sys.stderr.isatty() else 30
+    return tqdm(desc=name, total=total, initial=initial, unit=f" {unit}", mininterval=seconds, maxinterval=seconds)

@@ -1,22 +1,45 @@
 """How the rows of a training batch become embeddings: all at once."""
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
 
 import torch
 from lightning.pytorch.utilities import move_data_to_device
-from torch import Tensor
+from torch import Tensor, nn
 
-from contextcir.batch import TripletBatch
+from contextcir.batch import Phrases, TripletBatch, first_of_each
+from contextcir.encoders.backbone import OpenCLIPBackbone
 from contextcir.encoders.features import ImageFeatures
+from contextcir.encoders.phrase_texts import QueryFeatures
+from contextcir.fusion.base import Fusion
 from contextcir.losses.maps import ConceptReading
 from contextcir.losses.text_cc import ConceptLoss
 
-if TYPE_CHECKING:
-    from contextcir.training.module import ContextCIR
+
+class Model(Protocol):
+    """What an encoding needs of a model, such as `contextcir.training.module.ContextCIR`."""
+
+    @property
+    def backbone(self) -> OpenCLIPBackbone:
+        """The two encoders."""
+
+    @property
+    def fusion(self) -> Fusion:
+        """The fusion of `compose`."""
+
+    @property
+    def concept(self) -> ConceptLoss | None:
+        """The Text-CC loss, None for a model without one."""
+
+    def compose(self, image: ImageFeatures, captions: Sequence[str], phrases: Phrases | None) -> QueryFeatures:
+        """Compose encoded references with B captions."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Return all parameters."""
 
 
 class Encoded(NamedTuple):
-    """What the losses are made of, with gradients.
+    """The inputs of the losses, with gradients.
 
     ``query``, ``target`` and ``reference`` (B, E), not normalised. ``concept``: the Text-CC loss without its weight,
     None for a model without one.
@@ -40,17 +63,17 @@ class Distinct(NamedTuple):
 
 
 class WholeBatch:
-    """Encodes all rows in one pass, and keeps what backward needs of all of them."""
+    """Encodes all rows in one pass, and keeps the activations of all of them for backward."""
 
     def check(self, concept: ConceptLoss | None) -> None:
-        """ValueError for a Text-CC loss that can't be computed this way."""
+        """Raise InputError for a Text-CC loss that can't be computed this way."""
 
     def move(self, batch: TripletBatch, device: torch.device) -> TripletBatch:
-        """The batch on a device, as far as the whole of it is needed there."""
+        """Move a batch to the device, or as much of it as is needed there as a whole."""
         return move_data_to_device(batch, device)
 
-    def __call__(self, model: "ContextCIR", batch: TripletBatch) -> Encoded:
-        """Encode every distinct image once: batches that keep image sets together hold most references several times.
+    def __call__(self, model: Model, batch: TripletBatch) -> Encoded:
+        """Encode every distinct image once: batches that keep image sets together contain most references repeatedly.
 
         All ranks have to call it.
         """
@@ -65,9 +88,7 @@ class WholeBatch:
 
 
 def distinct_images(reference_id: Tensor, target_id: Tensor) -> Distinct:
-    """The distinct images that the ids (B,) of references and of targets name."""
-    ids = torch.cat([reference_id, target_id])  # (2B,)
-    unique, inverse = ids.unique(return_inverse=True)
-    row = torch.arange(len(ids), device=ids.device)
-    first = torch.full_like(unique, len(ids)).scatter_reduce(0, inverse, row, "amin")  # a row that holds the image
-    return Distinct(first, *inverse.chunk(2))
+    """Return the distinct images that the ids (B,) of references and of targets name."""
+    _, inverse, first = first_of_each(torch.cat([reference_id, target_id]))  # (2B,), (U,)
+    reference, target = inverse.chunk(2)
+    return Distinct(first, reference, target)

@@ -1,15 +1,15 @@
 """Gradient caching: a large batch at the memory of a small one, with the gradients of the large one.
 
 Gao et al., Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup (RepL4NLP 2021): embeddings are
-computed in chunks that keep nothing; the loss is taken of all of them; then each chunk is computed again, with the
-gradients of its embeddings. Other than there, all of it is one node of autograd's graph. So there is one backward pass
-and, with several ranks, one reduction of gradients; mixed precision, clipping and accumulation know nothing of it.
-
-
-What a computation depends on beside its inputs, so that it can be done again with the same result.
+computed in chunks without activations for backward; the loss is computed on all of them; then each chunk is computed
+again, with the gradients of its embeddings. Unlike there, all of it is one node of autograd's graph: there is one
+backward pass and, with several ranks, one reduction of gradients, and mixed precision, clipping and accumulation need
+no special case.
 """
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch.utilities import move_data_to_device
@@ -18,41 +18,40 @@ from torch.autograd.function import once_differentiable
 
 from contextcir.batch import Phrases, TripletBatch
 from contextcir.encoders.features import ImageFeatures
+from contextcir.errors import InputError
 from contextcir.losses.maps import ConceptReading
-from contextcir.losses.text_cc import ConceptLoss, mean_over_phrases
-from contextcir.training.encoding import Distinct, Encoded, WholeBatch, distinct_images
-
-if TYPE_CHECKING:
-    from contextcir.training.module import ContextCIR
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextcir.losses.text_cc import ConceptLoss, MeanOverPhrases, mean_over_phrases
+from contextcir.training.encoding import Distinct, Encoded, Model, WholeBatch, distinct_images
 
 
-class Surroundings:
-    """Mixed precision, as it is where this is made, and random numbers, as they are when told to `remember` them."""
+class RandomState:
+    """The random numbers of a forward pass, and its mixed precision, so that it can be repeated with the same result.
+
+    The mixed precision is that at construction, the random numbers are those at the last `save`.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._precision = torch.get_autocast_dtype(device.type)
         self._mixed = torch.is_autocast_enabled(device.type)
-        self._states = self._now()
+        self._states = self._current()
 
-    def _now(self) -> tuple[Tensor, ...]:
-        here = (torch.cuda.get_rng_state(self.device),) if self.device.type == "cuda" else ()
-        return torch.get_rng_state(), *here
+    def _current(self) -> tuple[Tensor, ...]:
+        on_device = (torch.cuda.get_rng_state(self.device),) if self.device.type == "cuda" else ()
+        return torch.get_rng_state(), *on_device
 
-    def remember(self) -> None:
-        """Keep the state of the generators: in its old place, for not to lie between what is freed soon."""
-        for kept, state in zip(self._states, self._now(), strict=True):
-            kept.copy_(state)
+    def save(self) -> None:
+        """Save the RNG state in place: a new allocation here would fragment memory that is about to be freed."""
+        for saved, state in zip(self._states, self._current(), strict=True):
+            saved.copy_(state)
 
     def autocast(self) -> torch.autocast:
-        """The mixed precision. Weights cast in a pass without gradients are not kept for one with: they have none."""
+        """Return the mixed precision, without a cache: weights cast in a pass without gradients would have none."""
         return torch.autocast(self.device.type, self._precision, enabled=self._mixed, cache_enabled=False)
 
     @contextmanager
-    def again(self) -> Iterator[None]:
-        """Mixed precision and random numbers as they were; afterwards the latter go on as if nothing had happened."""
+    def restored(self) -> Iterator[None]:
+        """Restore mixed precision and random numbers; afterwards the RNG continues as if nothing had been drawn."""
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []), self.autocast():
             torch.set_rng_state(self._states[0])
             if self.device.type == "cuda":
@@ -61,11 +60,11 @@ class Surroundings:
 
 
 class Chunk(NamedTuple):
-    """Some rows of a batch, and images to be encoded with them.
+    """Some rows of a batch, and the images that are encoded with them.
 
-    ``rows`` (b,) of the batch. ``images`` (n,): which of the U distinct images are encoded; those of the rows come
-    first. ``reference`` (b,): where among them the reference of each row is. ``kept`` (k,): those among them whose
-    embedding no chunk before this one has given.
+    ``rows`` (b,) of the batch. ``images`` (n,): which of the U distinct images are encoded, the references of the rows
+    first. ``reference`` (b,): where among them the reference of each row is. ``kept`` (k,): those among them that no
+    earlier chunk has encoded.
     """
 
     rows: Tensor
@@ -75,7 +74,7 @@ class Chunk(NamedTuple):
 
 
 class Results(NamedTuple):
-    """Of a chunk or of all: queries (b, E), images (k, E), and values of the Text-CC loss (F,), one per phrase."""
+    """Results of one or all chunks: queries (b, E), images (k, E), and a value of the Text-CC loss per phrase (F,)."""
 
     query: Tensor
     image: Tensor
@@ -85,54 +84,62 @@ class Results(NamedTuple):
 class GradientCache(WholeBatch):
     """Encodes a batch in chunks, each of them twice: once for its embeddings, and again in backward for its gradients.
 
-    Peak memory is that of one chunk and of the embeddings of all; a step takes one more forward pass. On a GPU images
-    stay where the loader left them, and go there chunk by chunk. Text-CC losses have to be a mean over phrases
-    (``by_phrase``). Strategies that keep parts of the weights only (FSDP, DeepSpeed) can't be used.
+    Peak memory is that of one chunk and of the embeddings of all; a step takes one more forward pass. With a GPU,
+    images stay in host memory and are moved chunk by chunk. Text-CC losses have to be `MeanOverPhrases`. Strategies
+    that shard the weights (FSDP, DeepSpeed) can't be used.
 
     Args:
-        chunk: Triplets that are encoded at a time, at most: up to twice as many images.
+        chunk: Number of triplets that are encoded at a time, at most, with up to twice as many images.
+
+    Raises:
+        InputError: if the chunk is empty.
     """
 
     def __init__(self, chunk: int = 32) -> None:
         if chunk < 1:
-            raise ValueError(f"a chunk must hold at least 1 triplet, got {chunk} (--model.encoding.init_args.chunk)")
+            raise InputError(f"a chunk must hold at least 1 triplet, got {chunk}", setting="model.encoding.chunk")
         self.chunk = chunk
 
     def check(self, concept: ConceptLoss | None) -> None:
-        """ValueError for a Text-CC loss that compares the phrases of different rows."""
-        if concept is not None and not concept.by_phrase:
-            raise ValueError(
-                f"{type(concept).__name__} compares the phrases of all rows of a batch, and GradientCache sees one "
-                "chunk at a time: use TextConceptConsistency or SpatialConsistency (--model.concept), or "
-                "--model.encoding=null"
-            )
+        """Raise InputError for a Text-CC loss that compares the phrases of different rows."""
+        self._mean(concept)
+
+    @staticmethod
+    def _mean(concept: ConceptLoss | None) -> MeanOverPhrases | None:
+        if concept is None or isinstance(concept, MeanOverPhrases):
+            return concept
+        raise InputError(
+            f"{type(concept).__name__} compares the phrases of all rows of a batch, and GradientCache encodes a chunk "
+            "at a time: use TextConceptConsistency or SpatialConsistency, or no GradientCache",
+            setting="model.concept",
+        )
 
     def move(self, batch: TripletBatch, device: torch.device) -> TripletBatch:
-        """The batch on a device, but for its images."""
+        """Move the batch to the device, except for its images."""
         reference, target = batch.query.reference, batch.target
         pixels = reference[:0]
         moved = move_data_to_device(batch._replace(query=batch.query._replace(reference=pixels), target=pixels), device)
         return moved._replace(query=moved.query._replace(reference=reference), target=target)
 
-    def __call__(self, model: "ContextCIR", batch: TripletBatch) -> Encoded:
+    def __call__(self, model: Model, batch: TripletBatch) -> Encoded:
         """Encode the batch in chunks. All ranks have to call it; how many rows they have may differ."""
-        self.check(model.concept)
+        concept = self._mean(model.concept)
         distinct = distinct_images(batch.reference_id.cpu(), batch.target_id.cpu())
         chunks = plan_chunks(distinct, self.chunk)
-        passes = Passes(model, batch, distinct, chunks)
-        found = Results(*_InChunks.apply(passes, *passes.parameters))
-        device = found.query.device
+        passes = Passes(model, concept, batch, distinct, chunks)
+        results = Results(*_InChunks.apply(passes, *passes.parameters))
+        device = results.query.device
         query = torch.cat([chunk.rows for chunk in chunks]).argsort().to(device)  # (B,) place of each row
         image = torch.cat([chunk.images[chunk.kept] for chunk in chunks]).argsort().to(device)  # (U,)
         reference, target = (image[which.to(device)] for which in (distinct.reference, distinct.target))  # (B,)
-        concept = None if model.concept is None else mean_over_phrases(found.concept)
-        return Encoded(found.query[query], found.image[target], found.image[reference], concept)
+        loss = None if concept is None else mean_over_phrases(results.concept)
+        return Encoded(results.query[query], results.image[target], results.image[reference], loss)
 
 
 def plan_chunks(distinct: Distinct, size: int) -> list[Chunk]:
-    """Divide B rows into chunks of equal size, at most `size`, so that hardly any image is in two of them.
+    """Divide B rows into chunks of equal size, at most ``size``, so that hardly any image is in two of them.
 
-    Rows with the same reference stand together. Images that are targets only are dealt out evenly.
+    Rows with the same reference are neighbours. Images that are targets only are distributed evenly.
     """
     order = distinct.reference.argsort(stable=True)  # (B,)
     count = -(-len(order) // size)
@@ -148,26 +155,33 @@ def plan_chunks(distinct: Distinct, size: int) -> list[Chunk]:
 
 
 class Passes:
-    """The chunks of a batch, and what encodes them, the same way each time.
+    """The chunks of a batch, encoded twice with the same result.
 
-    ``parameters``: all that may get gradients from it.
+    ``parameters``: all that may get gradients.
     """
 
-    def __init__(self, model: "ContextCIR", batch: TripletBatch, distinct: Distinct, chunks: list[Chunk]) -> None:
-        self.model, self.batch, self.distinct, self.chunks = model, batch, distinct, chunks
+    def __init__(
+        self,
+        model: Model,
+        concept: MeanOverPhrases | None,
+        batch: TripletBatch,
+        distinct: Distinct,
+        chunks: list[Chunk],
+    ) -> None:
+        self.model, self.concept, self.batch, self.distinct, self.chunks = model, concept, batch, distinct, chunks
         self.device = batch.target_id.device
         self.parameters: list[nn.Parameter] = [p for p in model.parameters() if p.requires_grad]
-        self.surroundings = [Surroundings(self.device) for _ in chunks]
+        self.states = [RandomState(self.device) for _ in chunks]
 
     def first(self) -> Results:
-        """Encode all chunks, and keep nothing but the results."""
+        """Encode all chunks, and keep only the results."""
         rows, images, values = 0, 0, []
-        for chunk, around in zip(self.chunks, self.surroundings, strict=True):
-            around.remember()
-            with around.autocast():
+        for chunk, state in zip(self.chunks, self.states, strict=True):
+            state.save()
+            with state.autocast():
                 query, image, concept = self._encode(chunk)
             if not rows:
-                # Kept in one place each: many small results between what is freed would leave an allocator with holes.
+                # One allocation each: many small results among memory that is freed would fragment it.
                 queries = query.new_empty(len(self.batch.target), query.shape[1])  # (B, E)
                 embeddings = image.new_empty(len(self.distinct.first), image.shape[1])  # (U, E)
             queries[rows : (rows := rows + len(query))] = query
@@ -176,18 +190,18 @@ class Passes:
         return Results(queries, embeddings, torch.cat(values))
 
     def again(self, gradients: Results) -> list[Tensor | None]:
-        """Gradients of the parameters, given those of the results; None for those that are not used."""
+        """Return the gradients of the parameters, given those of the results; None for unused parameters."""
         totals: list[Tensor | None] = [None for _ in self.parameters]
-        start = Results(0, 0, 0)
-        for chunk, around in zip(self.chunks, self.surroundings, strict=True):
-            with around.again(), torch.enable_grad():
-                found = self._encode(chunk)
+        start = [0 for _ in gradients]  # rows of the results that belong to earlier chunks
+        for chunk, state in zip(self.chunks, self.states, strict=True):
+            with state.restored(), torch.enable_grad():
+                encoded = self._encode(chunk)
             pairs = [
                 (result, whole[begin : begin + len(result)])
-                for result, whole, begin in zip(found, gradients, start, strict=True)
+                for result, whole, begin in zip(encoded, gradients, start, strict=True)
                 if result.requires_grad
             ]
-            start = Results(*(begin + len(result) for begin, result in zip(start, found, strict=True)))
+            start = [begin + len(result) for begin, result in zip(start, encoded, strict=True)]
             if pairs:
                 results, given = zip(*pairs, strict=True)
                 add(totals, torch.autograd.grad(results, self.parameters, given, allow_unused=True))
@@ -201,13 +215,13 @@ class Passes:
         image = ImageFeatures(tokens[reference], embedding[reference])
         features = model.compose(image, captions, phrases_of_rows(query.phrases, chunk.rows, len(query.captions)))
         values = embedding.new_zeros(0)
-        if model.concept is not None:
+        if self.concept is not None:
             ids = self.batch.reference_id[chunk.rows.to(self.device)]
-            values = model.concept.values(ConceptReading(model.fusion, features, ids))  # (F,)
+            values = self.concept.values(ConceptReading(model.fusion, features, ids))  # (F,)
         return Results(features.fused.embedding, embedding[chunk.kept.to(embedding.device)], values)
 
     def _images(self, chunk: Chunk) -> Tensor:
-        """The images of a chunk (n, 3, S, S), on the device: the rest of the batch need not be there."""
+        """Move the images of a chunk (n, 3, S, S) to the device; those of the other chunks need not be there."""
         place = self.distinct.first[chunk.images]  # (n,) among the 2B
         size = len(self.batch.target)
         parts = (self.batch.query.reference, place[place < size]), (self.batch.target, place[place >= size] - size)
@@ -216,18 +230,18 @@ class Passes:
 
 class _InChunks(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, passes: Passes, *parameters: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, passes: Passes, *parameters: Tensor) -> tuple[Tensor, ...]:
         ctx.passes = passes
         return tuple(passes.first())
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         return None, *ctx.passes.again(Results(*gradients))
 
 
 def phrases_of_rows(phrases: Phrases, rows: Tensor, count: int) -> Phrases:
-    """The phrases of some rows (b,) of a batch of `count`, with their place among these rows as their owner."""
+    """Return the phrases of some rows (b,) of a batch of ``count``; their owners count among these rows."""
     rows = rows.to(phrases.owner.device)
     place = torch.full((count,), -1, device=rows.device)
     place[rows] = torch.arange(len(rows), device=rows.device)
@@ -237,14 +251,16 @@ def phrases_of_rows(phrases: Phrases, rows: Tensor, count: int) -> Phrases:
 
 
 def add(totals: list[Tensor | None], gradients: tuple[Tensor | None, ...]) -> None:
-    """Add gradients to totals, at the least in float32: many chunks would be lost to the rounding of a low precision.
+    """Add gradients to totals, at least in float32: in low precision, rounding would lose those of many chunks.
 
-    The first are copied, as two parameters may be given one and the same tensor.
+    The first gradients are copied, as two parameters may share one tensor.
     """
     for number, gradient in enumerate(gradients):
         if gradient is None:
             continue
-        if totals[number] is None:
+        total = totals[number]
+        if total is None:
             precise = torch.promote_types(gradient.dtype, torch.float32)
-            totals[number] = torch.zeros_like(gradient, dtype=precise, memory_format=torch.contiguous_format)
-        totals[number] += gradient
+            total = torch.zeros_like(gradient, dtype=precise, memory_format=torch.contiguous_format)
+        total += gradient
+        totals[number] = total

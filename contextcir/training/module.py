@@ -1,8 +1,8 @@
-"""ConText-CIR as a LightningModule: steps and logging; everything else is a part that it is given."""
+"""ConText-CIR as a LightningModule: steps and logging; encoders, fusion, losses and optimizer are its arguments."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -15,9 +15,10 @@ from contextcir.batch import GalleryBatch, Phrases, QueryBatch, TripletBatch
 from contextcir.encoders.backbone import OpenCLIPBackbone, Widths
 from contextcir.encoders.features import ImageFeatures
 from contextcir.encoders.phrase_texts import PhraseTexts, QueryFeatures
-from contextcir.evaluation.metrics import CompositionMetric, average_figures
+from contextcir.errors import InputError
+from contextcir.evaluation.composition import CompositionMetric, average_figures
 from contextcir.evaluation.protocol import averaging_groups
-from contextcir.fusion.cross_attention import CrossAttentionFusion, Fusion
+from contextcir.fusion import CrossAttentionFusion, Fusion
 from contextcir.losses.contrastive import InfoNCE
 from contextcir.losses.text_cc import ConceptLoss
 from contextcir.training.encoding import WholeBatch
@@ -47,7 +48,7 @@ class ContextCIR(LightningModule):
     ) -> None:
         super().__init__()
         # Under the command line this stores the configuration, from which `load_from_checkpoint` rebuilds all parts.
-        # Anywhere else it would copy the parts themselves, weights and all, into every checkpoint.
+        # Elsewhere it would copy the parts themselves, with all weights, into every checkpoint.
         if hparams_mixin._given_hyperparameters.get() is not None:
             self.save_hyperparameters(logger=False)
         self.backbone = backbone
@@ -71,22 +72,22 @@ class ContextCIR(LightningModule):
         return self.compose(self.backbone.encode_image(batch.reference), batch.captions, batch.phrases)
 
     def encode_gallery(self, batch: GalleryBatch) -> ImageFeatures:
-        """Encode the images of a batch, but for those whose embeddings were stored.
+        """Encode the images of a batch, except for those whose embeddings are stored.
 
-        With a store, all embeddings are rounded to its precision, so that figures do not depend on who encoded what;
-        tokens, which nobody has stored, are (B, 0, D).
+        With a store, all embeddings are rounded to its precision, so that figures do not depend on which of them were
+        stored already. Tokens are not stored, and so are (B, 0, D).
         """
         if batch.stored is None:
             return self.backbone.encode_image(batch.image)
         embedding, missing = batch.stored
         if len(missing):
             encoded = self.backbone.encode_image(batch.image).embedding
-            with torch.autocast(embedding.device.type, enabled=False):  # which can't have two low precisions at once
+            with torch.autocast(embedding.device.type, enabled=False):  # autocast can't combine two low precisions
                 embedding = embedding.index_copy(0, missing, encoded.to(embedding.dtype))
         return ImageFeatures(embedding.new_empty(len(embedding), 0, self.backbone.widths.vision), embedding)
 
     def compose(self, image: ImageFeatures, captions: Sequence[str], phrases: Phrases | None) -> QueryFeatures:
-        """Compose encoded references with B captions; without ``phrases``, nobody may ask for them."""
+        """Compose encoded references with B captions; concept losses need ``phrases``, even if there are none."""
         text = self.backbone.encode_text(self.backbone.tokenizer(captions))
         texts = None if phrases is None else PhraseTexts(self.backbone, captions, phrases)
         return QueryFeatures(image, text, self.fusion(image, text, texts), texts)
@@ -116,11 +117,11 @@ class ContextCIR(LightningModule):
         with evaluating(self):
             attention = self.compose(self.backbone.encode_image(images), captions, phrases).fused.attention
         if not attention:
-            raise ValueError(f"{type(self.fusion).__name__} has no attention: choose another --model.fusion")
+            raise InputError(f"{type(self.fusion).__name__} has no attention: choose another", setting="model.fusion")
         return torch.stack(attention)  # (L, B, H, V, T)
 
     def losses(self, batch: TripletBatch) -> dict[str, Tensor]:
-        """Return ``loss`` and its parts, ``contrastive`` and (where there is one) ``concept``, unweighted."""
+        """Return ``loss`` and its parts: ``contrastive`` and, for a model with such a loss, ``concept``, unweighted."""
         encoded = self.encoding(self, batch)
         parts = {
             "contrastive": self.contrastive(
@@ -128,22 +129,22 @@ class ContextCIR(LightningModule):
             )
         }
         loss = parts["contrastive"]
-        if encoded.concept is not None:
+        if self.concept is not None and encoded.concept is not None:
             parts["concept"] = encoded.concept
             loss = loss + self.concept.weight * parts["concept"]
         return {"loss": loss, **parts}
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Leave it to the encoding what of a training batch is needed there at once."""
+        """Let the encoding decide which parts of a training batch are moved at once."""
         if isinstance(batch, TripletBatch):
             return self.encoding.move(batch, device)
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def training_step(self, batch: TripletBatch, batch_idx: int) -> Tensor:
         if self.concept is not None and not len(batch.query.phrases.owner):
-            rank_zero_warn(  # once, however often it happens
-                "a batch without noun phrases: the Text-CC loss has nothing to act on. Give the training records "
-                "`phrases`, or train without it (--model.concept=null)"
+            rank_zero_warn(  # shown once
+                "a batch without noun phrases: the Text-CC loss is 0. Give the training records `phrases`, or train "
+                "without that loss (model.concept: null)"
             )
         losses = self.losses(batch)
         size = len(batch.query.captions)
@@ -153,33 +154,36 @@ class ContextCIR(LightningModule):
         return losses["loss"]
 
     def evaluate(self, batch: QueryBatch | GalleryBatch, dataloader_idx: int) -> QueryFeatures | ImageFeatures:
-        """Encode a batch of either kind, and add it to the metric of its protocol (loaders alternate)."""
-        if isinstance(batch, GalleryBatch):
-            features = self.encode_gallery(batch)
-            if self.metrics:
-                self.metrics[dataloader_idx // 2].update_gallery(batch.index, features.embedding)
-        else:
-            features = self.encode_query(batch)
-            if self.metrics:
-                self.metrics[dataloader_idx // 2].update_queries(batch.index, features.fused.embedding)
-        return features
+        """Encode a batch of either kind, and add it to the metric of its protocol (loaders alternate).
 
-    def validation_step(
-        self, batch: QueryBatch | GalleryBatch, batch_idx: int, dataloader_idx: int = 0
-    ) -> QueryFeatures | ImageFeatures:
+        Callbacks add other rows of queries to the same metrics, which hold the gallery once.
+        """
+        metric = cast(CompositionMetric, self.metrics[dataloader_idx // 2]) if self.metrics else None
+        if isinstance(batch, GalleryBatch):
+            image = self.encode_gallery(batch)
+            if metric is not None:
+                metric.update_gallery(batch.index, image.embedding)
+            return image
+        query = self.encode_query(batch)
+        if metric is not None:
+            metric.update_queries(batch.index, query.fused.embedding)
+        return query
+
+    # Lightning's hooks are annotated to return losses; these return features, which callbacks read.
+    def validation_step(self, batch: QueryBatch | GalleryBatch, batch_idx: int, dataloader_idx: int = 0) -> Any:
         return self.evaluate(batch, dataloader_idx)
 
     test_step = validation_step
     predict_step = validation_step
 
-    def on_validation_epoch_start(self) -> None:
+    def on_validation_start(self) -> None:
         self._begin_metrics("val")
 
-    def on_test_epoch_start(self) -> None:
+    def on_test_start(self) -> None:
         self._begin_metrics("test")
 
-    def on_predict_epoch_start(self) -> None:
-        self.metrics = nn.ModuleList()  # what is predicted has no labels
+    def on_predict_start(self) -> None:
+        self.metrics = nn.ModuleList()  # predictions have no labels
 
     def on_validation_epoch_end(self) -> None:
         self._log_metrics()
@@ -188,20 +192,22 @@ class ContextCIR(LightningModule):
         self._log_metrics()
 
     def _begin_metrics(self, stage: str) -> None:
-        protocols = self.trainer.datamodule.protocols(stage)
-        averaging_groups(protocols)  # what can't be averaged is to be told now, not after the last image
+        """Make empty metrics before any callback's ``on_*_epoch_start``: callbacks may add rows of queries to them."""
+        protocols = cast(Any, self.trainer).datamodule.protocols(stage)
+        averaging_groups(protocols)  # raises now, not after the last image, if figures can't be averaged
         self.metrics = nn.ModuleList(CompositionMetric(protocol).to(self.device) for protocol in protocols)
 
     def _log_metrics(self) -> None:
-        protocols = [metric.protocol for metric in self.metrics]
-        computed = [metric.compute() for metric in self.metrics]
+        metrics = [cast(CompositionMetric, metric) for metric in self.metrics]
+        protocols = [metric.protocol for metric in metrics]
+        computed = [metric.figures() for metric in metrics]
         by_prefix = [(protocol.split, figures) for protocol, figures in zip(protocols, computed, strict=True)]
         for prefix, figures in (*by_prefix, *average_figures(protocols, computed).items()):
-            # Equal on all ranks already; saying so keeps Lightning from warning about it.
+            # The figures are equal on all ranks already; without sync_dist Lightning would warn.
             self.log_dict({f"{prefix}_{name}": value for name, value in figures.items()}, sync_dist=True)
         self.metrics = nn.ModuleList()
 
-    def configure_optimizers(self) -> dict:
+    def configure_optimizers(self) -> Any:  # Lightning's type for this dictionary can't be constructed from it
         steps = self.trainer.estimated_stepping_batches
         optimizer, schedule = self.optimizer(self.backbone, [self.fusion, self.contrastive], steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -209,7 +215,7 @@ class ContextCIR(LightningModule):
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a module into eval mode for a while."""
+    """Put a module into eval mode for the block."""
     training = module.training
     module.eval()
     try:

@@ -2,18 +2,24 @@
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
+from contextcir.errors import InputError
+
 
 class AdamWWarmupCosine:
     """AdamW with one learning rate for the backbone and one for everything else.
 
-    The rates rise linearly over ``warmup_steps`` and fall along a cosine to ``final_lr_scale`` times their height at
-    the last step. Norms, biases, embeddings, learned queries and temperatures are not decayed. ``fused``: the update as
-    one kernel for all parameters; None leaves the choice of kernels to torch.
+    The rates rise linearly over ``warmup_steps`` and fall along a cosine to ``final_lr_scale`` times their maximum at
+    the last step. Norms, biases, embeddings, learned queries and temperatures have no weight decay. ``fused``: update
+    all parameters in one kernel; None leaves the choice of kernels to torch.
+
+    Raises:
+        InputError: if ``warmup_steps`` is negative.
     """
 
     def __init__(
@@ -28,7 +34,9 @@ class AdamWWarmupCosine:
         fused: bool | None = None,
     ) -> None:
         if warmup_steps < 0:
-            raise ValueError(f"warmup_steps must not be negative, got {warmup_steps} (--model.optimizer.warmup_steps)")
+            raise InputError(
+                f"warmup_steps must not be negative, got {warmup_steps}", setting="model.optimizer.warmup_steps"
+            )
         self.lr = lr
         self.backbone_lr = backbone_lr
         self.weight_decay = weight_decay
@@ -39,37 +47,39 @@ class AdamWWarmupCosine:
         self.fused = fused
 
     def __call__(
-        self, backbone: nn.Module, head: nn.Module | Iterable[nn.Module], total_steps: int
+        self, backbone: nn.Module, head: nn.Module | Iterable[nn.Module], total_steps: float
     ) -> tuple[AdamW, LambdaLR]:
-        """Optimizer of the trainable parameters of `backbone` and of the `head` (or heads), and its schedule by step.
+        """Return the optimizer of the trainable parameters of a backbone and its head (or heads), and its schedule.
 
-        Raises ValueError where nothing trains, or the number of steps is not known.
+        Raises:
+            InputError: if nothing trains, or the number of steps is unknown.
         """
         if not 0 < total_steps < math.inf:
-            raise ValueError(
-                f"the schedule needs to know its end, got {total_steps} steps: set --trainer.max_steps or "
-                "--trainer.max_epochs"
+            raise InputError(
+                f"the schedule needs a number of steps, got {total_steps}: set the steps or the epochs of the trainer",
+                setting="trainer.max_steps",
             )
         heads = [head] if isinstance(head, nn.Module) else list(head)
-        groups, seen = [], set()
+        groups: list[dict[str, Any]] = []
+        seen: set[int] = set()
         for name, modules, rate in (("backbone", [backbone], self.backbone_lr), ("head", heads, self.lr)):
             decayed, plain = split_by_decay(modules, seen)
             groups.append({"name": name, "params": decayed, "lr": rate, "weight_decay": self.weight_decay})
             groups.append({"name": f"{name}_no_decay", "params": plain, "lr": rate, "weight_decay": 0.0})
         groups = [group for group in groups if group["params"]]
         if not groups:
-            raise ValueError(
-                "nothing to train: all parameters are frozen (--model.backbone.trainable_image_blocks, "
-                "--model.backbone.trainable_text_blocks)"
+            raise InputError(
+                "nothing to train: all parameters are frozen; train blocks of the image or the text tower",
+                setting="model.backbone.trainable_image_blocks",
             )
         optimizer = AdamW(groups, lr=self.lr, betas=self.betas, eps=self.eps, fused=self.fused)
-        # A fused optimizer can undo the scaling of float16 gradients by itself, and Lightning refuses to clip those of
-        # one that says so. It need not: where there is a scaler, that will do it.
+        # A fused optimizer can unscale float16 gradients by itself, and Lightning refuses to clip the gradients of an
+        # optimizer that does. With this off, the gradient scaler unscales them, and clipping works.
         optimizer._step_supports_amp_scaling = False
         return optimizer, LambdaLR(optimizer, lambda step: self.scale(step, total_steps))
 
-    def scale(self, step: int, total_steps: int) -> float:
-        """Factor of the learning rates at a step, counted from 0."""
+    def scale(self, step: int, total_steps: float) -> float:
+        """Return the factor of the learning rates at a step, counted from 0."""
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps
         progress = min(1.0, (step - self.warmup_steps) / max(1, total_steps - self.warmup_steps))
@@ -77,10 +87,13 @@ class AdamWWarmupCosine:
 
 
 class AdamWWarmupRestarts(AdamWWarmupCosine):
-    """The schedule of the published code: after the warm-up, cosines one after the other, each longer than the last.
+    """The schedule of the published code: after the warm-up, cosine cycles with restarts, each longer than the last.
 
-    The first takes ``cycle_steps``, each further one ``cycle_growth`` times as long as the one before it; all fall from
-    full height to ``final_lr_scale`` (Loshchilov and Hutter, SGDR, ICLR 2017). The last need not reach its end.
+    The first cycle takes ``cycle_steps``, each further one ``cycle_growth`` times as long as the one before it; all
+    fall from the maximum to ``final_lr_scale`` (Loshchilov and Hutter, SGDR, ICLR 2017). The last may be incomplete.
+
+    Raises:
+        InputError: if ``cycle_steps`` or ``cycle_growth`` is less than 1.
     """
 
     def __init__(
@@ -98,15 +111,15 @@ class AdamWWarmupRestarts(AdamWWarmupCosine):
     ) -> None:
         super().__init__(lr, backbone_lr, weight_decay, warmup_steps, betas, eps, final_lr_scale, fused)
         if cycle_steps < 1 or cycle_growth < 1:
-            raise ValueError(
-                f"cycle_steps and cycle_growth must be at least 1, got {cycle_steps} and {cycle_growth} "
-                "(--model.optimizer.cycle_steps, --model.optimizer.cycle_growth)"
+            raise InputError(
+                f"cycle_steps and cycle_growth must be at least 1, got {cycle_steps} and {cycle_growth}",
+                setting=f"model.optimizer.{'cycle_steps' if cycle_steps < 1 else 'cycle_growth'}",
             )
         self.cycle_steps = cycle_steps
         self.cycle_growth = cycle_growth
 
-    def scale(self, step: int, total_steps: int) -> float:
-        """Factor of the learning rates at a step, counted from 0."""
+    def scale(self, step: int, total_steps: float) -> float:
+        """Return the factor of the learning rates at a step, counted from 0."""
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps
         step, length = step - self.warmup_steps, self.cycle_steps
@@ -116,10 +129,10 @@ class AdamWWarmupRestarts(AdamWWarmupCosine):
 
 
 def split_by_decay(modules: Iterable[nn.Module], seen: set[int]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Trainable parameters that are decayed, and those that are not, without those in `seen`; the rest is noted there.
+    """Return the trainable parameters with weight decay, and those without; both are added to ``seen``, once each.
 
-    Not decayed: parameters with at most one dimension (norms, biases, temperatures), embeddings, and what a module
-    lists in its method ``no_weight_decay`` (timm's convention, which open_clip follows for its embeddings).
+    Without decay: parameters with at most one dimension (norms, biases, temperatures), embeddings, and those that a
+    module lists in its method ``no_weight_decay`` (timm's convention, which open_clip follows for its embeddings).
     """
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
@@ -133,8 +146,9 @@ def split_by_decay(modules: Iterable[nn.Module], seen: set[int]) -> tuple[list[n
 
 
 def exempted(module: nn.Module) -> list[nn.Parameter]:
-    """Parameters of this module that are not to be decayed whatever their shape."""
-    if isinstance(module, nn.Embedding):
-        return [module.weight]
-    listed = module.no_weight_decay() if hasattr(module, "no_weight_decay") else ()
-    return [module.get_parameter(name) for name in listed]
+    """Return the parameters of this module that have no weight decay whatever their shape."""
+    names: Iterable[str] = ("weight",) if isinstance(module, nn.Embedding) else ()
+    method = getattr(module, "no_weight_decay", None)
+    if callable(method):
+        names = method()
+    return [module.get_parameter(name) for name in names]

@@ -1,4 +1,4 @@
-"""Published ConText-CIR checkpoints (June 2026 and later), brought into this model."""
+"""Loading published ConText-CIR checkpoints (June 2026 and later) into this model."""
 
 import json
 import re
@@ -6,31 +6,30 @@ from collections.abc import Mapping
 from functools import partial
 from math import isqrt
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
-import open_clip
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from contextcir.encoders.backbone import OpenCLIPBackbone
 from contextcir.encoders.text import Tokenizer
+from contextcir.errors import InputError, MissingFileError
 from contextcir.fusion.cross_attention import CrossAttentionFusion
 from contextcir.losses.contrastive import InfoNCE
 from contextcir.losses.text_cc import TextConceptConsistency
+from contextcir.training.module import ContextCIR
 from contextcir.training.optim import AdamWWarmupCosine
 
-if TYPE_CHECKING:
-    from contextcir.training.module import ContextCIR
-
 WEIGHTS, CASE = "state_dict.safetensors", "case.json"
-ANCHOR = "query_projection.weight"  # found in every checkpoint of the corrected fusion, and in no other
+ANCHOR = "query_projection.weight"  # a weight of all checkpoints of the corrected fusion, and of no others
 HEAD_WIDTHS = {768: 64, 1024: 64, 1280: 80, 1408: 88, 1664: 104}  # image towers of CLIP B, L, H, g, bigG; text has 64
 TEXT_PROJECTION = "clip.text_projection"
 
-# Our names, as patterns, and what they are called in a published checkpoint (Hugging Face's CLIP, the authors' fusion).
+# Our names, as patterns, and those of a published checkpoint (Hugging Face's CLIP, the authors' fusion).
 VISION, TEXT = "vision_encoder.model.", "text_encoder.model."
-NAMES = (
+SHORT = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "output": "out_proj"}
+NAMES: tuple[tuple[str, str], ...] = (
     (r"^clip\.visual\.transformer\.resblocks\.", f"{VISION}encoder.layers."),
     (r"^clip\.transformer\.resblocks\.", f"{TEXT}encoder.layers."),
     (r"\.ln_([12])\.", r".layer_norm\1."),
@@ -54,14 +53,13 @@ NAMES = (
     (r"^fusion\.pool\.query$", "attn_pooler.queries"),
     (r"^fusion\.pool\.", "attn_pooler."),
     (r"^fusion\.projection\.", "query_projection."),
-    (r"\b(query|key|value|output)\.(weight|bias)$", lambda found: f"{SHORT[found[1]]}.{found[2]}"),
+    *((rf"\b{ours}\.(weight|bias)$", rf"{theirs}.\1") for ours, theirs in SHORT.items()),
 )
-SHORT = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "output": "out_proj"}
 TRANSPOSED = ("clip.visual.proj", TEXT_PROJECTION)
 
 
 class Settings(NamedTuple):
-    """What the shapes of the weights do not tell."""
+    """Settings of a model that can't be derived from the shapes of its weights."""
 
     image_head_width: int
     text_heads: int
@@ -71,52 +69,56 @@ class Settings(NamedTuple):
     concept_weight: float = 0.08
 
 
-def load(folder: str | Path) -> "ContextCIR":
-    """The model of a folder with ``state_dict.safetensors`` and ``case.json`` (tower settings), or of a single file.
+def load(folder: str | Path) -> ContextCIR:
+    """Return the model of a folder with ``state_dict.safetensors`` and ``case.json`` (tower settings), or of a file.
 
-    Published checkpoints hold no text projection, since the model does not use it: unless there is one it is zero here,
-    and the text-only baseline has nothing to go by. Raises FileNotFoundError for a missing file, and ValueError for
-    weights that are missing or left over, naming them.
+    Published checkpoints have no text projection, since the model does not use it. Then it is zero here, and the
+    text-only baseline can't be computed.
+
+    Raises:
+        MissingFileError: for a missing file.
+        InputError: for missing or unexpected weights, with their names.
     """
     path = Path(folder)
     return load_checkpoint(path / WEIGHTS if path.is_dir() else path)
 
 
-def load_checkpoint(file: str | Path) -> "ContextCIR":
-    """The model of a published ``.ckpt`` file (or of bare weights in safetensors).
+def load_checkpoint(file: str | Path) -> ContextCIR:
+    """Return the model of a published ``.ckpt`` file (or of bare weights in safetensors).
 
-    Sizes are read off the weights; heads and activation come from a ``case.json`` beside the file or, without one, are
-    those of the published CLIP models of these widths. Nothing in the file is executed. Raises as `load` does.
+    Sizes follow from the shapes of the weights; heads and activation come from a ``case.json`` beside the file or,
+    without one, are those of the published CLIP models of these widths. No code in the file is executed. Raises as
+    `load` does.
     """
     path = Path(file)
     if not path.is_file():
-        raise FileNotFoundError(f"no file {path}: expected a .ckpt file, or a folder with {WEIGHTS} and {CASE}")
+        raise MissingFileError(f"no such file: expected a .ckpt file, or a folder with {WEIGHTS} and {CASE}", file=path)
     state = published_state(read_weights(path), path)
     case = path.with_name(CASE)
     return build(state, path, read_settings(case) if case.is_file() else published_settings(state, path))
 
 
 def read_weights(file: Path) -> Mapping[str, Tensor]:
-    """All weights of a file, under the names that they have there. Raises ValueError for a file of another kind."""
+    """Return all weights of a file, under their names in it; raise InputError for a file of another kind."""
     try:
         if file.suffix == ".safetensors":
             return load_file(file)
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a file that is no checkpoint raises any of half a dozen kinds
         message = " ".join(str(error).split())[:300]
-        raise ValueError(f"{file} can't be read as a checkpoint of weights: {message}") from error
+        raise InputError(f"can't be read as a checkpoint of weights: {message}", file=file) from error
     if not isinstance(content, Mapping) or not isinstance(content.get("state_dict"), Mapping):
-        raise ValueError(f"{file} holds no 'state_dict': expected a published Lightning checkpoint")
+        raise InputError("has no 'state_dict': expected a published Lightning checkpoint", file=file)
     return content["state_dict"]
 
 
 def read_settings(file: Path) -> Settings:
-    """Settings from a ``case.json``. Raises ValueError for one that lacks a field."""
+    """Return the settings in a ``case.json``; raise InputError for one that lacks a field."""
     case = json.loads(file.read_text())
     try:
         vision, text = case["vision"], case["text"]
         if vision["hidden_act"] != text["hidden_act"] or text["hidden_act"] not in ("gelu", "quick_gelu"):
-            raise ValueError(f"{file}: hidden_act must be gelu or quick_gelu, and the same in both towers")
+            raise InputError("hidden_act must be gelu or quick_gelu, and the same in both towers", file=file)
         return Settings(
             vision["hidden_size"] // vision["num_attention_heads"],
             text["num_attention_heads"],
@@ -126,23 +128,21 @@ def read_settings(file: Path) -> Settings:
             case["lambda_cc"],
         )
     except KeyError as error:
-        raise ValueError(f"{file} has no field {error}") from error
+        raise InputError("is missing", file=file, field=str(error.args[0])) from error
 
 
 def published_settings(state: Mapping[str, Tensor], source: Path) -> Settings:
-    """Settings of the published CLIP model of these widths: QuickGELU for OpenAI's B and L, GELU for LAION's others."""
+    """Return the settings of the published CLIP of these widths: QuickGELU for OpenAI's B and L, GELU for others."""
     image_width = shape(state, f"{VISION}embeddings.class_embedding", source)[0]
     if image_width not in HEAD_WIDTHS:
-        raise ValueError(f"{source}: no published CLIP has an image width of {image_width}; put a {CASE} beside it")
+        raise InputError(f"no published CLIP has an image width of {image_width}; put a {CASE} beside it", file=source)
     text_width = shape(state, f"{TEXT}final_layer_norm.bias", source)[0]
     return Settings(HEAD_WIDTHS[image_width], text_width // 64, quick_gelu=image_width <= 1024)
 
 
-def build(state: Mapping[str, Tensor], source: Path, settings: Settings) -> "ContextCIR":
-    """A `ContextCIR` of these weights, with the published losses and optimizer settings (paper section 2)."""
-    from contextcir.training.module import (
-        ContextCIR,  # here, so that names can be translated without all of the library
-    )
+def build(state: Mapping[str, Tensor], source: Path, settings: Settings) -> ContextCIR:
+    """Return a `ContextCIR` of these weights, with the published losses and optimizer settings (paper section 2)."""
+    import open_clip  # here: it takes seconds to import
 
     clip = open_clip.CLIP(**clip_config(state, settings, source))
     backbone = OpenCLIPBackbone.wrap(clip, Tokenizer("ViT-B-32"), str(source))
@@ -159,32 +159,33 @@ def build(state: Mapping[str, Tensor], source: Path, settings: Settings) -> "Con
 
 
 def fill(parts: Mapping[str, torch.nn.Module], state: Mapping[str, Tensor], source: Path) -> None:
-    """Copies the weights into the parts. Raises ValueError for names missing or left over, and for another shape."""
-    unused, missing = set(state), []
+    """Copy the weights into the parts; raise InputError for missing or unexpected names, and for another shape."""
+    unused, missing = set(state), list[str]()
     for prefix, part in parts.items():
         for name, value in part.state_dict().items():
-            if name == "logit_scale":  # CLIP's own temperature, which neither model uses
+            if name == "logit_scale":  # CLIP's own temperature is unused in both models
                 continue
             theirs = published_names(f"{prefix}.{name}")
-            found = [state[key].to(value.dtype) for key in theirs if key in state]
+            weights = [state[key].to(value.dtype) for key in theirs if key in state]
             unused.difference_update(theirs)
-            if f"{prefix}.{name}" == TEXT_PROJECTION and not found:
+            if f"{prefix}.{name}" == TEXT_PROJECTION and not weights:
                 value.zero_()
                 continue
             missing += [key for key in theirs if key not in state]
-            if len(found) == len(theirs):
-                joined = torch.cat(found) if len(found) > 1 else found[0]
+            if len(weights) == len(theirs):
+                joined = torch.cat(weights) if len(weights) > 1 else weights[0]
                 joined = joined.T if f"{prefix}.{name}" in TRANSPOSED else joined
                 if joined.shape != value.shape:
                     given, wanted = tuple(joined.shape), tuple(value.shape)
-                    raise ValueError(f"{source}: {theirs[0]} has the shape {given}, expected {wanted}")
+                    raise InputError(f"{theirs[0]} has the shape {given}, expected {wanted}", file=source)
                 value.copy_(joined)  # state_dict shares memory with the part
     if missing or unused:
-        raise ValueError(f"{source}: missing weights: {listed(missing)}; unexpected weights: {listed(sorted(unused))}")
+        unexpected = listed(sorted(unused))
+        raise InputError(f"missing weights: {listed(missing)}; unexpected weights: {unexpected}", file=source)
 
 
 def published_names(name: str) -> list[str]:
-    """What our parameter ``clip.*`` or ``fusion.*`` is called when published; three names where it joins q, k and v."""
+    """Return the published name of our parameter ``clip.*`` or ``fusion.*``; three names where it joins q, k and v."""
     for pattern, theirs in NAMES:
         name = re.sub(pattern, theirs, name)
     joint = re.fullmatch(r"(.*)in_proj_(weight|bias)", name)
@@ -192,13 +193,16 @@ def published_names(name: str) -> list[str]:
 
 
 def published_state(weights: Mapping[str, Tensor], source: Path) -> dict[str, Tensor]:
-    """The weights under their published names: no prefix of a wrapper, no copy of the text tower in the parser.
+    """Return the weights without the prefix of a wrapper, and without the parser's copy of the text tower.
 
-    Older Hugging Face CLIPs wrap each tower once more, and hold indices. Raises ValueError for another checkpoint.
+    The further wrapper of each tower, and the indices, of older Hugging Face CLIPs are removed too. Raises InputError
+    for another checkpoint.
     """
     anchors = [name for name in weights if name.endswith(ANCHOR)]
     if len(anchors) != 1:
-        raise ValueError(f"{source} holds no {ANCHOR}: only checkpoints of the corrected fusion (June 2026) will do")
+        raise InputError(
+            f"has no {ANCHOR}: only checkpoints of the corrected fusion (June 2026) can be loaded", file=source
+        )
     state = {}
     for name, value in weights.items():
         name = name.removeprefix(anchors[0].removesuffix(ANCHOR))
@@ -207,8 +211,8 @@ def published_state(weights: Mapping[str, Tensor], source: Path) -> dict[str, Te
     return state
 
 
-def clip_config(state: Mapping[str, Tensor], settings: Settings, source: Path) -> dict:
-    """Arguments of `open_clip.CLIP` that fit these weights."""
+def clip_config(state: Mapping[str, Tensor], settings: Settings, source: Path) -> dict[str, Any]:
+    """Return the arguments of `open_clip.CLIP` for these weights."""
     width, _, _, patch = shape(state, f"{VISION}embeddings.patch_embedding.weight", source)
     patches = shape(state, f"{VISION}embeddings.position_embedding.weight", source)[0] - 1
     vocabulary, text_width = shape(state, f"{TEXT}embeddings.token_embedding.weight", source)
@@ -232,8 +236,8 @@ def clip_config(state: Mapping[str, Tensor], settings: Settings, source: Path) -
     }
 
 
-def depth(state: Mapping[str, Tensor], tower: str, width: int, source: Path) -> dict:
-    """Number of layers of a tower, and how much wider its feed-forward is than the tower."""
+def depth(state: Mapping[str, Tensor], tower: str, width: int, source: Path) -> dict[str, Any]:
+    """Return the number of layers of a tower, and the ratio of its feed-forward width to its width."""
     start = f"{tower}encoder.layers."
     layers = {name.removeprefix(start).split(".")[0] for name in state if name.startswith(start)}
     hidden = shape(state, f"{start}0.mlp.fc1.bias", source)[0]
@@ -241,12 +245,12 @@ def depth(state: Mapping[str, Tensor], tower: str, width: int, source: Path) -> 
 
 
 def shape(state: Mapping[str, Tensor], name: str, source: Path) -> torch.Size:
-    """Shape of a weight. Raises ValueError where there is none of the name."""
+    """Return the shape of a weight; raise InputError if there is none of the name."""
     if name not in state:
-        raise ValueError(f"{source}: missing weights: {name}")
+        raise InputError(f"missing weights: {name}", file=source)
     return state[name].shape
 
 
 def listed(names: list[str]) -> str:
-    """Some names, for a message."""
+    """Return some names, for a message."""
     return (", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")) or "none"

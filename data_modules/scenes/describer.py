@@ -1,6 +1,6 @@
 """A model for scenes that knows instead of looking: it draws their graphs again from the seed of the benchmark.
 
-The fewest edits that lead from what one scene shows to what another one shows.
+`difference` gives the fewest edits between two scenes, which the describer words in the grammar of the benchmark.
 """
 
 import json
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from contextcir.errors import InputError, MissingFileError
 from contextcir.synthesis.models.base import Answer, Request, VisionLanguageModel
 from data_modules.scenes.edits import Add, ChangeBackground, Edit, Move, Recolour, Refill, Remove, Reshape, Resize
 from data_modules.scenes.graph import PLACES, Scene, SceneObject
@@ -23,14 +24,17 @@ from data_modules.scenes.writer import STATE, VERSION
 
 ATTRIBUTES = (Recolour, Reshape, Resize, Refill)
 ADDED = 100  # keys of added objects begin here, as in `groups.random_edit`
+NAME = re.compile(r"(train|val|test|test_unseen)-(\d+)-(\d+)")
+SHARED_NAME = re.compile(r"\d{12}")
+BASES = 4096  # drawn bases in the cache
 Matching = tuple[tuple[SceneObject, SceneObject], ...]
 
 
 def difference(reference: Scene, target: Scene) -> tuple[Edit, ...]:
-    """Return edits of ``reference`` that give what ``target`` shows, as few as can be.
+    """Return the fewest edits of ``reference`` that lead to what ``target`` shows.
 
-    Keys of the target do not count, so that scenes may be of different bases. Where as few edits would do otherwise,
-    objects rather change than go and come, and rather keep their place.
+    Keys of the target are ignored, so that scenes may have different bases. Of equally few edits, those win that change
+    objects instead of replacing them, and those that keep objects in their place.
     """
     matching = min(_matchings(reference, target), key=lambda pairs: _cost(reference, target, pairs))
     edits: list[Edit] = []
@@ -50,21 +54,21 @@ def difference(reference: Scene, target: Scene) -> tuple[Edit, ...]:
 
 def _changes(before: SceneObject, after: SceneObject) -> list[Edit]:
     """Return the edits of one object."""
-    found: list[Edit] = [
+    edits: list[Edit] = [
         kind(before.key, getattr(after, kind.name))
         for kind in ATTRIBUTES
         if getattr(before, kind.name) != getattr(after, kind.name)
     ]
-    return found + ([Move(before.key, after.cell)] if before.cell != after.cell else [])
+    return edits + ([Move(before.key, after.cell)] if before.cell != after.cell else [])
 
 
 def _matchings(reference: Scene, target: Scene) -> Iterator[Matching]:
-    """Yield all ways to take objects of the target for objects of the reference; there are at most five of either."""
+    """Yield all matchings of objects of the reference with objects of the target; a scene has at most five."""
     for count in range(min(len(reference.objects), len(target.objects)) + 1):
         for chosen in combinations(reference.objects, count):
             for others in permutations(target.objects, count):
                 pairs = tuple(zip(chosen, others, strict=True))
-                # an object that changes in more than two ways is another one
+                # an object with more than two changed attributes counts as another object
                 if all(len(_changes(before, after)) <= 2 for before, after in pairs):
                     yield pairs
 
@@ -76,22 +80,17 @@ def _cost(reference: Scene, target: Scene, pairs: Matching) -> tuple[int, int, i
     return changed + replaced, replaced, moved
 
 
-NAME = re.compile(r"(train|val|test|test_unseen)-(\d+)-(\d+)")
-SHARED_NAME = re.compile(r"\d{12}")
-BASES = 4096  # that are kept drawn
-
-
 class SceneGraphs:
     """The graphs of the images of a drawn benchmark.
 
-    Nothing is read but its seed: what an image shows follows from that and from the image's name.
+    Only its seed is read: what an image shows follows from the seed and the name of the image.
 
     Args:
         root: of the benchmark.
 
     Raises (from `find`):
-        FileNotFoundError: if no benchmark is there.
-        ValueError: if it was drawn by another version, or a path is not that of one of its images.
+        MissingFileError: if there is no benchmark.
+        InputError: if it was drawn by another version, or a path is that of no image of it.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -109,10 +108,13 @@ class SceneGraphs:
             split = f"circo_{('val', 'test')[int(stem) // 1_000_000 - 1]}"
             number, index = divmod(int(stem) % 1_000_000, 100)
         else:
-            raise ValueError(f"{path!r} is no image of the scenes in {self.root}: change --images or --model.root")
+            raise InputError(f"{path!r} is no image of the scenes in {self.root}", setting="model.root")
         pictures = self._base(split, number).pictures
         if index >= len(pictures):
-            raise ValueError(f"{path!r} is no image of the scenes in {self.root}: base {number} has {len(pictures)}")
+            raise InputError(
+                f"{path!r} is no image of the scenes in {self.root}: base {number} has {len(pictures)}",
+                setting="model.root",
+            )
         return pictures[index].scene
 
     def _draw(self, split: str, number: int) -> Base:
@@ -125,12 +127,12 @@ class SceneGraphs:
         if self._seed is None:
             path = self.root / STATE
             if not path.is_file():
-                raise FileNotFoundError(
-                    f"no file {path}: draw scenes there with `python -m experiments.scenes`, or change --model.root"
+                raise MissingFileError(
+                    f"no file {path}: draw scenes there with `python -m experiments.scenes`", setting="model.root"
                 )
             state = json.loads(path.read_text(encoding="utf-8"))
             if state["version"] != VERSION:
-                raise ValueError(f"{path} is of version {state['version']}, not {VERSION}: draw the scenes again")
+                raise InputError(f"is of version {state['version']}, not {VERSION}: draw the scenes again", file=path)
             self._seed = state["seed"]
         return self._seed
 
@@ -138,7 +140,7 @@ class SceneGraphs:
 class SceneDescriber(VisionLanguageModel):
     """Describes scenes without an error, and words their differences in the grammar of the benchmark.
 
-    Styles are left to the grammar, and so are the numbers of changes that the scenes do not have.
+    Styles are those of the grammar; a text has at most as many changes as the scenes.
 
     Args:
         root: of the benchmark.
@@ -170,27 +172,27 @@ class SceneDescriber(VisionLanguageModel):
 
 
 def objects(scene: Scene) -> dict[str, Any]:
-    """Return the description of a scene, as `describe.OBJECTS` wants it."""
+    """Return the description of a scene by the schema `describe.OBJECTS`."""
     items = [{"object": item.shape, "descriptors": descriptors(item)} for item in scene.objects]
     return {"objects": [*items, {"object": "background", "descriptors": [scene.background]}]}
 
 
 def texts(request: Request, reference: Scene, target: Scene) -> dict[str, Any]:
-    """Return the texts that a request asks for, as `instruct.TEXTS` wants them."""
+    """Return the texts of a request by the schema `instruct.TEXTS`."""
     rng = np.random.default_rng(request.seed)
     edits = difference(reference, target)
-    found = []
-    for asked in request.context["plan"]:
-        wanted = len(edits) if asked["concepts"] is None else min(asked["concepts"], len(edits))
-        chosen = tuple(edits[i] for i in rng.permutation(len(edits))[:wanted])
+    answers = []
+    for text in request.context["plan"]:
+        count = len(edits) if text["concepts"] is None else min(text["concepts"], len(edits))
+        chosen = tuple(edits[i] for i in rng.permutation(len(edits))[:count])
         if chosen:
-            changes = [_said(rng, reference, edit) for edit in chosen]
-            found.append({"caption": caption(rng, reference, chosen).text, "changes": changes})
-    return {"texts": found}
+            changes = [_words(rng, reference, edit) for edit in chosen]
+            answers.append({"caption": caption(rng, reference, chosen).text, "changes": changes})
+    return {"texts": answers}
 
 
 def descriptors(item: SceneObject) -> list[str]:
-    """Return what is special about an object, its place last; the same words whenever it looks the same."""
+    """Return the descriptors of an object, its place last; equal looks have equal words."""
     name = PLACES[item.cell]
     if name == "centre":
         place = "in the centre"
@@ -203,7 +205,7 @@ def descriptors(item: SceneObject) -> list[str]:
     return [item.size, item.fill, item.colour, place]
 
 
-def _said(rng: np.random.Generator, scene: Scene, edit: Edit) -> str:
+def _words(rng: np.random.Generator, scene: Scene, edit: Edit) -> str:
     words = Caption()
     edit.say(rng, scene, words)
     return words.text

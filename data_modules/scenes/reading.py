@@ -1,6 +1,6 @@
-"""Read instructions about scenes: from words to what they ask for, by a grammar of its own.
+"""Parses instructions about scenes into the changes that they ask for.
 
-It shares the vocabulary with those who write such texts, and nothing else, so that their faults can be found with it.
+The grammar shares only the vocabulary with the code that writes such texts, so that it can find errors of that code.
 """
 
 import re
@@ -14,7 +14,7 @@ KINDS = {  # attribute by word
     **dict.fromkeys(COLOURS, "colour"),
     **dict.fromkeys(SHAPES, "shape"),
 }
-GENERIC = ("object", "shape")  # nouns that tell nothing
+GENERIC = ("object", "shape")  # nouns without an attribute
 ROWS = {"top": 0, "bottom": 2}
 COLUMNS = {"left": 0, "right": 2}
 COMPARED = {"smaller": "small", "bigger": "large", "larger": "large"}
@@ -59,7 +59,7 @@ JOINTS = re.compile(r"\. also |\. |, then |, | and ")
 
 @dataclass(frozen=True)
 class Look:
-    """What a phrase says of an object; None for what it leaves open. ``cell``: its place, as in a scene."""
+    """The attributes that a phrase gives an object; None for those left open. ``cell``: its place, as in a scene."""
 
     size: str | None = None
     fill: str | None = None
@@ -73,7 +73,7 @@ class Statement:
     """One change that a text asks for.
 
     ``about``: the look of the object in the reference; None where an object is added, or the background changes.
-    ``becomes``: what of it is new; None if the object is removed. ``background``: the new one.
+    ``becomes``: its new attributes; None if the object is removed. ``background``: the new one.
     """
 
     about: Look | None = None
@@ -82,14 +82,14 @@ class Statement:
 
 
 class Unreadable(ValueError):
-    """The grammar has no clause like this."""
+    """A clause that the grammar does not have."""
 
 
 def read(text: str) -> tuple[Statement, ...]:
-    """Return what a text asks for, each change once, in order.
+    """Return the changes that a text asks for, each once, in order.
 
     Raises:
-        Unreadable: if some clause is none that scenes are described in.
+        Unreadable: if the grammar does not have some clause.
     """
     clauses = JOINTS.split(" ".join(text.lower().split()).rstrip("."))
     return tuple(dict.fromkeys(_read_clause(clause) for clause in clauses))
@@ -97,9 +97,8 @@ def read(text: str) -> tuple[Statement, ...]:
 
 def _read_clause(clause: str) -> Statement:
     for pattern in CLAUSES:
-        found = pattern.fullmatch(clause)
-        if found:
-            return _statement({name: words for name, words in found.groupdict().items() if words})
+        if match := pattern.fullmatch(clause):
+            return _statement({name: words for name, words in match.groupdict().items() if words})
     raise Unreadable(f"no clause about scenes: {clause!r}")
 
 
@@ -124,15 +123,15 @@ def _statement(words: dict[str, str]) -> Statement:
 
 
 def _attributes(phrase: str) -> dict[str, str]:
-    found: dict[str, str] = {}
+    attributes: dict[str, str] = {}
     for word in phrase.split():
-        if word in KINDS and found.setdefault(KINDS[word], word) != word:
-            raise Unreadable(f"two of a kind: {phrase!r}")
-    return found
+        if word in KINDS and attributes.setdefault(KINDS[word], word) != word:
+            raise Unreadable(f"two values of one attribute: {phrase!r}")
+    return attributes
 
 
 def _cell(place: str) -> int:
-    """Return the cell of a place: rows of three, from the top left."""
+    """Return the cell of a place; cells are counted in rows of three from the top left."""
     words = place.split()
     row = next((ROWS[word] for word in words if word in ROWS), 1)
     column = next((COLUMNS[word] for word in words if word in COLUMNS), 1)

@@ -1,9 +1,8 @@
-"""Measure the mining of pairs after the images are embedded: seconds, memory, and how many neighbours are found.
+"""Measure the mining of pairs after the embedding of images: time, memory, and recall of the search.
 
 python -m experiments.benchmarks.mining --images 1000000 --dim 512
 """
 
-import json as json_format
 import os
 import resource
 import tempfile
@@ -12,11 +11,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from contextcir.files import whole_array
+from contextcir.files import whole_array, write_json
 from contextcir.synthesis.mining.duplicates import NearDuplicates
 from contextcir.synthesis.mining.encoder import BLOCK, Vectors
 from contextcir.synthesis.mining.neighbours import NeighbourTable, find_groups
@@ -34,31 +32,31 @@ class Step:
 
     Args:
         name: Of the step.
-        seconds: By the clock; other programs on the machine make it longer.
-        cpu_seconds: Of the processor, all threads.
-        peak_mb: The most memory of the process in this step, in megabytes, with the pages of files that it has mapped.
-        found: What came of it.
+        seconds: By the wall clock, so that load on the machine raises it.
+        cpu_seconds: Of all threads.
+        peak_mb: Peak memory of the process in this step, in megabytes, including mapped pages of files.
+        result: What the step produced.
     """
 
     name: str
     seconds: float
     cpu_seconds: float
     peak_mb: float
-    found: str
+    result: str
 
 
 def measured(name: str, work: Callable[[], str]) -> Step:
-    """Do a step."""
-    _forget_peak()
+    """Run a step and print its row."""
+    _reset_peak()
     start, used = time.perf_counter(), time.process_time()
-    found = work()
-    step = Step(name, time.perf_counter() - start, time.process_time() - used, _peak_mb(), found)
-    print(f"| {name} | {step.seconds:,.0f} | {step.cpu_seconds:,.0f} | {step.peak_mb:,.0f} | {found} |", flush=True)
+    result = work()
+    step = Step(name, time.perf_counter() - start, time.process_time() - used, _peak_mb(), result)
+    print(f"| {name} | {step.seconds:,.0f} | {step.cpu_seconds:,.0f} | {step.peak_mb:,.0f} | {result} |", flush=True)
     return step
 
 
-def _forget_peak() -> None:
-    with suppress(OSError):  # Linux alone can; elsewhere the peak is that of all steps so far
+def _reset_peak() -> None:
+    with suppress(OSError):  # only on Linux; elsewhere the peak is that of all steps so far
         Path("/proc/self/clear_refs").write_text("5")
 
 
@@ -70,7 +68,7 @@ def _peak_mb() -> float:
 
 
 def write_vectors(path: Path, images: int, dim: int, seed: int) -> str:
-    """Write normalised vectors that lie in groups, and the groups in topics: like photographs, unlike plain noise."""
+    """Write unit vectors in groups, and groups in topics: more like photographs than plain noise."""
     random = np.random.default_rng(seed)
 
     def noise(count: int) -> np.ndarray:
@@ -87,7 +85,7 @@ def write_vectors(path: Path, images: int, dim: int, seed: int) -> str:
 
 
 def recall(vectors: Vectors, places: np.ndarray, sample: int, seed: int) -> str:
-    """Return how many of the exact neighbours of some vectors are among those that were found."""
+    """Return the recall of the search: the share of exact neighbours of some vectors among the approximate ones."""
     chosen = np.sort(np.random.default_rng(seed).choice(len(vectors), min(sample, len(vectors)), replace=False))
     queries = vectors.take(chosen)
     similarities = np.empty((len(chosen), len(vectors)), np.float32)
@@ -97,22 +95,23 @@ def recall(vectors: Vectors, places: np.ndarray, sample: int, seed: int) -> str:
     shares = []
     for count in (10, places.shape[1]):
         hits = []
-        for row, found in zip(similarities, places[chosen], strict=True):
+        for row, approximate in zip(similarities, places[chosen], strict=True):
             exact = np.argpartition(-row, count)[:count]
-            hits.append(len(set(exact.tolist()) & set(found[:count].tolist())))
+            hits.append(len(set(exact.tolist()) & set(approximate[:count].tolist())))
         shares.append(f"{100 * np.mean(hits) / count:.2f} % of the nearest {count}")
     return f"recall {', '.join(shares)} ({len(chosen)} images)"
 
 
 def near_duplicates(images: int, seed: int) -> str:
-    """Look for near-duplicates among random hashes, every hundredth of which is another one with 3 bits changed."""
+    """Search near-duplicates among random hashes, every hundredth of which is a copy with 3 bits changed."""
     random = np.random.default_rng(seed)
     prints = random.integers(256, size=(images, 8), dtype=np.uint8)
     copies = np.arange(100, images, 100)
     prints[copies] = prints[copies - 1] ^ np.array([1, 0, 128, 0, 0, 0, 4, 0], np.uint8)
     originals = NearDuplicates(4).originals(prints, prints)
-    found = originals != np.arange(images)
-    return f"{found[copies].sum():,} of {len(copies):,} copies, and {found.sum() - found[copies].sum():,} others"
+    duplicate = originals != np.arange(images)
+    hits = duplicate[copies].sum()
+    return f"{hits:,} of {len(copies):,} copies, and {duplicate.sum() - hits:,} others"
 
 
 def mining(
@@ -129,18 +128,18 @@ def mining(
     """Measure each step on random vectors that lie in groups.
 
     Args:
-        images: How many vectors.
-        dim: Of each.
-        neighbours: Looked for, for each.
-        probes: Lists that each is compared with.
+        images: Number of vectors.
+        dim: Of a vector.
+        neighbours: Of each vector.
+        probes: Lists that each vector is compared with.
         threads: Of faiss; null for its own choice.
-        sample: Vectors whose neighbours are also found exactly.
-        seed: Of all that is random.
+        sample: Vectors whose neighbours are also searched exactly.
+        seed: Of everything random.
         folder: Of the files; null for a temporary one.
         json: File for the results.
     """
     print(f"{images:,} vectors of {dim}, {neighbours} neighbours, {os.cpu_count()} cores, threads: {threads}")
-    print("| step | seconds | CPU seconds | peak MB | found |\n| --- | ---: | ---: | ---: | --- |")
+    print("| step | seconds | CPU seconds | peak MB | result |\n| --- | ---: | ---: | ---: | --- |")
     with tempfile.TemporaryDirectory(dir=folder) as place:
         work = Path(place)
         steps = [measured("drawing the vectors", lambda: write_vectors(work / "vectors.npy", images, dim, seed))]
@@ -165,8 +164,8 @@ def mining(
         steps.append(measured("pairs and groups", choose))
         steps.append(measured("exact search", lambda: recall(vectors, places, sample, seed)))
     if json is not None:
-        report: dict[str, Any] = {"images": images, "dim": dim, "neighbours": neighbours, "probes": probes}
-        json.write_text(json_format.dumps(report | {"steps": [asdict(step) for step in steps]}, indent=1) + "\n")
+        sizes = {"images": images, "dim": dim, "neighbours": neighbours, "probes": probes}
+        write_json(json, sizes | {"steps": [asdict(step) for step in steps]})
 
 
 def main() -> None:

@@ -21,12 +21,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from contextcir.evaluation.metrics import CompositionMetric
+from contextcir.evaluation.composition import CompositionMetric
+from contextcir.evaluation.metrics import AveragePrecisionAt, RecallAt
 from contextcir.evaluation.protocol import Protocol
 from contextcir.evaluation.ranking import pad_rows
 from experiments.command import command
 
 ELEMENTS = 2**25  # scores that are there at a time: that of `ranking.score_chunks`, for all variants
+CUTOFFS = (1, 5, 10, 50)  # of recall
 BATCH = 256  # rows that an evaluation feeds at a time
 
 
@@ -72,8 +74,7 @@ def make_protocol(size: Size) -> Protocol:
         targets=tuple(tuple(generator.sample(range(size.gallery), count)) for count in counts),
         references=(-1,) * size.queries,
         exclude_reference=False,
-        recall_at=(1, 5, 10, 50),
-        average_precision_at=(5, 10, 25, 50) if size.targets > 1 else (),
+        metrics=(*RecallAt.at(*CUTOFFS), *(AveragePrecisionAt.at(5, 10, 25, 50) if size.targets > 1 else ())),
     )
 
 
@@ -102,9 +103,9 @@ def full_sort(protocol: Protocol, queries: Tensor, gallery: Tensor) -> None:
     In pieces, which is kind to it: LaSCo's whole would take 14 GB.
     """
     for order, wanted in sorted_pieces(protocol, queries, gallery):
-        first = order[:, : max(protocol.recall_at)]
+        first = order[:, : max(CUTOFFS)]
         hits = (first[:, :, None] == wanted[:, None, :]).any(2)  # (rows, 50)
-        [hits[:, :k].any(1).float().mean() for k in protocol.recall_at]
+        [hits[:, :k].any(1).float().mean() for k in CUTOFFS]
 
 
 def full_sort_of_names(protocol: Protocol, queries: Tensor, gallery: Tensor) -> None:
@@ -115,7 +116,7 @@ def full_sort_of_names(protocol: Protocol, queries: Tensor, gallery: Tensor) -> 
         labels = np.zeros(in_order.shape, bool)
         for answers in wanted.unbind(1):
             labels |= in_order == np.where(answers < 0, "", names[answers.numpy()])[:, None]
-        [labels[:, :k].any(1).mean() for k in protocol.recall_at]
+        [labels[:, :k].any(1).mean() for k in CUTOFFS]
 
 
 def sorted_pieces(protocol: Protocol, queries: Tensor, gallery: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

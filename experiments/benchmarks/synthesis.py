@@ -1,13 +1,11 @@
-"""Measure how many requests a second the code that asks model servers can do, against one that answers at once.
+"""Measure the client of model servers, in requests a second, against a server that answers at once.
 
 python -m experiments.benchmarks.synthesis --requests 2000 --json synthesis.json
 
-
-A model server that answers at once and says the same to everybody, in a process of its own.
+The server is a process of its own and gives every request the same answer.
 """
 
 import asyncio
-import json
 import json as json_format
 import multiprocessing
 import os
@@ -24,19 +22,21 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from contextcir.files import write_json
+from contextcir.synthesis.describe import OBJECTS
 from contextcir.synthesis.models.base import Request
 from contextcir.synthesis.models.chat import ChatModel
 from contextcir.synthesis.models.endpoint import Endpoint
-from experiments.command import command
+from experiments.command import command, table
 
 
 class _Instant(asyncio.Protocol):
-    """HTTP/1.1 as far as a client of ours speaks it: requests with a length, one after the other."""
+    """HTTP/1.1 as far as our client uses it: requests with a length, one after the other."""
 
     def __init__(self, response: bytes) -> None:
         self.response = response
         self.received = bytearray()
-        self.wanted = 0  # bytes of the request that is coming, once its head is there
+        self.wanted = 0  # bytes of the current request, known once its head is complete
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
@@ -64,11 +64,15 @@ def _serve(answer: dict[str, Any], pipe: Connection) -> None:
         "created": 1,
         "model": "instant",
         "choices": [
-            {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": json.dumps(answer)}}
+            {
+                "index": 0,
+                "finish_reason": "stop",
+                "message": {"role": "assistant", "content": json_format.dumps(answer)},
+            }
         ],
         "usage": {"prompt_tokens": 900, "completion_tokens": 120, "total_tokens": 1020},
     }
-    body = json.dumps(completion).encode()
+    body = json_format.dumps(completion).encode()
     head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode()
 
     async def run() -> None:
@@ -96,18 +100,6 @@ def instant_server(answer: dict[str, Any]) -> Iterator[str]:
         process.join()
 
 
-OBJECT = {
-    "type": "object",
-    "properties": {"object": {"type": "string"}, "descriptors": {"type": "array", "items": {"type": "string"}}},
-    "required": ["object", "descriptors"],
-    "additionalProperties": False,
-}
-SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "properties": {"objects": {"type": "array", "items": OBJECT, "minItems": 1}},
-    "required": ["objects"],
-    "additionalProperties": False,
-}
 ANSWER = {"objects": [{"object": name, "descriptors": ["red", "small", "on the left"]} for name in "abcdefgh"]}
 
 
@@ -116,10 +108,10 @@ class Speed:
     """How fast requests of one kind are.
 
     Args:
-        case: What is sent.
-        requests: How many.
-        per_second: By the clock; other programs on the machine make it smaller.
-        cpu_ms: Milliseconds of processor time of this process for one request, which they change little.
+        case: Name of the kind.
+        requests: Number of requests.
+        per_second: By the wall clock, so that load on the machine lowers it.
+        cpu_ms: CPU milliseconds of this process for one request, which load changes little.
         sent_kb: Kilobytes of one image.
     """
 
@@ -130,7 +122,7 @@ class Speed:
     sent_kb: float
 
 
-async def _ask(endpoint: Endpoint, requests: Iterator[Request]) -> int:
+async def _send(endpoint: Endpoint, requests: Iterator[Request]) -> int:
     answered = 0
     async for answer in endpoint.answer(requests):
         if answer.content != ANSWER:
@@ -140,12 +132,12 @@ async def _ask(endpoint: Endpoint, requests: Iterator[Request]) -> int:
 
 
 def measure(url: str, case: str, count: int, concurrency: int, images: tuple[Path, ...]) -> Speed:
-    """Ask ``count`` requests with these images each."""
+    """Send ``count`` requests with these images each."""
     system, user = "Describe the objects of the image. " * 20, "The objects of the other image are these. " * 20
     endpoint = Endpoint(ChatModel("instant"), url, concurrency=concurrency)
-    asyncio.run(_ask(endpoint, (Request(str(n), system, user, SCHEMA, images, n) for n in range(count // 10))))
+    asyncio.run(_send(endpoint, (Request(str(n), system, user, OBJECTS, images, n) for n in range(count // 10))))
     start, used = time.perf_counter(), _cpu_seconds()
-    answered = asyncio.run(_ask(endpoint, (Request(str(n), system, user, SCHEMA, images, n) for n in range(count))))
+    answered = asyncio.run(_send(endpoint, (Request(str(n), system, user, OBJECTS, images, n) for n in range(count))))
     seconds, used = time.perf_counter() - start, _cpu_seconds() - used
     size = sum(path.stat().st_size for path in images) / 1000
     return Speed(case, answered, answered / seconds, 1000 * used / answered, size)
@@ -157,14 +149,14 @@ def _cpu_seconds() -> float:
 
 
 def _photograph(path: Path, side: int) -> Path:
-    """Write a JPEG with the bytes of a photograph of this size, more or less."""
+    """Write a JPEG of about as many bytes as a photograph of this size."""
     coarse = np.random.default_rng(0).integers(0, 256, (side // 16, side // 16, 3), dtype=np.uint8)
     Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC).save(path, quality=90)
     return path
 
 
 def synthesis(requests: int = 2000, concurrency: int = 32, json: Path | None = None) -> None:
-    """Measure requests a second, and processor time of one.
+    """Measure requests a second, and the CPU time of one request.
 
     Args:
         requests: Of each case.
@@ -175,15 +167,17 @@ def synthesis(requests: int = 2000, concurrency: int = 32, json: Path | None = N
         small = _photograph(Path(folder) / "small.jpg", 256)
         large = _photograph(Path(folder) / "large.jpg", 2048)
         cases = [("no image", ()), ("one small image", (small,)), ("two small images", (small, small))]
-        found = [measure(url, case, requests, concurrency, images) for case, images in cases]
+        speeds = [measure(url, case, requests, concurrency, images) for case, images in cases]
         fewer = max(20, requests // 20)
-        found.append(measure(url, "one image of 2048 pixels, scaled to 1024", fewer, concurrency, (large,)))
+        speeds.append(measure(url, "one image of 2048 pixels, scaled to 1024", fewer, concurrency, (large,)))
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {concurrency} at once")
-    print("| case | requests | requests/s | CPU ms per request | KB of images |\n| --- | ---: | ---: | ---: | ---: |")
-    for one in found:
-        print(f"| {one.case} | {one.requests:,} | {one.per_second:.0f} | {one.cpu_ms:.2f} | {one.sent_kb:.0f} |")
+    rows = [
+        (each.case, f"{each.requests:,}", f"{each.per_second:.0f}", f"{each.cpu_ms:.2f}", f"{each.sent_kb:.0f}")
+        for each in speeds
+    ]
+    print(table(("case", "requests", "requests/s", "CPU ms per request", "KB of images"), rows))
     if json is not None:
-        json.write_text(json_format.dumps([asdict(one) for one in found], indent=1), encoding="utf-8")
+        write_json(json, [asdict(each) for each in speeds])
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from torch.optim import Optimizer
 from contextcir.batch import QueryBatch, TripletBatch, phrases_of
 from contextcir.encoders.backbone import OpenCLIPBackbone, Widths
 from contextcir.encoders.features import ImageFeatures, TextFeatures, TokenBatch
-from contextcir.fusion.cross_attention import CrossAttentionFusion, Fusion
+from contextcir.fusion import CrossAttentionFusion, Fusion
 from contextcir.losses.maps import ConceptMaps
 from contextcir.losses.text_cc import ConceptLoss, TextConceptConsistency
 from contextcir.training.module import ContextCIR
@@ -46,7 +46,7 @@ class PublishedWay(ContextCIR):
         tokens = images.tokens.chunk(2)[0]  # (B, V, D)
         fused = self.fusion(ImageFeatures(tokens, reference), self.encode_padded(batch.query.captions))
         contrastive = self.contrastive(fused.embedding, target, reference, batch.target_id, batch.reference_id)
-        concept = self.concept.of(self.maps(batch, fused.attention))
+        concept = self.concept.from_maps(self.maps(batch, fused.attention))
         return {"loss": contrastive + self.concept.weight * concept, "contrastive": contrastive, "concept": concept}
 
     def maps(self, batch: TripletBatch, context: tuple[Tensor, ...]) -> ConceptMaps:

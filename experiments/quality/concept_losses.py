@@ -63,14 +63,14 @@ def with_constant(loss: ConceptLoss, reading: ConceptReading, constant: str) -> 
         context, found = reading.in_context()
         places = loss.places(reading.embeddings())[found]
         same = torch.full_like(places, 1 / places.shape[1]) if constant == "equal" else places.mean(0).expand_as(places)
-        return loss.of(context, places), loss.of(context, same)
+        return loss.consistency(context, places), loss.consistency(context, same)
     maps = reading.detached_maps()
     if not isinstance(loss, TextConceptConsistency):
-        maps = maps._replace(context=reading.among_words())
+        maps = maps._replace(context=reading.context_without_ends())
     mean = [layer.mean(dim=0, keepdim=True) for layer in maps.isolated]
     same = [layer.mean(dim=(2, 3), keepdim=True) if constant == "equal" else layer for layer in mean]
     constants = tuple(one.expand_as(layer) for one, layer in zip(same, maps.isolated, strict=True))
-    return loss.of(maps), loss.of(maps._replace(isolated=constants))
+    return loss.from_maps(maps), loss.from_maps(maps._replace(isolated=constants))
 
 
 def gradient(loss: Tensor, *parts: nn.Module) -> Tensor:

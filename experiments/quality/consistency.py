@@ -1,10 +1,9 @@
-"""Measure how well the consistency filter tells the texts of pairs from those of other pairs, on CIRR's format.
+"""Measure how well the consistency filter separates the texts of pairs from texts of other pairs, on CIRR's format.
 
 python -m experiments.quality.consistency --root datasets/scenes --split val
 python -m experiments.quality.consistency --root /path/to/CIRR --model ViT-B-32-quickgelu --pretrained openai
 """
 
-import json as json_format
 import random
 import tempfile
 from collections.abc import Sequence
@@ -14,12 +13,15 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from contextcir.errors import InputError
+from contextcir.files import write_json
 from contextcir.synthesis.filters.consistency import ClipConsistency
 from contextcir.synthesis.pairs import pair_key
 from contextcir.synthesis.records import Instruction, Pair
 from contextcir.synthesis.store import Shard, shard_path
 from data_modules.cirr import CIRR
-from experiments.command import command
+from experiments.command import command, table
+from experiments.quality.synthesis_precision import wilson
 
 MARGINS = (-0.1, -0.05, 0.0, 0.05, 0.1, 0.15, 0.2)
 SLACKS = (2.0, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0)
@@ -27,7 +29,7 @@ Scores = list[dict[str, float]]
 
 
 class Case(NamedTuple):
-    """A pair, its text, that of another reference, and one of the same reference and another target, if there is."""
+    """A pair, its text, a text of another reference, and one of the same reference and another target, if any."""
 
     pair: Pair
     true: str
@@ -42,7 +44,7 @@ def read_cases(root: Path, split: str, most: int, seed: int) -> list[Case]:
     evaluation = module.read_evaluation(split)
     protocol, paths = evaluation.protocol, evaluation.image_paths
     if evaluation.records[0].target is None:
-        raise ValueError(f"the targets of {split} are hidden: change --split")
+        raise InputError(f"the targets of {split} are hidden", setting="split")
     strata = {query: name for name, queries in protocol.strata.items() for query in queries}
     draw, cases = random.Random(seed), []
     for number in sorted(draw.sample(range(len(evaluation.records)), min(most, len(evaluation.records)))):
@@ -64,22 +66,14 @@ def read_cases(root: Path, split: str, most: int, seed: int) -> list[Case]:
     return cases
 
 
-def interval(passed: int, total: int, z: float = 1.96) -> tuple[float, float]:
-    """Return the 95 % interval of a share, in percent (Wilson, J. Am. Stat. Assoc. 1927)."""
-    share, scale = passed / total, 1 + z**2 / total
-    middle = (share + z**2 / (2 * total)) / scale
-    half = z / scale * (share * (1 - share) / total + z**2 / (4 * total**2)) ** 0.5
-    return 100 * (middle - half), 100 * (middle + half)
-
-
-def told_apart(true: Sequence[float], wrong: Sequence[float]) -> float:
-    """Return in percent how often a true text has the higher figure; ties count half (area under the ROC curve)."""
+def separation(true: Sequence[float], wrong: Sequence[float]) -> float:
+    """Return the area under the ROC curve in percent: how often a true text scores higher; ties count half."""
     difference = np.subtract.outer(np.array(true), np.array(wrong))  # (N, M)
     return float(100 * ((difference > 0).mean() + 0.5 * (difference == 0).mean()))
 
 
 def score_all(cases: Sequence[Case], images: Path, model: str, pretrained: str | None) -> dict[str, dict[str, Scores]]:
-    """Return the scores of true and wrong texts by kind, with the mean of texts taken off, and without."""
+    """Return the scores of true and wrong texts by kind, with the mean of texts subtracted, and without."""
     kinds = {
         "true": [(case.pair, case.true) for case in cases],
         "other pair": [(case.pair, case.other) for case in cases],
@@ -87,18 +81,18 @@ def score_all(cases: Sequence[Case], images: Path, model: str, pretrained: str |
     }
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        texts = [Instruction(f"{case.pair.key}#{n}", case.pair.key, case.true, 1) for n, case in enumerate(cases)]
-        for stage, records in (("pairs", [case.pair for case in cases]), ("instruct", texts)):
+        captions = [Instruction(f"{case.pair.key}#{n}", case.pair.key, case.true, 1) for n, case in enumerate(cases)]
+        for stage, records in (("pairs", [case.pair for case in cases]), ("instruct", captions)):
             with Shard(shard_path(folder, stage, 0, 1)) as shard:
                 shard.append([record.to_json() for record in records])
         rule = ClipConsistency(model, pretrained, workers=2)
         rule.begin(folder, images)
-        found = {}
-        for way in ("mean taken off", "as they are"):
+        scores = {}
+        for way in ("mean subtracted", "as they are"):
             if way == "as they are":
                 rule.origin = np.zeros_like(rule.origin)
-            found[way] = {kind: rule.score(*zip(*given, strict=True)) for kind, given in kinds.items() if given}
-    return found
+            scores[way] = {kind: rule.score(*zip(*texts, strict=True)) for kind, texts in kinds.items() if texts}
+    return scores
 
 
 def consistency(
@@ -127,44 +121,47 @@ def consistency(
     """
     torch.set_num_threads(threads)
     cases = read_cases(root, split, queries, seed)
-    found = score_all(cases, images or root / "img_raw", model, pretrained)
-    scores = found["mean taken off"]
+    by_way = score_all(cases, images or root / "img_raw", model, pretrained)
+    scores = by_way["mean subtracted"]
     counts = ", ".join(f"{len(each)} {kind}" for kind, each in scores.items())
     print(f"{' '.join(filter(None, (model, pretrained)))} on {root.name} {split}: texts: {counts}\n")
     report: dict[str, object] = {"model": model, "split": split, "texts": {k: len(v) for k, v in scores.items()}}
-    print("How often a true text has the higher figure than a wrong one, percent:\n")
-    print("| figure | " + " | ".join(list(scores)[1:]) + " |\n| --- |" + " ---: |" * (len(scores) - 1))
-    for way, by_kind in found.items():
-        for figure in ("direction", "lead"):
-            values = {kind: [each[figure] for each in listed] for kind, listed in by_kind.items()}
-            apart = {kind: told_apart(values["true"], values[kind]) for kind in list(values)[1:]}
-            report[f"{figure}, {way}"] = apart
-            print(f"| {figure}, {way} | " + " | ".join(f"{value:.1f}" for value in apart.values()) + " |")
-    print("\nKept, percent (95 % interval):\n")
-    print("| margin | slack | " + " | ".join(scores) + " |\n| ---: | ---: |" + " ---: |" * len(scores))
-    grid = [(margin, SLACKS[0]) for margin in MARGINS] + [(0.05, slack) for slack in SLACKS[1:]]
-    for margin, slack in grid:
+    print("How often a true text has the higher score than a wrong one, percent:\n")
+    rows = []
+    for way, by_kind in by_way.items():
+        for name in ("direction", "lead"):
+            values = {kind: [each[name] for each in listed] for kind, listed in by_kind.items()}
+            separations = {kind: separation(values["true"], values[kind]) for kind in list(values)[1:]}
+            report[f"{name}, {way}"] = separations
+            rows.append([f"{name}, {way}", *(f"{value:.1f}" for value in separations.values())])
+    print(table(["score", *list(scores)[1:]], rows))
+    print("Kept, percent (95 % interval):\n")
+    rows = []
+    for margin, slack in [(margin, SLACKS[0]) for margin in MARGINS] + [(0.05, slack) for slack in SLACKS[1:]]:
         rule = ClipConsistency(margin=margin, slack=slack)
         kept = {kind: sum(rule.reason(each) is None for each in listed) for kind, listed in scores.items()}
         report[f"kept at margin {margin}, slack {slack}"] = kept
-        cells = []
-        for kind, count in kept.items():
-            low, high = interval(count, len(scores[kind]))
-            cells.append(f"{100 * count / len(scores[kind]):.1f} ({low:.1f} to {high:.1f})")
-        print(f"| {margin} | {'none' if slack == SLACKS[0] else slack} | " + " | ".join(cells) + " |")
+        cells = [share(count, len(scores[kind])) for kind, count in kept.items()]
+        rows.append([str(margin), "none" if slack == SLACKS[0] else str(slack), *cells])
+    print(table(["margin", "slack", *scores], rows, left=0))
     numbers = sorted({case.concepts for case in cases if case.concepts is not None})
     if numbers:
-        print("\nTrue texts kept at the default bounds, by the number of changes they ask for:\n")
-        print("| changes | texts | kept |\n| ---: | ---: | ---: |")
-        rule = ClipConsistency()
+        print("True texts kept at the default bounds, by the number of changes they ask for:\n")
+        rule, rows = ClipConsistency(), []
         for number in numbers:
             own = [each for each, case in zip(scores["true"], cases, strict=True) if case.concepts == number]
             count = sum(rule.reason(each) is None for each in own)
-            low, high = interval(count, len(own))
             report[f"kept of {number} changes"] = count / len(own)
-            print(f"| {number} | {len(own)} | {100 * count / len(own):.1f} ({low:.1f} to {high:.1f}) |")
+            rows.append([str(number), str(len(own)), share(count, len(own))])
+        print(table(["changes", "texts", "kept"], rows, left=0))
     if json is not None:
-        json.write_text(json_format.dumps(report, indent=2) + "\n")
+        write_json(json, report, indent=2)
+
+
+def share(count: int, total: int) -> str:
+    """Return a share in percent, and its 95 % interval."""
+    low, high = wilson(count, total)
+    return f"{100 * count / total:.1f} ({100 * low:.1f} to {100 * high:.1f})"
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""A describer of scenes that makes faults at given rates, so that a score of what it says can be checked."""
+"""A describer of scenes with faults at given rates, by which the scores of texts can be checked."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -6,21 +6,22 @@ from pathlib import Path
 
 import numpy as np
 
-from contextcir.synthesis.stages import seed_of
+from contextcir.errors import InputError
+from contextcir.synthesis.request_stage import seed_of
 from data_modules.scenes.describer import SceneDescriber, SceneGraphs
 from data_modules.scenes.graph import COLOURS, Scene, pick, pick_other, random_object
 
-FREE = 1000  # key of an object that is not there
+INVENTED = 1000  # key of an invented object
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Shares of target images that are seen wrongly; at most one fault each.
+    """Shares of target images with a fault; an image has at most one.
 
     Args:
-        swapped: Two objects have each other's colour; where all have the same one, one object has another.
-        invented: There is an object more.
-        left_out: There is an object less.
+        swapped: Two objects exchange their colours; where all have the same one, one object gets another.
+        invented: There is one object too many.
+        left_out: One object is missing.
     """
 
     swapped: float = 0.0
@@ -29,15 +30,17 @@ class Rates:
 
     def __post_init__(self) -> None:
         if min(asdict(self).values()) < 0 or sum(asdict(self).values()) > 1:
-            raise ValueError(f"--model.rates must not be negative, or above 1 together, got {asdict(self)}")
+            raise InputError(
+                f"must not be negative, and not above 1 together, got {asdict(self)}", setting="model.rates"
+            )
 
 
 class FaultyDescriber(SceneDescriber):
-    """Describes references as they are, and targets with faults: the same ones in each of its answers on an image.
+    """Describes references correctly, and targets with faults, which are the same in all answers about an image.
 
     Args:
         root: of the benchmark.
-        rates: how often.
+        rates: of the faults.
         seed: of the faults.
     """
 
@@ -48,12 +51,12 @@ class FaultyDescriber(SceneDescriber):
         self.targets = FaultyGraphs(root, rates, seed)
 
     def target(self, path: str) -> Scene:
-        """Return what the second image of a pair is taken to show."""
+        """Return the scene that the second image of a pair is described as."""
         return self.targets.find(path)
 
 
 class FaultyGraphs(SceneGraphs):
-    """What images show, with faults; see `FaultyDescriber`."""
+    """The graphs of images with the faults of a `FaultyDescriber`."""
 
     def __init__(self, root: Path, rates: Rates, seed: int) -> None:
         super().__init__(root)
@@ -61,7 +64,7 @@ class FaultyGraphs(SceneGraphs):
         self.seed = seed
 
     def find(self, path: str) -> Scene:
-        """Return what an image is taken to show."""
+        """Return the scene that an image is described as."""
         scene = super().find(path)
         rng = np.random.default_rng(seed_of(self.seed, "faults", path))
         drawn = rng.random()
@@ -73,7 +76,7 @@ class FaultyGraphs(SceneGraphs):
 
 
 def swap_colours(rng: np.random.Generator, scene: Scene) -> Scene:
-    """Give two objects each other's colour."""
+    """Exchange the colours of two objects."""
     first = pick(rng, scene.objects)
     others = [item for item in scene.objects if item.colour != first.colour]
     if not others:
@@ -84,11 +87,11 @@ def swap_colours(rng: np.random.Generator, scene: Scene) -> Scene:
 
 def invent(rng: np.random.Generator, scene: Scene) -> Scene:
     """Add an object."""
-    return replace(scene, objects=(*scene.objects, random_object(rng, FREE, pick(rng, scene.free_cells))))
+    return replace(scene, objects=(*scene.objects, random_object(rng, INVENTED, pick(rng, scene.free_cells))))
 
 
 def leave_out(rng: np.random.Generator, scene: Scene) -> Scene:
-    """Take an object away."""
+    """Remove an object."""
     gone = pick(rng, scene.objects)
     return replace(scene, objects=tuple(item for item in scene.objects if item is not gone))
 

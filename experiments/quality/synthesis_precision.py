@@ -2,35 +2,31 @@
 
 python -m experiments.quality.synthesis_precision --run runs/synthesis/scenes --root datasets/scenes
 
-A text is true if every change that it asks for is one of its pair, and complete if it asks for all of them. It is read
-by a grammar of its own (data_modules/scenes/reading.py); what the describer meant is not looked at.
+A text is true if every change that it asks for is one of its pair, and complete if it asks for all of them. Texts are
+parsed by a grammar of their own (data_modules/scenes/reading.py); the statements of the describer are not used.
 """
 
 import json as json_format
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from jsonargparse import auto_cli
-
+from contextcir.errors import InputError
 from contextcir.synthesis.records import Instruction
 from contextcir.synthesis.store import Lookup, read_stage
 from data_modules.scenes.describer import SceneGraphs
 from data_modules.scenes.truth import Judgement, judge
-from experiments.study.results import LEVEL
+from experiments.command import command, table
 
-NORMAL = 1.959963984540054  # of a normal variable, the share LEVEL is within so many standard deviations
+LEVEL = 0.95  # of confidence intervals
 MEASURES = ("true", "complete", "right")
-LAST = 5  # from here on, numbers of changes share a row
+LAST = 5  # numbers of changes from here on share a row
 Group = tuple[str, str]  # "all" or "kept", and the number of changes, or "all"
-
-assert LEVEL == 0.95
 
 
 @dataclass
 class Score:
-    """How many of ``n`` texts are ``true``, ``complete``, ``right`` (both), ``unread``; ``idle``: ask for what is."""
+    """Counts among ``n`` texts: ``true``, ``complete``, ``right`` (both), ``unread``, ``idle`` (see `Judgement`)."""
 
     n: int = 0
     true: int = 0
@@ -51,7 +47,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Judged:
-    """A text, what is wrong with it, and why filters rejected it: None if they kept it, "" if they did not see it."""
+    """A text, its errors, and why filters rejected it: None if they kept it, "" if they did not see it."""
 
     instruction: Instruction
     judgement: Judgement
@@ -62,24 +58,23 @@ def judge_run(run: Path, root: Path) -> Iterator[Judged]:
     """Yield every text of a synthesis.
 
     Raises:
-        ValueError: if there is none, a shard is damaged, or an image is none of the scenes.
-        FileNotFoundError: if there are no scenes.
+        InputError: if there is none, a shard is damaged, an image is none of the scenes, or there are no scenes.
     """
     graphs, pairs, verdicts = SceneGraphs(root), Lookup(run, "pairs"), Lookup(run, "filter")
-    found = False
+    empty = True
     for record in read_stage(run, "instruct"):
-        found = True
+        empty = False
         instruction = Instruction.from_json(record)
         pair = pairs[instruction.pair]
         scenes = (graphs.find(pair[side]) for side in ("reference", "target"))
         reason = verdicts[instruction.key]["reason"] if instruction.key in verdicts else ""
         yield Judged(instruction, judge(instruction.caption, *scenes), reason)
-    if not found:
-        raise ValueError(f"{run} holds no instructions: set --run to the folder (--out) of a synthesis")
+    if empty:
+        raise InputError(f"{run} holds no instructions: give the folder of a synthesis", setting="run")
 
 
 def score(texts: Iterable[Judged]) -> dict[Group, Score]:
-    """Count texts, those that filters kept once more, by the number of changes that they ask for."""
+    """Count texts by the number of changes that they ask for: all texts, and those that the filters kept."""
     scores: dict[Group, Score] = {}
     for text in texts:
         count = text.instruction.concepts
@@ -94,22 +89,20 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
     """Return the 95 % interval of a share, from 0 to 1 (Wilson, 1927; as in Brown, Cai and DasGupta, 2001)."""
     if not n:
         return 0.0, 1.0
-    share, square = hits / n, NORMAL**2
-    middle = (share + square / (2 * n)) / (1 + square / n)
-    half = NORMAL / (1 + square / n) * math.sqrt(share * (1 - share) / n + square / (4 * n * n))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    from scipy.stats import binomtest  # takes seconds to import
+
+    low, high = binomtest(hits, n).proportion_ci(LEVEL, "wilson")
+    return float(low), float(high)
 
 
 def markdown(scores: Mapping[Group, Score]) -> str:
     """Return the table: percentages, and their intervals in brackets."""
-    lines = [
-        "| texts | changes | n | true % | complete % | right % | idle | unread |",
-        "| --- " * 2 + "| ---: " * 6 + "|",
-    ]
+    header = ("texts", "changes", "n", "true %", "complete %", "right %", "idle", "unread")
+    rows = []
     for (kept, changes), row in scores.items():
-        shares = " | ".join(_share(getattr(row, measure), row.n) for measure in MEASURES)
-        lines.append(f"| {kept} | {changes} | {row.n:,} | {shares} | {row.idle:,} | {row.unread:,} |")
-    return "\n".join(lines)
+        shares = [_share(getattr(row, measure), row.n) for measure in MEASURES]
+        rows.append([kept, changes, f"{row.n:,}", *shares, f"{row.idle:,}", f"{row.unread:,}"])
+    return table(header, rows, left=2).rstrip("\n")
 
 
 def _share(hits: int, n: int) -> str:
@@ -123,32 +116,29 @@ def synthesis_precision(
     json: Path | None = None,
     examples: int = 5,
 ) -> None:
-    """Print how many texts are true, complete, and right (both), of all and of those that the filters kept.
+    """Print how many texts are true, complete, and right (both), of all texts and of those that the filters kept.
 
     Args:
         run: Folder of the synthesis.
         root: Of the scenes.
         json: File for the numbers.
-        examples: How many texts that are not right are listed below the table.
+        examples: How many wrong texts are listed below the table.
     """
     texts = list(judge_run(run, root))
     scores = score(texts)
     print(markdown(scores))
     wrong = [text for text in texts if not (text.judgement.true and text.judgement.complete)]
     for text in wrong[:examples]:
-        about = text.judgement.unread or f"{text.judgement.false} false, {text.judgement.missing} missing"
-        print(f"{text.instruction.key}: {text.instruction.caption!r}: {about}")
+        errors = text.judgement.unread or f"{text.judgement.false} false, {text.judgement.missing} missing"
+        print(f"{text.instruction.key}: {text.instruction.caption!r}: {errors}")
     if json is not None:
         rows = [{"texts": kept, "changes": changes, **asdict(row)} for (kept, changes), row in scores.items()]
         json.write_text(json_format.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
-def main(args: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Parse the command line."""
-    try:
-        auto_cli(synthesis_precision, as_positional=False, args=None if args is None else list(args))
-    except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(f"error: {error}") from None
+    command(synthesis_precision)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,16 @@
-"""Controls for studies: what a loss does for another reason than the one that it was made for."""
+"""Controls for studies: losses without the effect that a studied loss was made for."""
 
 from torch import Tensor
 
-from contextcir.losses.maps import ConceptMaps
-from contextcir.losses.text_cc import SpatialConsistency
+from contextcir.losses import ConceptMaps, SpatialConsistency
 
 
 class MismatchedConsistency(SpatialConsistency):
-    """`SpatialConsistency` with the map alone of another phrase, nearly always on another image.
+    """`SpatialConsistency` with the isolated map of another phrase, nearly always on another image.
 
-    It pulls as hard, at the same cost, but says nothing about the phrase. What it gains is no effect of consistency.
+    Gradients and cost are as large, but carry no information on the phrase: a gain with it is no effect of consistency.
     """
 
-    def values_of(self, maps: ConceptMaps) -> Tensor:
-        """The divergences for given maps, those alone moved on by half of the phrases."""
-        return super().values_of(maps._replace(alone=maps.alone.roll(len(maps.alone) // 2)))
+    def values_of_maps(self, maps: ConceptMaps) -> Tensor:
+        """Return the divergences of given maps, with the isolated maps shifted by half of the phrases."""
+        return super().values_of_maps(maps._replace(alone=maps.alone.roll(len(maps.alone) // 2)))

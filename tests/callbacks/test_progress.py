@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from rich.console import Console
 
 from callbacks.progress import ProgressLines, RunProgress, show_progress
+from tests.helpers.toy_evaluation import ToyData, ToyModule
 from tests.helpers.watched import Clock, PassTime, model, train
 
 
@@ -61,6 +62,17 @@ def test_lines_come_at_first_now_and_then_and_at_the_end(tmp_path: Path, capsys:
     assert fourth.startswith("epoch 1, step 4/8") and fourth.endswith("0:00:40 left")
     assert seventh.startswith("epoch 2, step 7/8")
     assert last.startswith("epoch 2, step 8/8") and last.endswith("0 triplets/s, 0:00:00 left")
+
+
+def test_lines_of_an_evaluation_name_the_split_and_what_is_encoded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"accelerator": "cpu", "logger": False, "enable_model_summary": False, "enable_checkpointing": False}
+    options |= {"max_epochs": 1, "num_sanity_val_steps": -1, "default_root_dir": tmp_path}
+    Trainer(callbacks=[ProgressLines(every=0)], **options).fit(ToyModule(), datamodule=ToyData())
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("toy")]
+    one = [f"{what}: batch {batch} of 3" for what in ("gallery", "queries") for batch in (1, 2, 3)]
+    assert lines == 2 * [f"toy {split}, {words}" for split in ("val", "hard") for words in one]
 
 
 def test_other_ranks_are_silent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from callbacks import RecallTable
 from callbacks.results import add_results
+from contextcir.evaluation.composition import CompositionMetric
 from tests.helpers import toy_evaluation
 from tests.helpers.toy_evaluation import (
     GALLERY,
@@ -72,9 +73,12 @@ def naive_recall_at_1() -> dict[str, float]:
     return {row: 100 * count / QUERIES for row, count in found.items()}
 
 
-def test_fit_prints_and_saves_the_table_before_and_after_training(tmp_path: Path, capsys) -> None:
-    module = ToyModule()
-    make_trainer(tmp_path, num_sanity_val_steps=-1).fit(module, datamodule=ToyData())
+@pytest.mark.parametrize("before", [True, False])
+def test_fit_saves_the_table_before_and_after_training_and_prints_the_first_on_request(
+    tmp_path: Path, capsys, before: bool
+) -> None:
+    module, callbacks = ToyModule(), [RecallTable(show_before_training=before)]
+    make_trainer(tmp_path, num_sanity_val_steps=-1, callbacks=callbacks).fit(module, datamodule=ToyData())
     results = saved(tmp_path)
     assert {phase: list(splits) for phase, splits in results.items()} == {
         "fit_start": ["val", "hard"],
@@ -95,7 +99,6 @@ def test_fit_prints_and_saves_the_table_before_and_after_training(tmp_path: Path
 
     printed = capsys.readouterr().out
     for words in (
-        "toy val, before training",
         "toy hard, after training",
         "image only",
         "Rsub@1",
@@ -103,6 +106,7 @@ def test_fit_prints_and_saves_the_table_before_and_after_training(tmp_path: Path
         "concepts 2",
     ):
         assert words in printed
+    assert ("toy val, before training" in printed) == before
     table = (tmp_path / "recall_table.md").read_text()
     assert f"| sum | {expected['sum']:.2f} |" in table
     assert table.count("| query | R@1 | R@5 | Rsub@1 | mAP@5 |") == 4
@@ -123,7 +127,7 @@ def test_a_truncated_sanity_check_gives_no_table_and_says_why_once(tmp_path: Pat
     with caplog.at_level("INFO"):
         make_trainer(tmp_path, num_sanity_val_steps=1).fit(ToyModule(), datamodule=ToyData())
     assert list(saved(tmp_path)) == ["fit_end"]
-    assert caplog.text.count("--trainer.num_sanity_val_steps=-1") == 1
+    assert caplog.text.count("set trainer.num_sanity_val_steps to -1") == 1
 
 
 def test_validate_and_test_add_to_what_is_there(tmp_path: Path) -> None:
@@ -135,6 +139,22 @@ def test_validate_and_test_add_to_what_is_there(tmp_path: Path) -> None:
     assert results["test"]["test"]["pointing_game"] == 12.5
     assert results["test"]["test"]["rows"] == results["validate"]["val"]["rows"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["csv", "metrics.json", "recall_table.md"]
+
+
+def test_the_table_takes_the_place_of_lightning_s_own(tmp_path: Path, capsys) -> None:
+    trainer = make_trainer(tmp_path)
+    trainer.test(ToyModule(), datamodule=ToyData())
+    printed = capsys.readouterr().out
+    assert "toy test, test" in printed and "Test metric" not in printed
+    assert "test_sum_recall_at_1" in trainer.callback_metrics and "test_sum_recall_at_1" not in printed
+
+
+def test_the_gallery_is_gathered_and_scored_once_for_all_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gathered = []
+    once = CompositionMetric.gallery
+    monkeypatch.setattr(CompositionMetric, "gallery", lambda metric: gathered.append(metric) or once(metric))
+    make_trainer(tmp_path).validate(ToyModule(), datamodule=ToyData(), verbose=False)
+    assert [metric.protocol.split for metric in gathered] == ["val", "hard"]
 
 
 def test_a_partial_evaluation_is_noticed_in_the_table(tmp_path: Path, capsys) -> None:
@@ -152,7 +172,7 @@ def test_hidden_labels_give_no_table(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["{", "[1]", '{"test": 3}'])
 def test_a_foreign_result_file_is_not_overwritten(tmp_path: Path, content: str) -> None:
     (tmp_path / "metrics.json").write_text(content)
-    with pytest.raises(ValueError, match=r"metrics\.json holds something else"):
+    with pytest.raises(ValueError, match=r"metrics\.json: holds something else"):
         add_results(tmp_path, "test", "test", {})
     assert (tmp_path / "metrics.json").read_text() == content
 

@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from callbacks.results import Sheet, make_sheets
 from contextcir.embeddings import state_digest
+from contextcir.evaluation.metrics import MeanOf, RecallAt, SoftRecallAt, SoftSubsetRecallAt
 from contextcir.evaluation.protocol import Protocol
 from contextcir.training.module import ContextCIR
 from data_modules import CIRR
@@ -92,8 +93,7 @@ class Categories(ToyData):
 def category(split: str) -> Protocol:
     return replace(
         make_protocol(split),
-        recall_at=(1, 5),
-        means={"mean_recall": ("recall_at_1", "recall_at_5")},
+        metrics=(*make_protocol(split).metrics, MeanOf("mean_recall", RecallAt(1), RecallAt(5))),
         averaged_as="val",
         headline="mean_recall",
     )
@@ -133,7 +133,9 @@ def test_means_over_protocols_are_saved_printed_and_logged_for_all_rows(tmp_path
 
 
 def test_soft_scores_have_a_table_of_their_own() -> None:
-    protocol = replace(make_protocol("val"), graded_targets=({},) * QUERIES)
+    protocol = make_protocol("val")
+    soft_metrics = (*SoftRecallAt.at(1, 5), SoftSubsetRecallAt(1))
+    protocol = replace(protocol, graded_targets=({},) * QUERIES, metrics=(*protocol.metrics, *soft_metrics))
     figures = dict.fromkeys(protocol.metric_names(), 10.0)
     entry = {
         "protocol": protocol.describe(),

@@ -11,8 +11,9 @@ import torch
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
-import contextcir.evaluation.submission
+import contextcir.evaluation.nearest
 from callbacks import RecallTable, SubmissionFiles
+from contextcir.evaluation.metrics import RecallAt
 from contextcir.evaluation.protocol import Protocol
 from experiments.run import main as run
 from experiments.submission import main as submission
@@ -46,7 +47,7 @@ class Servers(ToyData):
             return super().protocols(stage)
         toy = make_protocol("test1", labelled=False)
         numbers = tuple(str(500 + number) for number in range(GALLERY))
-        circo = replace(toy, benchmark="circo", split="test", gallery=numbers, subsets=None, subset_recall_at=())
+        circo = replace(toy, benchmark="circo", split="test", gallery=numbers, subsets=None, metrics=RecallAt.at(1, 5))
         return [replace(toy, benchmark="cirr"), replace(circo, exclude_reference=False)]
 
     def predict_dataloader(self) -> list[DataLoader]:
@@ -146,7 +147,7 @@ def test_missing_images_leave_no_file(tmp_path: Path) -> None:
 
 def test_no_file_that_would_be_rejected_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def reversed_lists(*args: Any) -> list[list[int]]:
-        return [[*row[:-1], row[0]] for row in contextcir.evaluation.submission.ranked_lists(*args)]
+        return [[*row[:-1], row[0]] for row in contextcir.evaluation.nearest.ranked_lists(*args)]
 
     monkeypatch.setattr("callbacks.submission.ranked_lists", reversed_lists)
     with pytest.raises(ValueError, match="cirr_test1: the submission file would be rejected: query 100: lists image"):

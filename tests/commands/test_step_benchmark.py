@@ -59,7 +59,7 @@ def test_the_published_way_reads_the_same_maps() -> None:
             assert b.shape[-1] == 77 and a[rows].std() > 0.01
             torch.testing.assert_close(b[..., : a.shape[-1]], a[rows])
             assert (b[..., a.shape[-1] :] == 0).all()
-    torch.testing.assert_close(theirs.concept.of(found), ours.concept.of(expected))
+    torch.testing.assert_close(theirs.concept.from_maps(found), ours.concept.from_maps(expected))
 
 
 def test_the_published_way_has_the_same_losses_and_gradients() -> None:

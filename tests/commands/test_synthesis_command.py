@@ -1,15 +1,20 @@
-"""The command line: stage by stage or all at once, over shards, and one line about what goes wrong."""
+"""The command line: stage by stage or all at once, over shards, and errors in one line."""
 
 import json
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from contextcir.files import stable_hash
 from contextcir.synthesis.store import read_stage
-from experiments.synthesize import main
+from experiments.synthesize import ANSWERS_AWAITED, main
+from tests.helpers.make_data import write_image
+from tests.helpers.model_batches import run_batches
+from tests.helpers.model_server import ModelServer
 from tests.helpers.scenes_flags import CONFIGS, draw
 from tests.helpers.synthesis_flags import PAIRS, REQUESTS, flags
 from tests.helpers.synthesis_model import asked
@@ -18,11 +23,11 @@ ROOT = Path(__file__).parents[2]
 FILES = ["card.md", "samples.html", "train.jsonl", "val.jsonl"]
 
 
-def error_of(args: list[str]) -> str:
+def error_of(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     with pytest.raises(SystemExit) as failure:
         main(args)
-    message = str(failure.value)
-    assert message.startswith("error: ") and "\n" not in message
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert failure.value.code == 1 and message.startswith("error: ")
     return message
 
 
@@ -66,7 +71,7 @@ def test_a_spent_budget_ends_with_one_line_and_a_status_of_its_own(
         main(flags(tmp_path, out, "--model.budget=20", f"--model.log={log}"))
     assert ended.value.code == 3
     line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith("stopped: the budget of 1.00 is spent (describe: 5 done, ") and "goes on" in line
+    assert line.startswith("stopped: the budget of 1.00 is spent (describe: 5 done, ") and "continues" in line
     assert [len(list(read_stage(out, stage))) for stage in ("describe-reference", "describe")] == [15, 5]
     before = len(asked(log))
     main(flags(tmp_path, out, f"--model.log={log}"))
@@ -77,18 +82,53 @@ def test_a_spent_budget_ends_with_one_line_and_a_status_of_its_own(
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["--shard=3/3"], "--shard must be I/N"),
-        (["--shard=0/2"], "--shard needs --stage"),
+        (["--shard=3/3"], "expected I/N with I from 0 to N - 1, got '3/3' (--shard)"),
+        (["--shard=0/2"], "a shard needs a stage"),
         (["--stage=write", "--shard=0/2"], "is not divided"),
-        (["--stage=pairs", "--shard=1/2"], "without --shard"),
+        (["--stage=pairs", "--shard=1/2"], "without a shard (--shard)"),
         (["--stage=write"], "nothing to write"),
-        (["--pairs.file=none.json"], "no file none.json"),
-        (["--describe.reference_prompt=none.md"], "no prompt none.md"),
-        (["--write.val_share=1"], "--write.val_share"),
+        (["--pairs.file=none.json"], "no file none.json (--pairs.file)"),
+        (["--describe.reference_prompt=none.md"], "(--describe.reference_prompt)"),
+        (["--write.val_share=1"], "(--write.val_share)"),
     ],
 )
-def test_what_goes_wrong_is_told_in_one_line(more: list[str], words: str, tmp_path: Path) -> None:
-    assert words in error_of(flags(tmp_path, tmp_path / "out", *more))
+def test_an_error_is_one_line(more: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert words in error_of(flags(tmp_path, tmp_path / "out", *more), capsys)
+
+
+def test_the_command_is_imported_without_the_libraries_that_take_seconds() -> None:
+    code = "import sys, experiments.synthesize as s; s.build_parser(); print(sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = {name.partition(".")[0] for name in re.findall(r"'([^']+)'", done.stdout)}
+    assert "contextcir" in loaded
+    assert not loaded & {"torch", "lightning", "open_clip", "transformers", "scipy", "stanza", "spacy", "openai"}
+
+
+def describe(body: dict[str, Any]) -> dict[str, Any]:
+    """Answer a request by the bytes of its images, or else with a text."""
+    urls = re.findall(r"data:image/[^']+", repr(body))
+    if urls:
+        return {"objects": [{"object": "cup", "descriptors": [f"labelled {stable_hash(''.join(urls))}"]}]}
+    return {"texts": [{"caption": f"Label the cup anew, way {n}.", "changes": ["label"]} for n in range(2)]}
+
+
+def test_batch_files_carry_a_synthesis_over_several_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, batches = tmp_path / "out", tmp_path / "batches"
+    for image in {image for pair in PAIRS for image in pair}:
+        write_image(tmp_path / "photos" / image, image)
+    model = ["--model=contextcir.synthesis.models.batch_files.BatchFiles", f"--model.folder={batches}"]
+    args = flags(tmp_path, out, *model, "--model.chat.model=m", f"--images={tmp_path / 'photos'}")
+    args += ["--duplicates.per_run=null"]
+    with ModelServer(describe) as server:
+        for _ in ("describe-reference", "describe", "instruct"):
+            with pytest.raises(SystemExit) as stopped:
+                main(args)
+            assert stopped.value.code == ANSWERS_AWAITED
+            assert "vllm run-batch" in capsys.readouterr().err.splitlines()[-1]
+            assert run_batches(server, batches)
+        main(args)
+        assert len(server.asked) == REQUESTS and not server.paid_twice()
+    assert "48 in train, 12 in val" in capsys.readouterr().out
 
 
 def test_the_command_line_runs(tmp_path: Path) -> None:

@@ -20,9 +20,9 @@ filters:
         init_args: {{model: "local-dir:{clip}", pretrained: null, margin: 0.0, batch_size: 8}}
 write:
   exports:
-    - contextcir.synthesis.outputs.exports.hotel.CIRRRewritten
-    - contextcir.synthesis.outputs.exports.hotel.HotelCIR
-    - contextcir.synthesis.outputs.exports.lasco.LaSCo
+    - contextcir.synthesis.outputs.exports.CIRRRewritten
+    - contextcir.synthesis.outputs.exports.HotelCIR
+    - contextcir.synthesis.outputs.exports.LaSCo
 """
 
 

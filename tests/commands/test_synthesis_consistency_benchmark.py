@@ -1,4 +1,4 @@
-"""What measures the consistency filter: its statistics against plain ones, and a run on a few scenes."""
+"""The measurement of the consistency filter: its statistics against naive ones, and a run on a few scenes."""
 
 import json
 from pathlib import Path
@@ -8,27 +8,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_modules.scenes.writer import Size, write_scenes
-from experiments.quality.consistency import consistency, interval, read_cases, told_apart
+from experiments.quality.consistency import consistency, read_cases, separation
+from experiments.quality.synthesis_precision import wilson
 from tests.helpers.make_data import make_cirr
 from tests.helpers.scenes_flags import draw
 
-FIGURES = st.lists(st.integers(-3, 3), min_size=1, max_size=9)
+SCORES = st.lists(st.integers(-3, 3), min_size=1, max_size=9)
 
 
-@given(FIGURES, FIGURES)
-def test_how_often_the_true_text_is_ahead(true: list[int], wrong: list[int]) -> None:
+@given(SCORES, SCORES)
+def test_separation_is_how_often_the_true_text_is_ahead(true: list[int], wrong: list[int]) -> None:
     wins = [1.0 if one > other else 0.5 if one == other else 0.0 for one in true for other in wrong]
-    assert told_apart(true, wrong) == pytest.approx(100 * sum(wins) / len(wins))
+    assert separation(true, wrong) == pytest.approx(100 * sum(wins) / len(wins))
 
 
 @given(st.integers(1, 500), st.data())
 def test_an_interval_has_the_shares_whose_score_test_accepts(total: int, data: st.DataObject) -> None:
     passed = data.draw(st.integers(0, total))
-    low, high = (bound / 100 for bound in interval(passed, total))
+    low, high = wilson(passed, total)
     assert -1e-9 <= low <= passed / total + 1e-9 and passed / total - 1e-9 <= high <= 1 + 1e-9
     for bound in (low, high):  # at its ends the score test is at its limit
         assert abs(passed / total - bound) == pytest.approx(
-            1.96 * (max(bound * (1 - bound), 0) / total) ** 0.5, abs=1e-6
+            1.959963984540054 * (max(bound * (1 - bound), 0) / total) ** 0.5, abs=1e-6
         )
 
 
@@ -37,17 +38,17 @@ def test_cases_have_a_wrong_text_of_either_kind(tmp_path: Path) -> None:
     cases = read_cases(root, "val", 100, 0)
     assert len(cases) == 8 and cases == read_cases(root, "val", 100, 0)
     assert len(read_cases(root, "val", 3, 0)) == 3
-    told = json.loads((root / "captions" / "cap.scenes.val.json").read_text())
-    owner = {record["caption"]: record["reference"] for record in told}
-    for case, record in zip(cases, told, strict=True):
+    listed = json.loads((root / "captions" / "cap.scenes.val.json").read_text())
+    owner = {record["caption"]: record["reference"] for record in listed}
+    for case, record in zip(cases, listed, strict=True):
         name = Path(case.pair.reference).stem
         assert (case.true, name, case.concepts) == (record["caption"], record["reference"], record["concepts"])
         assert owner[case.other] != name and (case.same is None or owner[case.same] == name) and case.same != case.true
         assert len(case.pair.image_set) == 6 and case.pair.target in case.pair.image_set
 
 
-def test_hidden_targets_are_told(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="change --split"):
+def test_hidden_targets_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"\(split\)"):
         read_cases(make_cirr(tmp_path), "test1", 5, 0)
 
 
@@ -55,7 +56,7 @@ def test_it_runs(tmp_path: Path, clip_folder: Path, capsys: pytest.CaptureFixtur
     root = tmp_path / "scenes"
     write_scenes(root, 0, Size(train_references=1, references=8, shared_references=1), workers=1)
     consistency(root, model=f"local-dir:{clip_folder}", json=tmp_path / "r.json")
-    report, told = json.loads((tmp_path / "r.json").read_text()), capsys.readouterr().out
+    report, printed = json.loads((tmp_path / "r.json").read_text()), capsys.readouterr().out
     assert report["texts"] == {"true": 32, "other pair": 32, "same reference": 32}
     kept = [report[f"kept at margin {margin}, slack 2.0"]["true"] for margin in (-0.1, 0.0, 0.2)]
-    assert kept == sorted(kept, reverse=True) and told.count("| 0.05 | none |") == 1
+    assert kept == sorted(kept, reverse=True) and printed.count("| 0.05 | none |") == 1

@@ -1,6 +1,7 @@
 """The score of a synthesis on scenes: full marks for the exact describer, and faults at the rate that they are made."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from data_modules.scenes.describer import SceneGraphs
 from data_modules.scenes.truth import Judgement
 from data_modules.scenes.writer import Size, write_scenes
 from experiments.quality.faulty_describer import FaultyGraphs, Rates
-from experiments.quality.synthesis_precision import Judged, main, markdown, score, wilson
+from experiments.quality.synthesis_precision import Judged, main, markdown, score, synthesis_precision, wilson
 from experiments.synthesize import main as synthesize
 from tests.helpers.scenes_flags import CONFIGS
 
@@ -34,7 +35,7 @@ def precision(root: Path, folder: Path, *flags: str) -> dict[tuple[str, str], di
     config = [f"--config={CONFIGS / 'synthesis' / 'scenes.yaml'}", f"--pairs.file={folder / 'pairs.json'}"]
     run = folder / "run"
     synthesize([*config, f"--images={root}", *flags, f"--model.root={root}", f"--out={run}", "--filters=[]"])
-    main([f"--run={run}", f"--root={root}", f"--json={folder / 'scores.json'}"])
+    synthesis_precision(run, root, json=folder / "scores.json")
     return {(row["texts"], row["changes"]): row for row in json.loads((folder / "scores.json").read_text())}
 
 
@@ -48,7 +49,7 @@ def test_the_exact_describer_is_always_right(root: Path, tmp_path: Path, capsys:
 
 
 @pytest.mark.parametrize(("fault", "rate"), [("swapped", 0.3), ("invented", 0.5), ("left_out", 0.2)])
-def test_what_is_wrong_is_as_much_as_was_made_wrong(fault: str, rate: float, root: Path, tmp_path: Path) -> None:
+def test_as_many_texts_are_wrong_as_targets_have_faults(fault: str, rate: float, root: Path, tmp_path: Path) -> None:
     scores = precision(root, tmp_path / "faulty", f"--model={FAULTY}", f"--model.rates.{fault}={rate}")
     exact, faulty = SceneGraphs(root), FaultyGraphs(root, Rates(**{fault: rate}), 0)
     listed = json.loads((root / "captions" / "cap.scenes.val.json").read_text())
@@ -63,7 +64,7 @@ def test_what_is_wrong_is_as_much_as_was_made_wrong(fault: str, rate: float, roo
 
 def test_rates_that_can_not_be_are_told() -> None:
     for rates in ({"swapped": -0.1}, {"swapped": 0.6, "invented": 0.6}):
-        with pytest.raises(ValueError, match=r"--model\.rates"):
+        with pytest.raises(ValueError, match=r"\(model\.rates\)"):
             Rates(**rates)
 
 
@@ -109,12 +110,16 @@ def test_the_interval_is_that_of_the_score_test() -> None:
 
 
 @pytest.mark.parametrize("what", ["run", "root"])
-def test_what_is_not_there_is_told_in_one_line(what: str, root: Path, tmp_path: Path) -> None:
+def test_a_missing_folder_is_an_error_of_one_line(
+    what: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     pair = Pair("p", "img_raw/val/val-0-0.jpg", "img_raw/val/val-0-1.jpg")
     records = {"pairs": pair, "instruct": Instruction("p#0", "p", "remove the star", 1), "filter": Verdict("p#0", None)}
     for stage, record in records.items():
         with Shard(shard_path(tmp_path / "run", stage, 0, 1)) as shard:
             shard.append([record.to_json()])
     flags = {"run": tmp_path / "run", "root": root, what: tmp_path / "none"}
-    with pytest.raises(SystemExit, match="^error: [^\n]*none[^\n]*$"):
-        main([f"--{name}={folder}" for name, folder in flags.items()])
+    monkeypatch.setattr("sys.argv", ["synthesis_precision", *(f"--{name}={folder}" for name, folder in flags.items())])
+    with pytest.raises(SystemExit):
+        main()
+    assert re.fullmatch(r"error: [^\n]*none[^\n]*\n", capsys.readouterr().err)

@@ -44,7 +44,8 @@ def test_official_protocol(official: Path) -> None:
     val = CIRCO(official).protocols("val")[0]
     assert (val.benchmark, val.split, val.exclude_reference, val.headline) == ("circo", "val", False, "map_at_5")
     assert val.recall_of_first and val.describe()["recall_of_first"] is True
-    assert val.average_precision_at == (5, 10, 25, 50) and val.subsets is None and "8" in val.gallery
+    recalls, precisions = [f"recall_at_{k}" for k in (1, 5, 10, 25, 50)], [f"map_at_{k}" for k in (5, 10, 25, 50)]
+    assert val.metric_names() == (*recalls, *precisions) and val.subsets is None and "8" in val.gallery
     assert val.gallery[val.references[0]] == "271520"
     assert [val.gallery[target] for target in val.targets[0]] == ["355099", "528417", "534704"]
     assert val.describe()["query_text"] == "Find a picture that also {shared_concept}, but {relative_caption}."

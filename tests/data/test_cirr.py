@@ -25,9 +25,10 @@ def test_official_counts(official: CIRR) -> None:
 
 def test_official_protocol(official: CIRR) -> None:
     val = official.protocols("val")[0]
-    assert val.exclude_reference and val.recall_at == (1, 5, 10, 50) and val.subset_recall_at == (1, 2, 3)
-    assert val.average_precision_at == () and not val.strata and val.headline == "recall_at_1"
-    assert val.means == {"mean_recall": ("recall_at_5", "subset_recall_at_1")} and val.averaged_as is None
+    hard = [*(f"recall_at_{k}" for k in (1, 5, 10, 50)), *(f"subset_recall_at_{k}" for k in (1, 2, 3))]
+    assert val.metric_names() == (*hard, *(f"soft_{name}" for name in hard), "mean_recall")
+    assert val.exclude_reference and not val.strata and val.headline == "recall_at_1" and val.averaged_as is None
+    assert val.describe()["means"] == {"mean_recall": ["recall_at_5", "subset_recall_at_1"]}
     for protocol in (val, official.protocols("predict")[0]):
         for subset, reference, targets in zip(protocol.subsets, protocol.references, protocol.targets, strict=True):
             assert len(subset) == 6 and reference in subset and reference not in targets

@@ -57,9 +57,9 @@ def test_official_validation_galleries(
 
 def test_official_protocol(official: Path) -> None:
     dress = FashionIQ(official).protocols("val")[0]
-    assert (dress.recall_at, dress.exclude_reference, dress.query_views) == ((10, 50), False, 1)
+    assert (dress.describe()["recall_at"], dress.exclude_reference, dress.query_views) == ([10, 50], False, 1)
     assert (dress.averaged_as, dress.headline) == ("val", "mean_recall")
-    assert dress.means == {"mean_recall": ("recall_at_10", "recall_at_50")}
+    assert dress.describe()["means"] == {"mean_recall": ["recall_at_10", "recall_at_50"]}
     described = FashionIQ(
         official, query_text=BothOrders(), gallery=VALGallery(), exclude_reference=True, val_splits=["val_shirt"]
     ).protocols("val")[0].describe()  # fmt: skip

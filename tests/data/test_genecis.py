@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Trainer
 from PIL import Image
 
-from contextcir.evaluation.metrics import CompositionMetric
+from contextcir.evaluation.composition import CompositionMetric
 from contextcir.training.module import ContextCIR
 from data_modules import GeneCIS
 from tests.data.test_crops import published_pixels
@@ -29,7 +29,7 @@ def test_official_object_tasks(official: Path) -> None:
     for protocol, images in zip(data.protocols("val"), (2734, 2192), strict=True):
         records = json.loads((official / "genecis" / f"{protocol.split}.json").read_text())
         assert len(protocol.query_ids) == len(records) == 1960 and len(protocol.gallery) == images
-        assert (protocol.recall_at, protocol.subset_recall_at) == ((), (1, 2, 3))
+        assert protocol.metric_names() == tuple(f"subset_recall_at_{k}" for k in (1, 2, 3))
         assert (protocol.headline, protocol.averaged_as) == ("subset_recall_at_1", "genecis")
         sizes = []
         for query, record in enumerate(records):
@@ -140,7 +140,7 @@ def test_constant_embeddings_find_nothing(official: Path) -> None:
         metric = CompositionMetric(protocol)
         metric.update_gallery(torch.arange(len(protocol.gallery)), torch.ones(len(protocol.gallery), 8))
         metric.update_queries(torch.arange(1960), torch.ones(1960, 8))
-        figures = metric.compute()
+        figures = metric.figures()
         assert {name: float(value) for name, value in figures.items()} == {
             "subset_recall_at_1": 0, "subset_recall_at_2": 0, "subset_recall_at_3": 0
         }  # fmt: skip
@@ -154,7 +154,7 @@ def test_chance_is_one_in_fifteen(official: Path) -> None:
         torch.arange(len(protocol.gallery)), torch.randn(len(protocol.gallery), 64, generator=random_numbers)
     )
     metric.update_queries(torch.arange(1960), torch.randn(1960, 64, generator=random_numbers))
-    figures = metric.compute()
+    figures = metric.figures()
     for k in (1, 2, 3):
         assert float(figures[f"subset_recall_at_{k}"]) == pytest.approx(100 * k / 15, abs=3)
 

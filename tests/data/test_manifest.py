@@ -53,7 +53,7 @@ def test_one_file_holds_all_splits(tmp_path: Path, name: str, images: str) -> No
     protocol = data.protocols("val")[0]
     assert protocol.gallery == ("a/1.jpg", "b/0.png", "b/1.png")
     assert (protocol.references, protocol.targets, protocol.query_ids) == ((0, 1), ((1,), (2,)), (1, 3))
-    assert not protocol.exclude_reference and protocol.recall_at == (1, 5, 10, 50, 100)
+    assert not protocol.exclude_reference and protocol.describe()["recall_at"] == [1, 5, 10, 50, 100]
     assert protocol.describe()["gallery_of"] == "references and targets"
     assert data.list_splits() == ["train", "val"]
 
@@ -103,7 +103,11 @@ def test_a_listed_gallery_takes_the_place_of_references_and_targets(tmp_path: Pa
     protocol = data.protocols("val")[0]
     assert protocol.gallery == ("far.png", "b/1.png", "b/0.png")
     assert protocol.references == (-1, 2) and protocol.targets == ((2,), (1,))
-    assert (protocol.benchmark, protocol.exclude_reference, protocol.recall_at) == ("own", True, (1, 2))
+    assert (protocol.benchmark, protocol.exclude_reference, protocol.metric_names()) == (
+        "own",
+        True,
+        ("recall_at_1", "recall_at_2"),
+    )
     assert protocol.describe()["gallery_of"] == "{split}_gallery.json"
     assert set(data._evaluations["val"].image_paths) == {"far.png", "b/1.png", "b/0.png", "a/1.jpg"}
 

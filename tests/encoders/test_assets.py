@@ -37,7 +37,7 @@ def test_packed_weights_come_back_with_zero_rows_for_other_words(tmp_path: Path)
 
 
 def test_missing_weights_are_an_error_that_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"scenes_vit.safetensors is missing: .*experiments.clip"):
+    with pytest.raises(FileNotFoundError, match=r"scenes_vit.safetensors: is missing: .*experiments.clip"):
         assets.unpack(tmp_path, tmp_path / "cache")
 
 

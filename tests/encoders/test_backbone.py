@@ -92,21 +92,21 @@ def test_autocast_leaves_one_type():
 
 
 def gradients(backbone: OpenCLIPBackbone) -> dict[str, torch.Tensor]:
-    image, text = backbone.encode_image(images()), backbone.encode_text(backbone.tokenizer(CAPTIONS))
+    pixels = images().to(next(backbone.parameters()).dtype)
+    image, text = backbone.encode_image(pixels), backbone.encode_text(backbone.tokenizer(CAPTIONS))
     (image.tokens.pow(2).sum() + image.embedding.sum() + (text.tokens.pow(3).sum() + text.embedding.sum())).backward()
     return {name: p.grad for name, p in backbone.named_parameters() if p.requires_grad}
 
 
 def test_gradient_checkpointing_changes_no_gradient(tmp_path):
     folder = f"local-dir:{tiny.clip_folder(tmp_path)}"
-    plain = gradients(OpenCLIPBackbone(folder))
-    saving = OpenCLIPBackbone(folder, gradient_checkpointing=True)
+    plain = gradients(OpenCLIPBackbone(folder).double())  # the two use different kernels, which round differently
+    saving = OpenCLIPBackbone(folder, gradient_checkpointing=True).double()
     assert saving.clip.visual.transformer.grad_checkpointing and saving.clip.transformer.grad_checkpointing
     saved = gradients(saving)
     assert plain.keys() == saved.keys()
-    for name in plain:  # sums of thousands cancel to single small entries, which rounding may change by more than 1e-4
-        rounding = 1e-6 * plain[name].abs().max().item()
-        torch.testing.assert_close(plain[name], saved[name], rtol=1e-4, atol=max(rounding, 1e-6))
+    for name in plain:
+        torch.testing.assert_close(plain[name], saved[name], rtol=1e-8, atol=1e-8)
 
 
 def test_the_fused_kernel_is_not_used_on_a_cpu():
@@ -211,7 +211,7 @@ def test_published_models_build_with_their_widths_and_tokens(model, widths, patc
     [("ViT-L-14", "openai", "ViT-L-14-quickgelu"), ("ViT-B-32", "metaclip_400m", "ViT-B-32-quickgelu")],
 )
 def test_weights_of_another_activation_are_refused(model, tag, needed):
-    with pytest.raises(ValueError, match=f"{tag}.*QuickGELU.*--model.backbone.model={needed}"):
+    with pytest.raises(ValueError, match=rf"{tag}.*QuickGELU.*: use the model {needed} \(model\.backbone\.model\)"):
         OpenCLIPBackbone(model, tag)
 
 

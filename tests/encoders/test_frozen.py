@@ -150,7 +150,7 @@ def test_an_interrupted_table_is_completed(frozen: list[str], monkeypatch: pytes
 
 def test_mistakes_are_told_in_one_line(flags: list[str], frozen: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     message = error_of(capsys, "fit", *frozen, "--model.backbone.trainable_image_blocks=1")
-    assert "--model.backbone.trainable_image_blocks is 1: set it to 0" in message
+    assert "trainable_image_blocks is 1: set it to 0" in message and "(--model.backbone.trainable_" in message
     message = error_of(capsys, "fit", *flags, "--data=data_modules.frozen.FrozenScenes")
     assert "FrozenScenes needs a model that keeps features of images" in message
 

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from contextcir.batch import phrases_of
 from contextcir.encoders.features import TokenBatch
 from contextcir.encoders.phrase_texts import PhraseTexts
-from contextcir.phrases.parser import Span
 from tests.helpers import tiny
 
 CAPTIONS = ["the dog beside the dog, and a red ball", "no phrase here", "the dog, a hat", ""]
@@ -131,11 +130,3 @@ def test_a_teacher_keeps_no_graph_and_a_student_gets_one(backbone):
     assert not texts.detached().tokens.requires_grad
     assert texts.features().tokens.grad_fn is not None
     assert texts.detached().tokens.data_ptr() == texts.features().tokens.data_ptr()
-
-
-def test_spans_become_a_batch():
-    phrases = phrases_of([(Span(0, 7), Span(9, 14)), (), [(2, 3)]])
-    assert phrases.owner.tolist() == [0, 0, 2] and phrases.spans.tolist() == [[0, 7], [9, 14], [2, 3]]
-    assert phrases.boxes.shape == (3, 4) and phrases.boxes.isnan().all()
-    none = phrases_of([(), ()])
-    assert [tuple(part.shape) for part in none] == [(0,), (0, 2), (0, 4)] and none.owner.dtype == torch.int64

@@ -78,7 +78,7 @@ def flags(photos: Path, out: Path, url: str, clip: Path) -> list[str]:
         f"--out={out}",
         f"--model.url={url}",
         "--duplicates.per_run=null",
-        "--write.exports+=contextcir.synthesis.outputs.exports.lasco.LaSCo",
+        "--write.exports+=contextcir.synthesis.outputs.exports.LaSCo",
     ]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from contextcir.evaluation.metrics import CompositionMetric
+from contextcir.evaluation.composition import CompositionMetric
 from contextcir.evaluation.scoring import known_answers, score_queries
 from data_modules import CIRCO, CIRR
 from tests.helpers.make_data import write_json
@@ -69,7 +69,7 @@ def test_official_cirr_val_is_scored_as_its_definitions_say(shared: Path) -> Non
     metric = CompositionMetric(protocol)
     metric.update_gallery(torch.arange(len(gallery)), images)
     metric.update_queries(torch.tensor(chosen), queries)
-    figures = {name: value.item() for name, value in metric.compute().items()}
+    figures = {name: value.item() for name, value in metric.figures().items()}
 
     unit = torch.nn.functional.normalize(images.double(), dim=-1)
     sums = dict.fromkeys(protocol.metric_names(), 0.0)
@@ -98,7 +98,7 @@ def test_guessing_finds_a_fifth_in_the_subsets_of_cirr_and_nothing_when_collapse
         metric = CompositionMetric(protocol)
         metric.update_gallery(torch.arange(2297), images)
         metric.update_queries(torch.arange(4181), torch.randn(4181, 16, generator=generator))
-        figures.append(metric.compute())
+        figures.append(metric.figures())
         assert metric.coverage() == (4181, 2297)
     for k in (1, 2, 3):
         assert figures[0][f"subset_recall_at_{k}"].item() == pytest.approx(20 * k, abs=2)

@@ -1,12 +1,25 @@
 """A protocol refuses what contradicts itself, and describes everything that decides the figures."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
 
+from contextcir.evaluation.metrics import (
+    AveragePrecisionAt,
+    MeanOf,
+    RecallAt,
+    SoftRecallAt,
+    SoftSubsetRecallAt,
+    SubsetRecallAt,
+)
 from contextcir.evaluation.protocol import Protocol, averaging_groups
 
+HARD = (*RecallAt.at(1, 5), SubsetRecallAt(1), *AveragePrecisionAt.at(5, 10))
+SOFT = (*SoftRecallAt.at(1, 5), SoftSubsetRecallAt(1))
+METRICS = (*HARD, *SOFT, MeanOf("mean_recall", RecallAt(5), SubsetRecallAt(1)))
 PROTOCOL = Protocol(
     benchmark="toy",
     split="val",
@@ -18,10 +31,7 @@ PROTOCOL = Protocol(
     graded_targets=({1: 1.0, 0: -1.0}, {}),
     subsets=((0, 1, 2), (2, 3)),
     query_views=2,
-    recall_at=(1, 5),
-    subset_recall_at=(1,),
-    average_precision_at=(5, 10),
-    means={"mean_recall": ("recall_at_5", "subset_recall_at_1")},
+    metrics=METRICS,
     strata={"concepts_2": (1,)},
     averaged_as="all",
     headline="subset_recall_at_1",
@@ -50,10 +60,11 @@ PROTOCOL = Protocol(
         ({"references": (4, -1)}, "references of query 70"),
         ({"subsets": ((0, 9), (2,))}, "subsets of query 70"),
         ({"subsets": ((0, 0), (2,))}, "subsets of query 70.*twice"),
-        ({"subsets": None}, "subset_recall_at"),
-        ({"recall_at": (5, 1)}, "recall_at expected rising"),
-        ({"recall_at": (0, 1)}, "recall_at expected rising positive"),
-        ({"average_precision_at": (5, 5)}, "average_precision_at"),
+        ({"subsets": None}, "metrics has subset_recall_at_1, but `subsets` is None"),
+        ({"graded_targets": None}, "metrics has soft_recall_at_1, but `graded_targets` is None"),
+        ({"metrics": RecallAt.at(5, 1)}, r"metrics recall_at: expected rising positive cut-offs, got \[5, 1\]"),
+        ({"metrics": RecallAt.at(0, 1)}, "metrics recall_at: expected rising positive"),
+        ({"metrics": AveragePrecisionAt.at(5, 5)}, "metrics map_at_5: is reported twice"),
         ({"strata": {"concepts 2": (1,)}}, "strata.*concepts 2"),
         ({"strata": {"concepts_2": ()}}, "strata.*empty"),
         ({"strata": {"concepts_2": (0, 0)}}, "strata.*twice"),
@@ -66,12 +77,15 @@ PROTOCOL = Protocol(
         ({"graded_targets": ({}, {2: float("nan")})}, "graded_targets of query 71.*got nan"),
         ({"targets": ((), ())}, "graded_targets of query 70.*`targets` is empty"),
         (
-            {"means": {"map_at_5": ("recall_at_1",)}},
-            "means expected a word that is no metric's name yet",
+            {"metrics": (*HARD, MeanOf("map_at_5", RecallAt(1)))},
+            "metrics map_at_5: is reported twice: give every metric a name of its own",
         ),
-        ({"means": {"mean recall": ("recall_at_1",)}}, "means expected a word.*'mean recall'"),
-        ({"means": {"mean": ("recall_at_2",)}}, r"means 'mean' expected some of recall_at_1.*got \['recall_at_2'\]"),
-        ({"means": {"mean": ()}}, "means 'mean' expected some of"),
+        ({"metrics": (*HARD, MeanOf("mean recall", RecallAt(1)))}, "metrics mean recall: is no word"),
+        (
+            {"metrics": (*HARD, MeanOf("mean", RecallAt(2)))},
+            r"mean: expected a mean of some of recall_at_1.*got \['recall_at_2'\]",
+        ),
+        ({"metrics": (*HARD, MeanOf("mean"))}, "metrics mean: expected a mean of some of"),
         ({"headline": "recall_at_2"}, "headline.*recall_at_2.*recall_at_1, recall_at_5"),
     ],
 )
@@ -83,7 +97,7 @@ def test_contradictions_are_refused_by_field_and_query(changes: dict, message: s
 
 def test_hidden_labels_are_a_state_of_the_whole_protocol() -> None:
     assert PROTOCOL.labelled
-    assert not replace(PROTOCOL, targets=((), ()), graded_targets=None).labelled
+    assert not replace(PROTOCOL, targets=((), ()), graded_targets=None, metrics=HARD).labelled
 
 
 def test_a_reference_may_be_a_target_where_it_stays_in_the_gallery() -> None:
@@ -91,8 +105,7 @@ def test_a_reference_may_be_a_target_where_it_stays_in_the_gallery() -> None:
         "targets": ((0,), (2,)),
         "exclude_reference": False,
         "subsets": None,
-        "subset_recall_at": (),
-        "means": {},
+        "metrics": RecallAt.at(1, 5),
     }
     assert replace(PROTOCOL, **options, headline="recall_at_1").targets[0] == (0,)
 
@@ -101,11 +114,12 @@ def test_metric_names_are_in_reporting_order() -> None:
     hard = ("recall_at_1", "recall_at_5", "subset_recall_at_1", "map_at_5", "map_at_10")
     soft = ("soft_recall_at_1", "soft_recall_at_5", "soft_subset_recall_at_1")
     assert PROTOCOL.metric_names() == (*hard, *soft, "mean_recall")
-    assert replace(PROTOCOL, graded_targets=None).metric_names() == (*hard, "mean_recall")
+    without = replace(PROTOCOL, graded_targets=None, metrics=(*HARD, METRICS[-1]))
+    assert without.metric_names() == (*hard, "mean_recall") and without.means == ("mean_recall",)
 
 
 def test_answers_may_be_looked_for_in_subsets_only() -> None:
-    own = replace(PROTOCOL, recall_at=(), average_precision_at=(), means={}, graded_targets=None)
+    own = replace(PROTOCOL, metrics=(SubsetRecallAt(1),), graded_targets=None)
     assert own.metric_names() == ("subset_recall_at_1",)
 
 
@@ -127,6 +141,8 @@ def test_description_holds_every_option_and_is_json() -> None:
         "recall_of_first": False,
         "subset_recall_at": [1],
         "average_precision_at": [5, 10],
+        "soft_recall_at": [1, 5],
+        "soft_subset_recall_at": [1],
         "average_precision_denominator": "min(targets, k)",
         "means": {"mean_recall": ["recall_at_5", "subset_recall_at_1"]},
         "strata": {"concepts_2": 1},
@@ -148,9 +164,16 @@ def test_protocols_are_grouped_by_the_word_that_they_are_averaged_as() -> None:
     [
         ({"split": "val"}, "toy val: split is that of another protocol of the same stage"),
         ({"split": "all", "averaged_as": None}, "toy val: averaged_as is 'all', which is a split of the same stage"),
-        ({"split": "b", "recall_at": (1, 5, 10)}, "toy b: averaged_as is 'all', but val has other metrics"),
+        ({"split": "b", "metrics": HARD}, "toy b: averaged_as is 'all', but val has other metrics"),
     ],
 )
 def test_figures_that_would_share_a_name_or_can_not_be_averaged_are_refused(changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         averaging_groups([PROTOCOL, replace(PROTOCOL, **changes)])
+
+
+def test_protocols_and_submission_files_need_no_torch() -> None:
+    modules = [f"contextcir.evaluation.{name}" for name in ("metrics", "protocol", "submission", "submission_check")]
+    code = f"import sys, {', '.join(modules)}; print('torch' in sys.modules)"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == "False"

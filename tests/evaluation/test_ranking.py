@@ -7,20 +7,26 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from contextcir.evaluation.metrics import (
+    AveragePrecisionAt,
+    Graded,
+    RecallAt,
+    SoftRecallAt,
+    SoftSubsetRecallAt,
+    SubsetRecallAt,
+)
 from contextcir.evaluation.ranking import (
-    average_precision_at,
     cosine_scores,
     graded_ranks,
     pad_rows,
     pad_values,
     pick,
-    recall_at,
     score_chunks,
-    soft_recall_at,
     subset_ranks,
     target_ranks,
     without,
 )
+from tests.helpers.given_ranks import GivenRanks
 
 CUTOFFS = (1, 2, 3, 5, 10, 25, 50)
 
@@ -64,14 +70,18 @@ def problems(draw: st.DrawFn) -> tuple[list[list[float]], list[list[int]], list[
 def test_recall_and_average_precision_follow_their_definitions_with_ties(problem: tuple) -> None:
     scores, targets, excluded = problem
     ranks = target_ranks(without(torch.tensor(scores), torch.tensor(excluded)[:, None]), pad_rows(targets))
-    relevant = torch.tensor([len(row) for row in targets])
+    counts = torch.tensor([len(row) for row in targets])
+    given = GivenRanks(targets=ranks.sort(1).values, target_counts=counts)
+    in_numpy = GivenRanks(targets=given.targets.numpy(), target_counts=counts.numpy())
     for query, row in enumerate(scores):
         candidates = [image for image in range(len(row)) if image != excluded[query]]
         ranking = naive_ranking(row, targets[query], candidates)
         for k in CUTOFFS:
-            assert recall_at(ranks, k)[query] == naive_recall(ranking, targets[query], k)
+            assert RecallAt(k).values(given)[query] == naive_recall(ranking, targets[query], k)
             expected = naive_average_precision(ranking, targets[query], k)
-            assert average_precision_at(ranks, k, relevant)[query].item() == pytest.approx(expected, abs=1e-6)
+            assert AveragePrecisionAt(k).values(given)[query].item() == pytest.approx(expected, abs=1e-6)
+            assert RecallAt(k).values(in_numpy)[query] == naive_recall(ranking, targets[query], k)
+            assert AveragePrecisionAt(k).values(in_numpy)[query] == pytest.approx(expected, abs=1e-6)
 
 
 @settings(deadline=None, max_examples=100)
@@ -85,7 +95,8 @@ def test_subset_recall_follows_its_definition_whether_or_not_the_target_is_liste
     for query, row in enumerate(scores):
         ranking = naive_ranking(row, targets[query], sorted({*kept[query], *targets[query]}))
         for k in (1, 2, 3):
-            assert recall_at(ranks, k)[query] == naive_recall(ranking, targets[query], k)
+            found = SubsetRecallAt(k).values(GivenRanks(subset_targets=ranks.sort(1).values))
+            assert found[query] == naive_recall(ranking, targets[query], k)
 
 
 def naive_soft_recall(scores: list[float], grades: dict[int, float], candidates: list[int], k: int) -> float:
@@ -104,18 +115,23 @@ def test_soft_recall_follows_its_definition_with_ties(problem: tuple, data: st.D
     relevance = pad_values([tuple(row.values()) or (0.0,) for row in grades])
     columns = pad_rows([tuple(row) or (-1,) for row in grades])
     kept = without(torch.tensor(scores), torch.tensor(excluded)[:, None])
-    ranks = graded_ranks(kept, pick(kept, columns), relevance)
+    graded = Graded(graded_ranks(kept, pick(kept, columns), relevance), relevance.clamp(min=0))
+    given = GivenRanks(graded=graded, subset_graded=graded)
+    in_numpy = GivenRanks(graded=Graded(graded.ranks.numpy(), graded.relevance.numpy()))
     for query, row in enumerate(scores):
         candidates = [image for image in gallery if image != excluded[query]]
         for k in CUTOFFS:
             expected = naive_soft_recall(row, grades[query], candidates, k)
-            assert soft_recall_at(ranks, relevance, k)[query].item() == pytest.approx(expected)
+            assert SoftRecallAt(k).values(given)[query].item() == pytest.approx(expected)
+            assert SoftRecallAt(k).values(in_numpy)[query] == pytest.approx(expected)
+            assert SoftSubsetRecallAt(k).values(given)[query].item() == pytest.approx(expected)
 
 
 def test_soft_recall_of_constant_scores_is_that_of_the_least_relevant() -> None:
     relevance = torch.tensor([[1.0, 0.2, 0.5, 0.0]])
-    ranks = graded_ranks(torch.ones(1, 6), torch.ones(1, 4), relevance)
-    assert [round(soft_recall_at(ranks, relevance, k).item(), 4) for k in (1, 3, 4, 5, 6)] == [0.0, 0.0, 0.2, 0.5, 1.0]
+    given = GivenRanks(graded=Graded(graded_ranks(torch.ones(1, 6), torch.ones(1, 4), relevance), relevance))
+    values = [SoftRecallAt(k).values(given).item() for k in (1, 3, 4, 5, 6)]
+    assert [round(value, 4) for value in values] == [0.0, 0.0, 0.2, 0.5, 1.0]
 
 
 @pytest.mark.parametrize("diverged", [0, 1])
@@ -141,8 +157,9 @@ def test_excluded_images_are_not_counted_and_cannot_be_found() -> None:
 def test_absent_targets_have_rank_infinity_and_lower_average_precision() -> None:
     ranks = target_ranks(torch.tensor([[0.9, 0.5]]), torch.tensor([[0, -1]]))
     assert ranks.tolist() == [[1.0, math.inf]]
-    assert average_precision_at(ranks, 5, torch.tensor([2])).tolist() == [0.5]
-    assert recall_at(torch.full((1, 1), math.inf), 10**6).tolist() == [0.0]
+    given = GivenRanks(targets=ranks, target_counts=torch.tensor([2]))
+    assert AveragePrecisionAt(5).values(given).tolist() == [0.5]
+    assert RecallAt(10**6).values(GivenRanks(targets=torch.full((1, 1), math.inf))).tolist() == [0.0]
 
 
 @pytest.mark.parametrize("diverged", [0, 1])

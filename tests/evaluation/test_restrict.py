@@ -7,11 +7,25 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contextcir.evaluation.metrics import CompositionMetric
+from contextcir.evaluation.composition import CompositionMetric
+from contextcir.evaluation.metrics import (
+    AveragePrecisionAt,
+    RecallAt,
+    SoftRecallAt,
+    SoftSubsetRecallAt,
+    SubsetRecallAt,
+)
 from contextcir.evaluation.protocol import Protocol
 from data_modules.loading.missing import restrict
 from data_modules.records import QueryRecord
 
+METRICS = (
+    *RecallAt.at(1, 2),
+    SubsetRecallAt(1),
+    AveragePrecisionAt(2),
+    *SoftRecallAt.at(1, 2),
+    SoftSubsetRecallAt(1),
+)
 NAMES = [f"i{number}" for number in range(7)]
 
 
@@ -38,9 +52,7 @@ def evaluations(draw: st.DrawFn) -> tuple[Protocol, tuple[QueryRecord, ...]]:
         subsets=tuple(subsets),
         graded_targets=tuple(graded),
         query_views=views,
-        recall_at=(1, 2),
-        subset_recall_at=(1,),
-        average_precision_at=(2,),
+        metrics=METRICS,
         strata={"first": (0,), "all": tuple(range(count))},
     )
     records = tuple(
@@ -103,5 +115,5 @@ def test_scores_are_those_of_the_images_that_are_left(
         metric = CompositionMetric(one)
         metric.update_queries(torch.tensor(list(rows)), queries[keeps])
         metric.update_gallery(torch.tensor(list(images)), gallery[[NAMES.index(name) for name in restricted.gallery]])
-        figures.append({name: round(value.item(), 4) for name, value in metric.compute().items()})
+        figures.append({name: round(value.item(), 4) for name, value in metric.figures().items()})
     assert figures[0] == figures[1]

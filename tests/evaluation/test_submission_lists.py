@@ -9,9 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import contextcir.evaluation.submission
-from contextcir.evaluation.ranking import score_chunks
-from contextcir.evaluation.submission import SubmissionFormat, make, ranked_lists, score, top_columns
+import contextcir.evaluation.nearest
+from contextcir.evaluation.nearest import ranked_lists
+from contextcir.evaluation.ranking import score_chunks, top_columns
+from contextcir.evaluation.submission import SubmissionFormat, make, score
 from contextcir.evaluation.submission_check import check, lists_of, parse
 from tests.helpers import submission_oracle
 from tests.helpers.make_submission import (
@@ -57,7 +58,7 @@ def test_a_reference_outside_of_the_gallery_takes_no_place() -> None:
 @pytest.mark.parametrize("form", [RECALL, SUBSET, CIRCO])
 def test_lists_hold_the_nearest_images_in_order(form: SubmissionFormat, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        contextcir.evaluation.submission, "score_chunks", partial(score_chunks, elements=GALLERY)
+        contextcir.evaluation.nearest, "score_chunks", partial(score_chunks, elements=GALLERY)
     )  # query by query
     generator = torch.Generator().manual_seed(1)
     gallery, queries = torch.randn(GALLERY, 8, generator=generator), torch.randn(3, 8, generator=generator)

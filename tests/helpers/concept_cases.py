@@ -1,4 +1,4 @@
-"""Attention of phrases with known properties, given alike to every concept loss."""
+"""Attention to phrases with known properties, given alike to every concept loss."""
 
 import torch
 from torch import Tensor
@@ -16,15 +16,15 @@ LOSSES = {
 
 
 def value(loss: ConceptLoss, maps: ConceptMaps) -> Tensor:
-    """The loss of maps. The one that compares with places on the image, not with a map alone, gets that for places."""
+    """The loss of maps; GroundedConsistency, which compares with places on the image, gets the map alone for places."""
     if not isinstance(loss, GroundedConsistency):
-        return loss.of(maps)
-    found = maps.context_tokens.any(dim=1)
-    context = phrase_maps(maps.context, maps.owner[found], maps.context_tokens[found])
-    if not found.any():
-        return loss.of(context, context)
-    rows = maps.alone[found]
-    return loss.of(context, shares(phrase_maps(maps.isolated, rows, maps.isolated_tokens[rows])))
+        return loss.from_maps(maps)
+    counted = maps.context_tokens.any(dim=1)
+    context = phrase_maps(maps.context, maps.owner[counted], maps.context_tokens[counted])
+    if not counted.any():
+        return loss.consistency(context, context)
+    rows = maps.alone[counted]
+    return loss.consistency(context, shares(phrase_maps(maps.isolated, rows, maps.isolated_tokens[rows])))
 
 
 def attention(rows: int, tokens: int, generator: torch.Generator) -> tuple[Tensor, ...]:
@@ -61,5 +61,4 @@ def equal_maps(owner: list[int], batch: int = 3) -> ConceptMaps:
 
 def gradient(loss: Tensor, given: ConceptMaps) -> Tensor:
     """Gradient for the attention in context, flat."""
-    found = torch.autograd.grad(loss, given.context)
-    return torch.cat([layer.flatten() for layer in found])
+    return torch.cat([layer.flatten() for layer in torch.autograd.grad(loss, given.context)])

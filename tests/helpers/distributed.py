@@ -23,25 +23,25 @@ def run_ranks(fn: Callable[..., Any], world: int, *args: Any) -> list[Any]:
         port = probe.getsockname()[1]
     results = mp.get_context("fork").SimpleQueue()
     context = mp.start_processes(_rank, (world, port, results, fn, args), nprocs=world, join=False, start_method="fork")
-    found: dict[int, Any] = {}
+    by_rank: dict[int, Any] = {}
     try:
         for _ in range(int(TIMEOUT / 0.05)):
             finished = context.join(timeout=0.05)  # raises what a rank raised
             while not results.empty():
                 rank, value = results.get()
-                found[rank] = value
+                by_rank[rank] = value
             if finished:
                 break
         else:
-            raise TimeoutError(f"ranks {sorted(set(range(world)) - set(found))} of {fn.__name__} gave no result")
+            raise TimeoutError(f"ranks {sorted(set(range(world)) - set(by_rank))} of {fn.__name__} gave no result")
     finally:
         for process in context.processes:
             if process.is_alive():
                 process.kill()
             process.join()
-    if len(found) < world:
-        raise queue.Empty(f"only ranks {sorted(found)} of {world} returned a result")
-    return [_tensors(found[rank]) for rank in range(world)]
+    if len(by_rank) < world:
+        raise queue.Empty(f"only ranks {sorted(by_rank)} of {world} returned a result")
+    return [_tensors(by_rank[rank]) for rank in range(world)]
 
 
 def _rank(rank: int, world: int, port: int, results: Any, fn: Callable[..., Any], args: tuple[Any, ...]) -> None:

@@ -7,9 +7,7 @@ import torch
 from torch import Tensor
 
 from contextcir.batch import Phrases, QueryBatch, TripletBatch
-from contextcir.fusion.baselines import Sum
-from contextcir.fusion.concept_attention import ConceptAttentionFusion
-from contextcir.fusion.cross_attention import CrossAttentionFusion, Fusion
+from contextcir.fusion import ConceptAttentionFusion, CrossAttentionFusion, Fusion, Sum
 from contextcir.losses.contrastive import InfoNCE, LearnedTemperatureInfoNCE
 from contextcir.losses.text_cc import ConceptLoss, SpatialConsistency, TextConceptConsistency
 from contextcir.training.encoding import WholeBatch
@@ -68,9 +66,10 @@ def new_batch(size: int, precision: torch.dtype, phrases: int = 2, seed: int = 0
     query, owner = drawn.query, drawn.query.phrases.owner
     kept = torch.tensor([choose.randrange(3) < phrases for _ in owner], dtype=torch.bool)
     kept &= owner != size // 2  # a caption without any
-    found = Phrases(*(part[kept] for part in query.phrases))
+    phrases_kept = Phrases(*(part[kept] for part in query.phrases))
     reference, target = names.T.contiguous()
-    return TripletBatch(query._replace(reference=pixels[reference], phrases=found), pixels[target], reference, target)
+    query = query._replace(reference=pixels[reference], phrases=phrases_kept)
+    return TripletBatch(query, pixels[target], reference, target)
 
 
 def rows_of(batch: TripletBatch, start: int, end: int) -> TripletBatch:
@@ -89,8 +88,8 @@ def gradients(model: ContextCIR, batch: TripletBatch) -> dict[str, Tensor]:
     model.zero_grad()
     losses = model.losses(batch)
     losses["loss"].backward()
-    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-    return {**{f"({name})": value.detach() for name, value in losses.items()}, **found}
+    trained = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return {**{f"({name})": value.detach() for name, value in losses.items()}, **trained}
 
 
 def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float) -> None:

@@ -1,12 +1,38 @@
 """Small protocols and embeddings with ties, and every metric as a loop over sorted lists."""
 
+import re
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from contextcir.evaluation.metrics import CompositionMetric
+from contextcir.evaluation.composition import CompositionMetric
+from contextcir.evaluation.metrics import (
+    AveragePrecisionAt,
+    MeanOf,
+    Metric,
+    RecallAt,
+    SoftRecallAt,
+    SoftSubsetRecallAt,
+    SubsetRecallAt,
+)
 from contextcir.evaluation.protocol import Protocol
 
 QUERIES, GALLERY, WIDTH = 13, 29, 6
+
+
+def make_metrics(
+    recall: Sequence[int] = (1, 5, 10),
+    subset: Sequence[int] = (1, 2, 3),
+    precision: Sequence[int] = (5, 10),
+    kind: type[RecallAt] = RecallAt,
+    soft: bool = True,
+    mean: bool = True,
+) -> tuple[Metric, ...]:
+    """Metrics of every kind; ``mean``: with that of recall_at_5 and subset_recall_at_1."""
+    metrics: list[Metric] = [*kind.at(*recall), *SubsetRecallAt.at(*subset), *AveragePrecisionAt.at(*precision)]
+    metrics += [*SoftRecallAt.at(*recall), *SoftSubsetRecallAt.at(*subset)] if soft else []
+    return (*metrics, *([MeanOf("mean_recall", kind(5), SubsetRecallAt(1))] if mean else []))
 
 
 def make_protocol(seed: int = 0, **changes: object) -> Protocol:
@@ -29,10 +55,7 @@ def make_protocol(seed: int = 0, **changes: object) -> Protocol:
         "references": tuple(-1 if i == 4 else order[5] for i, order in enumerate(orders)),
         "exclude_reference": True,
         "subsets": tuple(tuple(order[2 - i % 2 : 8]) for i, order in enumerate(orders)),
-        "recall_at": (1, 5, 10),
-        "subset_recall_at": (1, 2, 3),
-        "average_precision_at": (5, 10),
-        "means": {"mean_recall": ("recall_at_5", "subset_recall_at_1")},
+        "metrics": make_metrics(),
         "strata": {"concepts_1": tuple(range(0, QUERIES, 2)), "concepts_2": tuple(range(1, QUERIES, 2))},
     }
     return Protocol(**(options | changes))
@@ -76,20 +99,21 @@ def naive(protocol: Protocol, queries: Tensor, gallery: Tensor, chosen: tuple[in
 
         hard = [float(image in targets) for image in range(len(score))]
         alone = [float(image == targets[0]) for image in range(len(score))] if protocol.recall_of_first else hard
-        for k in protocol.recall_at:
-            sums[f"recall_at_{k}"] += any(alone[image] for image in first(k, False, alone))
-        for k in protocol.subset_recall_at:
-            sums[f"subset_recall_at_{k}"] += any(hard[image] for image in first(k, True, hard))
-        for k in protocol.average_precision_at:
-            hits = [image in targets for image in first(k, False, hard)]
-            precision = sum(sum(hits[: i + 1]) / (i + 1) for i in range(len(hits)) if hits[i])
-            sums[f"map_at_{k}"] += precision / min(len(targets), k)
-        for small, cutoffs in ((False, protocol.recall_at), (True, protocol.subset_recall_at)):
-            for k in cutoffs if protocol.graded_targets else ():
-                found = max([0.0, *(relevance[image] for image in first(k, small, relevance))])
-                sums[f"soft_{'subset_' * small}recall_at_{k}"] += found
-    for name, parts in protocol.means.items():
-        sums[name] = sum(sums[part] for part in parts) / len(parts)
+        for name in sums.keys() - set(protocol.means):
+            kind, k = re.fullmatch(r"(\w+)_at_(\d+)", name).groups()
+            k, small = int(k), "subset_" in kind
+            if kind == "map":
+                hits = [image in targets for image in first(k, False, hard)]
+                precision = sum(sum(hits[: i + 1]) / (i + 1) for i in range(len(hits)) if hits[i])
+                sums[name] += precision / min(len(targets), k)
+            elif kind.startswith("soft_"):
+                sums[name] += max([0.0, *(relevance[image] for image in first(k, small, relevance))])
+            else:
+                sought = hard if small else alone
+                sums[name] += any(sought[image] for image in first(k, small, sought))
+    for metric in protocol.metrics:
+        if isinstance(metric, MeanOf):
+            sums[metric.name] = sum(sums[part.name] for part in metric.parts) / len(metric.parts)
     return {name: 100 * value / len(chosen) for name, value in sums.items()}
 
 

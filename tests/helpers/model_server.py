@@ -3,12 +3,12 @@
     with ModelServer(answer) as server:            # answer(body) -> dict or str; default: the smallest valid one
         server.script = [limited(0.1), None, cut()]   # one per chat request as they come; None, and the end: answered
         ... server.url ...                         # "http://127.0.0.1:PORT/v1"; any process of this machine may ask
-    server.asked     # every chat body, in order, with `line.headers`; of a batch, when the batch is done
+    server.asked     # every chat body, in order, with `line.headers`; of a batch file, when it is run
     server.paid      # Counter: digest of messages -> how often it was charged
     server.paid_twice()                            # texts of what was charged more than once
 
 ``script`` may be a function of (number from 0, body) instead. ``server.busiest`` is the largest number of requests
-that were being answered at once. ``server.batches`` (`tests.helpers.model_batches.Batches`) sets how batches end.
+that were being answered at once. `tests.helpers.model_batches` runs batch files with it, without HTTP.
 Faults are in `tests.helpers.model_faults`.
 """
 
@@ -21,8 +21,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
-from tests.helpers.model_batches import Batches
-from tests.helpers.model_faults import Json, Reply, sample
+from tests.helpers.model_faults import Json, Reply, error, sample
 
 Script = Sequence[Reply | None] | Callable[[int, Json], Reply | None]
 
@@ -56,7 +55,6 @@ class ModelServer:
         self.paid: Counter[str] = Counter()
         self.paid_texts: dict[str, list[str]] = {}
         self.busy = self.busiest = 0
-        self.batches = Batches(self)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 
@@ -132,7 +130,7 @@ class ModelServer:
         self, writer: asyncio.StreamWriter, method: str, path: str, headers: dict[str, str], content: bytes
     ) -> bool:
         if path != "/v1/chat/completions":
-            reply = self.batches.serve(method, path, headers, content)
+            reply = error(404, f"no {method} {path}", "not_found")
             return await _write(writer, reply, reply.body or b"")
         self.busy += 1
         self.busiest = max(self.busy, self.busiest)

@@ -16,6 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 from contextcir.batch import GalleryBatch, Phrases, QueryBatch
 from contextcir.encoders.features import Fused, ImageFeatures, TextFeatures
 from contextcir.encoders.phrase_texts import QueryFeatures
+from contextcir.evaluation.composition import CompositionMetric
+from contextcir.evaluation.metrics import AveragePrecisionAt, RecallAt, SubsetRecallAt
 from contextcir.evaluation.protocol import Protocol
 
 QUERIES, GALLERY, SIDE = 7, 11, 4
@@ -86,6 +88,7 @@ class ToyModule(LightningModule):
         self.gain = nn.Parameter(torch.tensor(3.0))
         self.with_maps = with_maps
         self.encoded_images = 0
+        self.metrics = nn.ModuleList()
 
     def encode_query(self, batch: QueryBatch) -> QueryFeatures:
         assert not self.training and not torch.is_grad_enabled()
@@ -119,9 +122,24 @@ class ToyModule(LightningModule):
     def validation_step(
         self, batch: QueryBatch | GalleryBatch, batch_idx: int, dataloader_idx: int = 0
     ) -> QueryFeatures | ImageFeatures:
-        return self.encode_query(batch) if isinstance(batch, QueryBatch) else self.encode_image(batch.image)
+        metric = self.metrics[dataloader_idx // 2] if self.metrics else None
+        if isinstance(batch, QueryBatch):
+            query = self.encode_query(batch)
+            if metric is not None:
+                metric.update_queries(batch.index, query.fused.embedding)
+            return query
+        image = self.encode_image(batch.image)
+        if metric is not None:
+            metric.update_gallery(batch.index, image.embedding)
+        return image
 
     test_step = validation_step
+
+    def on_validation_start(self) -> None:
+        self.metrics = nn.ModuleList(map(CompositionMetric, self.trainer.datamodule.protocols("val")))
+
+    def on_test_start(self) -> None:
+        self.metrics = nn.ModuleList(map(CompositionMetric, self.trainer.datamodule.protocols("test")))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.0)
@@ -207,9 +225,7 @@ def make_protocol(split: str, labelled: bool = True) -> Protocol:
         references=tuple(reference(i) for i in range(QUERIES)),
         exclude_reference=True,
         subsets=tuple(tuple(range(reference(i), reference(i) + 4)) for i in range(QUERIES)),
-        recall_at=(1, 5),
-        subset_recall_at=(1,),
-        average_precision_at=(5,),
+        metrics=(*RecallAt.at(1, 5), SubsetRecallAt(1), AveragePrecisionAt(5)),
         strata={"concepts_1": (0, 1, 2), "concepts_2": (3, 4, 5, 6)},
     )
 

@@ -7,7 +7,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+import contextcir.losses
 from contextcir.losses.contrastive import InfoNCE, LearnedTemperatureInfoNCE
+from tests.helpers.classes import concrete_classes
 from tests.helpers.distributed import run_ranks
 from tests.losses.test_contrastive import CASES, batch, naive_loss
 
@@ -30,7 +32,7 @@ def loss_and_gradients(loss: InfoNCE, rows: tuple[Tensor, ...]) -> list[Tensor]:
     return [value.detach(), *torch.autograd.grad(value, [*sides, *loss.parameters()])]
 
 
-@pytest.mark.parametrize("kind", [InfoNCE, LearnedTemperatureInfoNCE])
+@pytest.mark.parametrize("kind", concrete_classes(contextcir.losses, InfoNCE))
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("rows", [1, 3, 4, 100])
 def test_blocks_equal_loops_over_images_and_have_the_gradients_of_the_whole(kind: type, case: str, rows: int) -> None:
@@ -86,7 +88,7 @@ def test_blocks_on_ranks_have_the_gradients_of_the_joint_batch(sizes: list[int])
             torch.testing.assert_close(found[name], parameter.grad, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("kind", [InfoNCE, LearnedTemperatureInfoNCE])
+@pytest.mark.parametrize("kind", concrete_classes(contextcir.losses, InfoNCE))
 def test_blocks_without_rows_are_refused(kind: type) -> None:
-    with pytest.raises(ValueError, match=r"rows must be at least 1, or null, got 0 \(--model\.contrastive\.init_args"):
+    with pytest.raises(ValueError, match=r"rows must be at least 1, or null, got 0 \(model\.contrastive\.rows"):
         kind(rows=0)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from contextcir.losses.grounded import PhraseAlignment, centre, fingerprint
+from contextcir.losses.grounded import PhraseAlignment, centre, wording_id
 from contextcir.losses.maps import ConceptEmbeddings
 from tests.helpers.distributed import run_ranks
 
@@ -53,13 +53,15 @@ def loop_loss(phrases: list[tuple[int, int]], images: list[int], temperature: fl
 
 def test_it_equals_loops_over_phrases_and_images() -> None:
     phrases, images = PHRASES[0] + PHRASES[1], [10, 20, 30, 40]  # nobody says anything about 40
-    loss = PhraseAlignment(temperature=0.3).of(embeddings(phrases, images))
+    loss = PhraseAlignment(temperature=0.3).from_embeddings(embeddings(phrases, images))
     assert loss.item() == pytest.approx(loop_loss(phrases, images, 0.3), rel=1e-10)
 
 
 def test_images_whose_ids_are_not_known_all_differ() -> None:
     phrases = PHRASES[0]
-    known, unknown = (PhraseAlignment().of(embeddings(phrases, [10, 20], known)) for known in (True, False))
+    known, unknown = (
+        PhraseAlignment().from_embeddings(embeddings(phrases, [10, 20], known)) for known in (True, False)
+    )
     assert known.item() == unknown.item() > 0
 
 
@@ -67,7 +69,7 @@ def test_the_gradient_is_that_of_finite_differences() -> None:
     given = embeddings(PHRASES[1], [10, 20, 30])
     loss = PhraseAlignment(temperature=0.5)
     assert torch.autograd.gradcheck(
-        lambda patches, wordings: loss.of(given._replace(patches=patches, wordings=wordings)),
+        lambda patches, wordings: loss.from_embeddings(given._replace(patches=patches, wordings=wordings)),
         (given.patches, given.wordings),
     )
 
@@ -75,7 +77,7 @@ def test_the_gradient_is_that_of_finite_differences() -> None:
 @pytest.mark.parametrize(("phrases", "images"), [([], [10, 20]), ([(10, 0), (10, 2)], [10])])
 def test_without_phrases_or_other_images_it_is_zero(phrases: list[tuple[int, int]], images: list[int]) -> None:
     given = embeddings(phrases, images)
-    loss = PhraseAlignment().of(given)
+    loss = PhraseAlignment().from_embeddings(given)
     loss.backward()
     assert loss.item() == 0.0 and (given.patches.grad == 0).all()
 
@@ -89,7 +91,7 @@ class Model(torch.nn.Module):
 
     def forward(self, given: ConceptEmbeddings) -> Tensor:
         patches, wordings = given.patches.detach() * self.scale, given.wordings.detach() * self.scale
-        return PhraseAlignment().of(given._replace(patches=patches, wordings=wordings))
+        return PhraseAlignment().from_embeddings(given._replace(patches=patches, wordings=wordings))
 
 
 def train_step(rank: int, phrases: list[list[tuple[int, int]]]) -> list:
@@ -113,10 +115,10 @@ def test_two_ranks_equal_the_joint_batch(phrases: list[list[tuple[int, int]]]) -
 
 
 def test_texts_have_numbers_of_their_own() -> None:
-    numbers = {fingerprint(text) for text in (*TEXTS, "", "the dogs", "ß")}
+    numbers = {wording_id(text) for text in (*TEXTS, "", "the dogs", "ß")}
     assert len(numbers) == 6 and all(-(2**63) <= number < 2**63 for number in numbers)
 
 
 def test_a_temperature_that_is_none_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"must be positive, got 0 \(--model.concept"):
+    with pytest.raises(ValueError, match=r"must be positive, got 0 \(model\.concept\)$"):
         PhraseAlignment(temperature=0)

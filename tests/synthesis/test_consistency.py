@@ -12,14 +12,15 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from contextcir.encoders.backbone import OpenCLIPBackbone
-from contextcir.synthesis.filters import verdicts as sift_module
+from contextcir.errors import MissingFileError
+from contextcir.synthesis.filters import verdicts as verdicts_module
 from contextcir.synthesis.filters.base import Consistent
 from contextcir.synthesis.filters.clip_embeddings import ClipEmbeddings
 from contextcir.synthesis.filters.consistency import ClipConsistency, measure
 from contextcir.synthesis.filters.repeats import Duplicates
-from contextcir.synthesis.filters.verdicts import sift
+from contextcir.synthesis.filters.verdicts import FilterStage
 from contextcir.synthesis.records import Description, Instruction, Pair
-from contextcir.synthesis.runner import Run
+from contextcir.synthesis.stages import Run
 from contextcir.synthesis.store import Shard, read_stage, shard_path
 from tests.helpers.make_data import write_image
 
@@ -103,7 +104,7 @@ def test_reasons() -> None:
     assert rule.reason({"direction": 0.1, "lead": -0.2}) is None and rule.reason({"direction": 0.3}) is None
     assert rule.reason({}) == "unreadable image"
     for wrong in ({"batch_size": 0}, {"slack": -1.0}, {"margin": 1.0}, {"workers": 0}):
-        with pytest.raises(ValueError, match="change --filters"):
+        with pytest.raises(ValueError, match=r"\(filters\)"):
             ClipConsistency(**wrong)
 
 
@@ -116,9 +117,9 @@ def again(rule: ClipConsistency) -> list[Consistent]:
 
 
 def test_a_kill_changes_nothing(folder: Path, rule: ClipConsistency, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sift_module, "BATCH", 9)
+    monkeypatch.setattr(verdicts_module, "BATCH", 9)
     photos, run = folder.parent / "photos", Run(folder)
-    tally = sift(run, again(rule), Duplicates(None), photos)
+    tally = FilterStage(again(rule), Duplicates(None), photos).run(run)
     assert tally.done + tally.failed.total() == 40 and tally.done and len(tally.failed) >= 2
     whole = contents(folder)
     (marks,) = (folder / "filter-images").rglob("done.bin")
@@ -128,17 +129,17 @@ def test_a_kill_changes_nothing(folder: Path, rule: ClipConsistency, monkeypatch
         marked = np.fromfile(marks, np.uint64)
         marked[int(share * len(marked)) :: 2] = 0  # images whose embeddings were not there yet
         marked.tofile(marks)
-        sift(run, again(rule), Duplicates(None), photos)
+        FilterStage(again(rule), Duplicates(None), photos).run(run)
         assert contents(folder) == whole
 
 
 def test_shards_say_the_same(folder: Path, rule: ClipConsistency) -> None:
     photos = folder.parent / "photos"
-    sift(Run(folder), again(rule), Duplicates(None), photos)
+    FilterStage(again(rule), Duplicates(None), photos).run(Run(folder))
     reasons = {record["key"]: record["reason"] for record in read_stage(folder, "filter")}
     (folder / "filter" / "00000-of-00001.jsonl").unlink()
     for index in range(3):
-        sift(Run(folder, index, 3), again(rule), Duplicates(None), photos)
+        FilterStage(again(rule), Duplicates(None), photos).run(Run(folder, index, 3))
     assert {record["key"]: record["reason"] for record in read_stage(folder, "filter")} == reasons
 
 
@@ -146,18 +147,18 @@ def test_images_are_embedded_once(folder: Path, rule: ClipConsistency, monkeypat
     loaded: list[str] = []
     load = ClipEmbeddings._load
     monkeypatch.setattr(ClipEmbeddings, "_load", lambda self, path: loaded.append(path) or load(self, path))
-    sift(Run(folder), again(rule), Duplicates(None), folder.parent / "photos")
+    FilterStage(again(rule), Duplicates(None), folder.parent / "photos").run(Run(folder))
     assert len(loaded) == len(set(loaded)) == 7 + 11 + 5
     (folder / "filter" / "00000-of-00001.jsonl").unlink()
     write_image(folder.parent / "photos" / "r3.png", "another picture", (50, 30))
-    sift(Run(folder), again(rule), Duplicates(None), folder.parent / "photos")
+    FilterStage(again(rule), Duplicates(None), folder.parent / "photos").run(Run(folder))
     assert loaded[23:] == ["r3.png"]
 
 
 def test_an_image_that_cannot_be_read_is_a_reason(folder: Path, rule: ClipConsistency) -> None:
     (folder.parent / "photos" / "r0.png").write_bytes(b"no image")
     (folder.parent / "photos" / "n1.png").unlink()
-    tally = sift(Run(folder), again(rule), Duplicates(None), folder.parent / "photos")
+    tally = FilterStage(again(rule), Duplicates(None), folder.parent / "photos").run(Run(folder))
     pairs, _ = records(folder)
     touched = [pair for pair in pairs if pair.reference == "r0.png" or "n1.png" in pair.image_set]
     assert tally.failed["unreadable image"] == len(touched) > 4
@@ -166,11 +167,16 @@ def test_an_image_that_cannot_be_read_is_a_reason(folder: Path, rule: ClipConsis
 def test_too_few_texts_are_told(folder: Path, rule: ClipConsistency) -> None:
     shard = shard_path(folder, "instruct", 0, 1)
     shard.write_bytes(b"".join(shard.read_bytes().splitlines(keepends=True)[:31]))
-    with pytest.raises(ValueError, match=r"31 texts .* too few .* take it out of --filters"):
-        sift(Run(folder), again(rule), Duplicates(None), folder.parent / "photos")
+    with pytest.raises(ValueError, match=r"31 texts .* too few .* remove the filter \(filters\)"):
+        FilterStage(again(rule), Duplicates(None), folder.parent / "photos").run(Run(folder))
 
 
-def test_a_model_that_is_not_there_is_told(folder: Path) -> None:
+def test_the_error_of_a_model_names_the_setting_of_the_filter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object) -> None:
+        raise MissingFileError("no folder /nowhere", setting="model.backbone.model")
+
+    monkeypatch.setattr("contextcir.encoders.backbone.OpenCLIPBackbone", missing)
     wrong = [Consistent(ClipConsistency("local-dir:/nowhere", None))]
-    with pytest.raises(FileNotFoundError, match="--filters.consistency"):
-        sift(Run(folder), wrong, Duplicates(None), folder.parent / "photos")
+    with pytest.raises(MissingFileError) as caught:
+        FilterStage(wrong, Duplicates(None), folder.parent / "photos").run(Run(folder))
+    assert caught.value.setting == "filters.consistency.model"

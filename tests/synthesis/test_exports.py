@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from contextcir.synthesis.outputs.exports.export import Export, export
-from contextcir.synthesis.outputs.exports.hotel import CIRRRewritten, HotelCIR
-from contextcir.synthesis.outputs.exports.lasco import LaSCo as LaSCoExport
+from contextcir.synthesis.outputs.exports import CIRRRewritten, Export, ExportStage, HotelCIR
+from contextcir.synthesis.outputs.exports import LaSCo as LaSCoExport
 from contextcir.synthesis.outputs.manifest import write_manifest
 from contextcir.synthesis.records import Instruction, Pair, Verdict
+from contextcir.synthesis.stages import Run
 from contextcir.synthesis.store import Shard, shard_path
 from data_modules import LaSCo, Manifest
 from data_modules.cirr import CIRR
@@ -68,8 +68,10 @@ def of_records(records: list[dict], root: Path) -> Texts:
 
 
 def made(folder: Path, kind: Export) -> Path:
-    out, count = export(folder, folder.parent / "photos", kind)
-    assert count in (8, 16) and not list(out.parent.glob(".*"))
+    tally = ExportStage(kind, folder.parent / "photos").run(Run(folder))
+    out = folder / "exports" / kind.name
+    assert tally.done in (8, 16) and str(tally) == f"write: {tally.done} records in {out}"
+    assert not list(out.parent.glob(".*"))
     return out
 
 
@@ -160,8 +162,8 @@ def test_fields_are_those_that_published_loaders_read(folder: Path) -> None:
 def test_images_that_would_get_the_same_name_are_told(kind: Export, tmp_path: Path) -> None:
     pairs = [Pair(f"k{n}", f"{n}/p/q/same.png", f"{n}/t{n}.png") for n in range(4)]
     run = make(tmp_path, pairs)
-    with pytest.raises(ValueError, match=r"would call two images .*same.*/p/q/same\.png and .*--write\.exports"):
-        export(run, tmp_path / "photos", kind)
+    with pytest.raises(ValueError, match=r"would call two images .*same.*/p/q/same\.png and .*\(write\.exports\)"):
+        ExportStage(kind, tmp_path / "photos").run(Run(run))
     assert not (run / "exports" / kind.name).exists()
 
 
@@ -174,8 +176,8 @@ def test_an_export_is_replaced_as_a_whole(folder: Path) -> None:
 
 
 def test_without_a_manifest_there_is_nothing_to_export(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="--stage write"):
-        export(tmp_path, tmp_path, HotelCIR())
+    with pytest.raises(FileNotFoundError, match="run the stage write first"):
+        ExportStage(HotelCIR(), tmp_path).run(Run(tmp_path))
 
 
 def test_what_is_exported_trains_as_a_manifest_does(folder: Path) -> None:

@@ -20,9 +20,9 @@ from contextcir.synthesis.filters.base import (
     NamesNoImage,
 )  # fmt: skip
 from contextcir.synthesis.filters.repeats import Duplicates, LeaksNothing
-from contextcir.synthesis.filters.verdicts import judge, sift
+from contextcir.synthesis.filters.verdicts import FilterStage, judge
 from contextcir.synthesis.records import Description, Instruction, Pair, Verdict
-from contextcir.synthesis.runner import Run
+from contextcir.synthesis.stages import Run
 from contextcir.synthesis.store import Shard, read_stage, shard_path
 from tests.helpers.word_parser import WordParser
 
@@ -164,7 +164,7 @@ def test_duplicates_are_found_in_a_pair_and_over_the_run() -> None:
     assert reasons["p1#1"] == "duplicate in pair" and reasons["p1#2"] is None
     assert Counter(reasons[key] for key in ("p1#0", "p2#3", "p3#4")) == {None: 2, "duplicate in run": 1}
     assert {Duplicates(per_run=None).find(instructions).reason(key) for key in reasons} == {None, "duplicate in pair"}
-    with pytest.raises(ValueError, match="--duplicates.per_run"):
+    with pytest.raises(ValueError, match=r"\(duplicates\.per_run\)"):
         Duplicates(per_run=0)
 
 
@@ -197,13 +197,13 @@ def test_every_text_gets_one_verdict_and_rejections_are_counted(tmp_path: Path) 
     write_judged(tmp_path, texts)
     filters = [Length(count=len), NamesNoImage()]
     for index in range(2):
-        sift(Run(tmp_path, index, 2), filters, Duplicates(per_run=1))
+        FilterStage(filters, Duplicates(per_run=1)).run(Run(tmp_path, index, 2))
     verdicts = [Verdict.from_json(record) for record in read_stage(tmp_path, "filter")]
     assert sorted(verdict.key for verdict in verdicts) == sorted(f"{key}#{n}" for key in texts for n in range(3))
     expected = {None: 300, "duplicate in run": 598, "too short": 1, "names an image": 1}
     assert Counter(verdict.reason for verdict in verdicts) == expected
-    assert sift(Run(tmp_path), filters).before == 900
+    assert FilterStage(filters).run(Run(tmp_path)).before == 900
     one = tmp_path / "one"
     write_judged(one, texts)
-    tally = sift(Run(one), filters, Duplicates(per_run=1))
+    tally = FilterStage(filters, Duplicates(per_run=1)).run(Run(one))
     assert tally.done == 300 and {None: tally.done, **tally.failed} == expected

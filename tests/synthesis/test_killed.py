@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from contextcir.synthesis.runner import GROUP
+from contextcir.synthesis.request_stage import GROUP
 from contextcir.synthesis.store import read_stage
 from experiments.synthesize import main
 from tests.helpers.synthesis_flags import REQUESTS, flags

@@ -87,5 +87,5 @@ def test_another_size_and_a_little_blur_keep_the_perceptual_hash_but_another_ima
 
 @pytest.mark.parametrize("bits", [-1, 16])
 def test_a_distance_out_of_range_is_told(bits: int, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"from 0 to 15, got -?\d+: change --pairs.duplicates.bits"):
+    with pytest.raises(ValueError, match=r"from 0 to 15, got -?\d+ \(pairs\.duplicates\.bits\)"):
         NearDuplicates(bits)

@@ -37,9 +37,9 @@ def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
 
 
 def test_no_folder_and_no_image_are_told(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="change --images"):
+    with pytest.raises(FileNotFoundError, match=r"no folder .* \(images\)"):
         list_images(tmp_path / "none")
-    with pytest.raises(ValueError, match="holds no image .*change --images"):
+    with pytest.raises(ValueError, match=r"holds no image .* \(images\)"):
         list_images(tmp_path)
 
 
@@ -101,7 +101,7 @@ def test_vectors_that_are_not_finite_stop_the_run(tmp_path: Path) -> None:
     Image.new("L", (9, 9), 0).save(tmp_path / "a.png")
     one = store(tmp_path / "out", tmp_path)
     one.encoder.open = lambda: Broken()  # type: ignore[method-assign]
-    with pytest.raises(ValueError, match="pixels gives vectors that are not finite or zero: change --pairs.encoder"):
+    with pytest.raises(ValueError, match=r"pixels gives embeddings that are not finite or zero \(pairs\.encoder\)"):
         one.embed()
 
 
@@ -113,7 +113,7 @@ class Broken(type(PixelEncoder().open())):  # type: ignore[misc]
 def test_other_images_or_another_model_are_told(tmp_path: Path) -> None:
     images = draw_photos(tmp_path / "photos", kinds=1, each=2)
     store(tmp_path, images).embed()
-    with pytest.raises(ValueError, match="chunk 2048 instead of 3: give another --out, or remove that folder"):
+    with pytest.raises(ValueError, match="chunk 2048 instead of 3: give another folder as out, or remove that one"):
         store(tmp_path, images, chunk=3).embed()
     with pytest.raises(ValueError, match="holds embeddings with folder"):
         store(tmp_path, draw_photos(tmp_path / "other")).embed()

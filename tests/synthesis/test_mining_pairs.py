@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from contextcir.errors import InputError
 from contextcir.synthesis.mining import ApproximateSearch, Band, ExactSearch, Loading, MinedPairs, SameFile, Uses
 from contextcir.synthesis.records import Pair
 from tests.helpers.mining_cases import PixelEncoder, draw_photos
@@ -110,7 +111,7 @@ def test_other_settings_of_the_search_are_searched_again_but_not_embedded_again(
 def test_parts_embedded_by_themselves_give_the_same(tmp_path: Path) -> None:
     images = draw_photos(tmp_path / "photos")  # 20 images, 7 chunks
     parts = [mined().within(images, tmp_path / "parts").prepare(index, 3) for index in (2, 0, 1)]
-    assert "14 images are left" in parts[0] and "go on without --shard" in parts[2]
+    assert "14 images are left" in parts[0] and "run the stage once more without a shard" in parts[2]
     assert pairs(images, tmp_path / "parts") == pairs(images, tmp_path / "whole")
     assert "and so are all" in mined().within(images, tmp_path / "parts").prepare(0, 3)
 
@@ -159,20 +160,20 @@ def test_a_killed_embedding_goes_on_and_gives_the_same_pairs(tmp_path: Path) -> 
 def test_images_without_two_that_differ_are_told(tmp_path: Path) -> None:
     images = draw_photos(tmp_path / "photos", kinds=1, each=1)
     shutil.copy(images / "kind0/0.png", images / "kind0/1.png")
-    with pytest.raises(ValueError, match="2 images hold no two that differ: see .*duplicates.jsonl"):
+    with pytest.raises(ValueError, match="all 2 images are duplicates of one: see .*duplicates.jsonl"):
         pairs(images, tmp_path / "work")
 
 
 def test_a_missing_library_is_told_before_any_image_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = draw_photos(tmp_path / "photos")
     monkeypatch.setitem(sys.modules, "imagehash", None)
-    with pytest.raises(ValueError, match="mined pairs need imagehash: pip install"):
+    with pytest.raises(ValueError, match="mined pairs need imagehash, of the extra `mining`: pip install"):
         pairs(images, tmp_path / "work")
     monkeypatch.undo()
     monkeypatch.setitem(sys.modules, "faiss", None)
-    with pytest.raises(ValueError, match="near-duplicates need faiss: .*, or set --pairs.duplicates=SameFile"):
+    with pytest.raises(InputError, match="near-duplicates needs faiss, of the extra `mining`: .* choose SameFile"):
         pairs(images, tmp_path / "work")
-    with pytest.raises(ValueError, match="the approximate search needs faiss: .*, or set --pairs.search=ExactSearch"):
+    with pytest.raises(InputError, match="search needs faiss, of the extra `mining`: .* choose ExactSearch"):
         pairs(images, tmp_path / "work", duplicates=SameFile(), search=ApproximateSearch())
     assert pairs(images, tmp_path / "work", duplicates=SameFile())
 
@@ -185,5 +186,5 @@ def test_nothing_that_can_be_read_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("wrong", [{"neighbours": 0}, {"group": 7}, {"most": 0}])
 def test_numbers_out_of_range_are_told(wrong: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="change --pairs.neighbours"):
+    with pytest.raises(ValueError, match="neighbours and most must be at least 1"):
         mined(**wrong)

@@ -1,66 +1,146 @@
-"""Batches: failed, expired, with lines lost, doubled or broken; and restarts that pay nothing twice."""
+"""Batch files: limits of a file, answers in any order, partial, doubled, broken or with errors, and restarts."""
 
 import asyncio
 import json
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 
-from contextcir.synthesis.models.base import Budget, BudgetSpent
-from contextcir.synthesis.models.batch_endpoint import BatchEndpoint
-from contextcir.synthesis.models.chat import ChatModel, ImageLimits
-from contextcir.synthesis.models.client import ServerError
-from tests.helpers.asking import GOOD, QUICK, ask, request, requests
+from contextcir.synthesis.models.base import Answer, AnswersAwaited, Budget, BudgetSpent, Request, Stopped
+from contextcir.synthesis.models.batch_files import BatchFiles
+from contextcir.synthesis.models.chat import ChatModel
+from tests.helpers.asking import GOOD, ask, request, requests
+from tests.helpers.model_batches import answer_lines, expired, request_files, run_batches, write_lines
 from tests.helpers.model_faults import Reply, broken, error, no_format, raw, refuses, says
 from tests.helpers.model_server import ModelServer
 
-pytest.importorskip("openai")
+pytest.importorskip("jsonschema")
 
 
 @pytest.fixture
-def server():
+def server() -> Iterator[ModelServer]:
     with ModelServer(lambda body: GOOD) as server:
         yield server
 
 
-def batched(server, folder, *, chat=None, **options):
-    settings = {"lines": 4, "poll": 0.01, "retries": QUICK, "key_variable": None, **options}
-    return BatchEndpoint(chat or ChatModel("m"), folder, server.url, **settings)
+def files(folder: Path, **options: Any) -> BatchFiles:
+    return BatchFiles(ChatModel("m"), folder, **{"requests": 4, **options})
 
 
-def test_every_request_is_answered_in_batches_of_a_size(server, tmp_path):
-    answers = ask(batched(server, tmp_path), requests(10))
+def until_stop(model: BatchFiles, asked: Iterable[Request]) -> tuple[dict[str, Answer], Stopped]:
+    """The answers until the model stops, and how it stops."""
+    answers = []
+
+    async def collect() -> None:
+        async for answer in model.answer(asked):
+            answers.append(answer)
+
+    with pytest.raises(Stopped) as caught:
+        asyncio.run(collect())
+    assert model.account.in_flight == 0
+    return {answer.key: answer for answer in answers}, caught.value
+
+
+def ask_until_done(server: ModelServer, folder: Path, asked: list[Request], **options: Any) -> dict[str, Answer]:
+    """All answers, after as many rounds of files as it takes; answers are kept as a run keeps them."""
+    kept: dict[str, Answer] = {}
+    for _ in range(9):
+        left = [one for one in asked if one.key not in kept]
+        try:
+            return kept | ask(files(folder, **options), left)
+        except AnswersAwaited:
+            answers, _ = until_stop(files(folder, **options), left)
+            kept |= answers
+            assert run_batches(server, folder)
+    raise AssertionError("no end")
+
+
+def test_the_first_run_writes_files_and_says_what_to_do(tmp_path: Path) -> None:
+    answers, stop = until_stop(files(tmp_path), requests(10))
+    assert not answers and isinstance(stop, AnswersAwaited)
+    assert re.search(r"3 new request files \(requests-\w+\.jsonl, .*\); 10 requests wait: run them", str(stop))
+    written = [json.loads(line) for path in request_files(tmp_path) for line in path.read_bytes().splitlines()]
+    assert sorted(len(path.read_bytes().splitlines()) for path in request_files(tmp_path)) == [2, 4, 4]
+    assert len({line["custom_id"] for line in written}) == 10
+    assert all((line["method"], line["url"], line["body"]["model"]) == ("POST", "/v1/chat/completions", "m")
+               for line in written)  # fmt: skip
+
+
+def test_every_request_is_answered_once(server: ModelServer, tmp_path: Path) -> None:
+    answers = ask_until_done(server, tmp_path, requests(10))
     assert sorted(map(int, answers)) == list(range(10))
     assert all(answer.content == GOOD and answer.usage["requests"] == 1 for answer in answers.values())
-    assert len(server.batches.made) == 3 and server.paid_twice() == []
+    assert len(server.asked) == 10 and server.paid_twice() == []
 
 
-def test_a_file_stays_below_its_size(server, tmp_path):
-    ask(batched(server, tmp_path, largest_file=2000), requests(8))
-    inputs = [server.batches.files[batch["input_file_id"]] for batch in server.batches.made.values()]
-    assert len(inputs) > 2 and all(len(content) <= 2000 for content in inputs)
-    assert len({json.loads(line)["custom_id"] for content in inputs for line in content.splitlines()}) == 8
+def test_a_file_stays_below_its_size(tmp_path: Path) -> None:
+    until_stop(files(tmp_path, largest_file=2000), requests(8))
+    sizes = [path.stat().st_size for path in request_files(tmp_path)]
+    assert len(sizes) > 2 and max(sizes) <= 2000
 
 
-@pytest.mark.parametrize("how", ["expired", "cancelled"])
-def test_lines_of_a_batch_that_ended_early_go_into_another(server, tmp_path, how):
-    server.batches.ends, server.batches.answered = [how], 1
-    answers = ask(batched(server, tmp_path), requests(4))
-    assert all(answer.content == GOOD for answer in answers.values())
-    assert len(server.batches.made) == 2 and server.paid_twice() == []
+def test_a_restart_without_answers_writes_nothing_twice(tmp_path: Path) -> None:
+    until_stop(files(tmp_path), requests(6))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    _, stop = until_stop(files(tmp_path), requests(6))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert "has no answer to some requests (remove the file" in str(stop) and "6 requests wait" in str(stop)
 
 
-def test_lines_that_expire_again_and_again_are_failures(server, tmp_path):
-    server.batches.ends, server.batches.answered = ["expired"] * 9, 0
-    answers = ask(batched(server, tmp_path), requests(2))
-    assert {answer.failure for answer in answers.values()} == {"batch expired"}
-    assert len(server.batches.made) == QUICK.attempts
+def test_partial_answers_in_several_files_are_taken_as_they_come(server: ModelServer, tmp_path: Path) -> None:
+    until_stop(files(tmp_path), requests(4))
+    (path,) = request_files(tmp_path)
+    lines = answer_lines(server, path)
+    write_lines(tmp_path / "b.jsonl", lines[2:3])
+    write_lines(tmp_path / "a.jsonl", lines[:1])
+    answers, stop = until_stop(files(tmp_path), requests(4))
+    assert sorted(answers) == ["0", "2"] and "2 requests wait" in str(stop)
+    write_lines(tmp_path / "c.jsonl", lines)  # all of them, two for the second time
+    assert all(answer.content == GOOD for answer in ask(files(tmp_path), requests(4)).values())
 
 
-def test_lines_that_are_lost_are_asked_again_and_doubled_ones_count_once(server, tmp_path):
-    server.batches.lose, server.batches.repeat = 1, 2
-    answers = ask(batched(server, tmp_path), requests(5))
-    assert len(answers) == 5 and all(answer.content == GOOD for answer in answers.values())
-    assert server.paid_twice() == []
+def test_requests_without_an_answer_are_written_again_when_their_file_is_removed(
+    server: ModelServer, tmp_path: Path
+) -> None:
+    until_stop(files(tmp_path), requests(4))
+    (path,) = request_files(tmp_path)
+    write_lines(tmp_path / "answers.jsonl", answer_lines(server, path)[1:])
+    path.unlink()
+    answers, _ = until_stop(files(tmp_path), requests(4))
+    assert len(answers) == 3
+    (again,) = request_files(tmp_path)
+    (line,) = again.read_bytes().splitlines()
+    assert "this is 0." in line.decode()
+
+
+def test_an_error_is_written_again_and_the_answer_counts_in_the_end(server: ModelServer, tmp_path: Path) -> None:
+    until_stop(files(tmp_path), requests(3))
+    (path,) = request_files(tmp_path)
+    good = answer_lines(server, path)
+    write_lines(tmp_path / "a-errors.jsonl", [expired(line) for line in good[1:]])
+    write_lines(tmp_path / "b-output.jsonl", good[:2])  # the second was run once more, and now has both
+    answers, _ = until_stop(files(tmp_path), requests(3))
+    assert sorted(answers) == ["0", "1"]
+    assert run_batches(server, tmp_path) == 2
+    assert ask(files(tmp_path), requests(3))["2"].content == GOOD
+
+
+def test_requests_that_expire_again_and_again_are_failures(tmp_path: Path) -> None:
+    rounds = 0
+    while rounds < 9:
+        try:
+            answers = ask(files(tmp_path, attempts=3), requests(2))
+            break
+        except AnswersAwaited:
+            lines = [json.loads(line) for path in request_files(tmp_path) for line in path.read_bytes().splitlines()]
+            write_lines(tmp_path / "errors.jsonl", map(expired, lines))
+            rounds += 1
+    assert {(answer.failure, answer.detail) for answer in answers.values()} == {("batch expired", "not run")}
+    assert rounds == 3
 
 
 @pytest.mark.parametrize(
@@ -80,177 +160,91 @@ def test_lines_that_are_lost_are_asked_again_and_doubled_ones_count_once(server,
         (raw(b"null"), "no completion", 1),
     ],
 )
-def test_a_line_with_a_fault_is_asked_again_or_fails_alone(server, tmp_path, fault, reason, lines):
+def test_a_request_with_a_fault_is_written_again_or_fails_alone(
+    server: ModelServer, tmp_path: Path, fault: Reply, reason: str, lines: int
+) -> None:
     server.script = lambda number, body: fault if number == 0 else None
-    answers = ask(batched(server, tmp_path), requests(3))
+    answers = ask_until_done(server, tmp_path, requests(3))
     assert answers["0"].failure == reason and answers["0"].content == (None if reason else GOOD)
     assert answers["1"].content == answers["2"].content == GOOD
     assert len(server.asked) == 2 + lines
 
 
-def test_output_lines_that_are_no_json_are_asked_again(server, tmp_path):
-    batches, serve = server.batches, server.batches.serve
-
-    def damaging(method, path, headers, content):
-        reply = serve(method, path, headers, content)
-        if not path.endswith("/content") or len(batches.made) > 1:
-            return reply
-        first, rest = (reply.body or b"").split(b"\n", 1)
-        return Reply(body=b"\xff\xfe{" + first[:40] + b"\n\n[]\n" + b'{"custom_id": 3}\n' + rest.rstrip(b"\n"))
-
-    batches.serve = damaging
-    answers = ask(batched(server, tmp_path), requests(3))
-    assert all(answer.content == GOOD for answer in answers.values())
+def test_an_error_beside_the_response_has_its_message_read(tmp_path: Path) -> None:
+    """vLLM puts the message of a refused request beside a response without a body."""
+    until_stop(files(tmp_path), requests(1))
+    (path,) = request_files(tmp_path)
+    name = json.loads(path.read_text())["custom_id"]
+    response = {"status_code": 400, "request_id": "r", "body": None}
+    refusal = {"error": {"message": "no image here", "type": "BadRequestError", "code": 400}}
+    write_lines(tmp_path / "a.jsonl", [{"id": "r", "custom_id": name, "response": response, "error": refusal}])
+    (answer,) = ask(files(tmp_path), requests(1)).values()
+    assert (answer.failure, answer.detail) == ("bad request", "400: no image here")
 
 
-def test_formats_that_are_refused_are_learned_for_the_batches_after(server, tmp_path):
+def test_answer_lines_that_can_not_be_read_count_as_missing(server: ModelServer, tmp_path: Path) -> None:
+    until_stop(files(tmp_path), requests(3))
+    (path,) = request_files(tmp_path)
+    first, *rest = (json.dumps(line).encode() for line in answer_lines(server, path))
+    junk = b"\xff\xfe{" + first[:40] + b"\n\n[]\nnull\n" + b'{"custom_id": 3}\n{"custom_id": [1]}\n'
+    (tmp_path / "a.jsonl").write_bytes(junk + b"\n".join(rest))
+    answers, stop = until_stop(files(tmp_path), requests(3))
+    assert sorted(answers) == ["1", "2"] and "1 requests wait" in str(stop)
+
+
+def test_formats_that_are_refused_are_not_written_again(server: ModelServer, tmp_path: Path) -> None:
     server.script = lambda number, body: no_format() if "json_schema" in repr(body.get("response_format")) else None
-    answers = ask(batched(server, tmp_path, at_once=1), requests(8))
+    until_stop(files(tmp_path), requests(2))
+    run_batches(server, tmp_path)
+    until_stop(files(tmp_path), requests(6))  # four of them are new, and are not asked for the strict format
+    answers = ask_until_done(server, tmp_path, requests(6))
     assert all(answer.content == GOOD for answer in answers.values())
-    assert sum("json_schema" in repr(one.body.get("response_format")) for one in server.asked) == 4 + 4
+    strict = [one for one in server.asked if "'strict': True" in repr(one.body.get("response_format"))]
+    assert len(strict) == 2
 
 
-def test_a_refused_batch_is_sent_again_and_in_the_end_stops_the_run(server, tmp_path):
-    server.batches.ends = ["failed"]
-    assert len(ask(batched(server, tmp_path / "a"), requests(3))) == 3
-    server.batches.ends = ["failed"] * 9
-    with pytest.raises(ServerError, match="line 3 is not JSON"):
-        ask(batched(server, tmp_path / "b"), requests(3))
-    server.batches.ends = []
-    assert len(ask(batched(server, tmp_path / "b"), requests(3))) == 3
-
-
-def test_a_full_queue_is_waited_for_while_batches_are_under_way(server, tmp_path):
-    server.batches.failure = ("token_limit_exceeded", "enqueued token limit reached")
-    server.batches.ends = ["completed", *["failed"] * 6]
-    create = server.batches._create
-    # the first batch takes long, and what is sent meanwhile is refused
-    server.batches._create = lambda asked: (made := create(asked)).update(polls=0 if made["number"] else 40) or made
-    answers = ask(batched(server, tmp_path), requests(8))
-    assert len(answers) == 8 and all(answer.content == GOOD for answer in answers.values())
-
-
-def until(model, asked, number):
-    """The first answers, after which the process goes away."""
-
-    async def some():
-        stream = model.answer(asked)
-        found = [await anext(stream) for _ in range(number)]
-        await stream.aclose()
-        return found
-
-    return asyncio.run(some())
-
-
-def test_a_restart_goes_on_with_what_was_sent_and_pays_nothing_twice(server, tmp_path):
-    server.batches.polls = 3
-    first = until(batched(server, tmp_path), requests(12), 1)
-    told = {answer.key for answer in first}
-    rest = ask(batched(server, tmp_path), [one for one in requests(12) if one.key not in told])
-    assert len(rest) == 11 and all(answer.content == GOOD for answer in rest.values())
-    assert len(server.asked) == 12 and server.paid_twice() == []
-
-
-def test_results_that_nobody_kept_are_found_again(server, tmp_path):
+def test_answers_that_nobody_kept_are_found_again(server: ModelServer, tmp_path: Path) -> None:
     server.script = lambda number, body: says("no idea") if number == 1 else None
-    asked = ask(batched(server, tmp_path), requests(6))
-    again = ask(batched(server, tmp_path), requests(6))
-    assert again == asked and len(server.asked) == 7
+    answers = ask_until_done(server, tmp_path, requests(6))
+    assert ask(files(tmp_path), requests(6)) == answers and len(server.asked) == 7
 
 
-def test_what_failed_for_good_is_really_asked_again_by_a_later_run(server, tmp_path):
+def test_a_failed_request_is_really_repeated_by_a_later_run(server: ModelServer, tmp_path: Path) -> None:
     server.script = [refuses()]
-    assert ask(batched(server, tmp_path), requests(2))["0"].failure == "refused"
-    again = ask(batched(server, tmp_path), requests(2))
-    assert again["0"].content == GOOD and len(server.asked) == 3
+    assert [a.failure for a in ask_until_done(server, tmp_path, requests(2)).values()].count("refused") == 1
+    again = ask_until_done(server, tmp_path, requests(2))
+    assert all(answer.content == GOOD for answer in again.values()) and len(server.asked) == 3
 
 
-def test_a_batch_whose_creation_was_not_answered_is_found_and_not_made_twice(server, tmp_path):
-    server.batches.lost_reply = 1
-    assert len(ask(batched(server, tmp_path), requests(3))) == 3
-    assert len(server.batches.made) == 1
-
-
-@pytest.mark.parametrize("step", ["upload", "create", "after"])
-def test_a_kill_while_a_batch_is_sent_loses_and_doubles_nothing(server, tmp_path, monkeypatch, step):
-    from contextcir.synthesis.models.batch_server import BatchServer
-
-    class Killed(BaseException):
-        pass
-
-    async def killed(self, batch, *rest):
-        if step == "after":
-            await create(self, batch)
-        raise Killed
-
-    create = BatchServer.create
-    monkeypatch.setattr(BatchServer, "upload" if step == "upload" else "create", killed)
-    with pytest.raises(Killed):
-        ask(batched(server, tmp_path), requests(4))
-    monkeypatch.undo()
-    answers = ask(batched(server, tmp_path), requests(4))
-    assert all(answer.content == GOOD for answer in answers.values())
-    assert len(server.batches.made) == 1 and server.paid_twice() == []
-
-
-def test_a_budget_stops_before_it_is_exceeded_and_a_larger_one_goes_on(server, tmp_path):
-    model = batched(server, tmp_path, budget=Budget(requests=6))
-    told = []
-
-    async def collect():
-        async for answer in model.answer(requests(20)):
-            told.append(answer)
-
-    with pytest.raises(BudgetSpent):
-        asyncio.run(collect())
-    assert len(told) == len(server.asked) == 6 and model.account.in_flight == 0
-    rest = ask(batched(server, tmp_path), requests(20))
+def test_a_budget_stops_the_writing_and_a_larger_one_goes_on(server: ModelServer, tmp_path: Path) -> None:
+    _, stop = until_stop(files(tmp_path, budget=Budget(requests=6)), requests(20))
+    assert "6 requests wait" in str(stop) and "the budget allows no more" in str(stop)
+    run_batches(server, tmp_path)
+    answers, stop = until_stop(files(tmp_path, budget=Budget(requests=6)), requests(20))
+    assert isinstance(stop, BudgetSpent) and len(answers) == len(server.asked) == 6
+    rest = ask_until_done(server, tmp_path, requests(20))
     assert len(rest) == len(server.asked) == 20
 
 
-def test_images_are_in_the_lines_and_broken_ones_fail_alone(server, tmp_path):
-    from PIL import Image
+def test_a_new_line_does_not_take_the_budget_of_those_that_wait(server: ModelServer, tmp_path: Path) -> None:
+    until_stop(files(tmp_path), requests(4))
+    (path,) = request_files(tmp_path)
+    write_lines(tmp_path / "a.jsonl", [expired(answer_lines(server, path)[0])])
+    _, stop = until_stop(files(tmp_path, budget=Budget(requests=3)), requests(4))
+    assert "3 requests wait" in str(stop) and request_files(tmp_path) == [path]
 
+
+def test_images_are_in_the_lines_and_broken_ones_fail_alone(server: ModelServer, tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     asked = [request("x", (tmp_path / "a.png",)), request("y", (tmp_path / "missing.png",))]
-    answers = ask(batched(server, tmp_path / "batches", chat=ChatModel("m", images=ImageLimits())), asked)
+    answers = ask_until_done(server, tmp_path / "batches", asked)
     assert answers["x"].content == GOOD and answers["y"].failure == "unreadable image"
     assert server.asked[0].images[0].startswith("data:image/png;base64,")
 
 
-def test_a_server_without_batches_is_an_error_of_one_line(tmp_path):
-    with ModelServer() as server:
-        server.batches.serve = lambda *request: error(404, "no such page", "not_found")
-        with pytest.raises(ServerError) as caught:
-            ask(batched(server, tmp_path), requests(1))
-    assert "\n" not in str(caught.value)
-
-
-def test_damaged_state_is_named(server, tmp_path):
-    (tmp_path / "a.state.json").write_text("{")
-    with pytest.raises(ValueError, match=r"a\.state\.json is damaged"):
-        ask(batched(server, tmp_path), requests(1))
-
-
-def test_a_status_that_nobody_knows_is_no_endless_wait(server, tmp_path):
-    end = server.batches._end
-
-    def ending(batch, how):
-        if batch["number"]:
-            end(batch, how)
-        else:
-            batch["status"] = "exploded"
-
-    server.batches._end = ending
-    assert len(ask(batched(server, tmp_path), requests(2))) == 2
-
-
-def test_a_batch_that_the_server_does_not_know_is_named(server, tmp_path):
-    server.batches.polls = 3
-    until(batched(server, tmp_path, lines=1), requests(3), 1)
-    server.batches.made = {}
-    server.batches.polls = 99
-    for path in tmp_path.glob("*.state.json"):
-        path.write_text(path.read_text().replace('"ended": true', '"ended": false'))
-    with pytest.raises(ServerError, match=r"does not know batch batch-\d .*\.state\.json"):
-        ask(batched(server, tmp_path), requests(3))
+def test_processes_may_share_a_folder(server: ModelServer, tmp_path: Path) -> None:
+    first, second = requests(6)[:3], requests(6)[3:]
+    until_stop(files(tmp_path), first)
+    until_stop(files(tmp_path), second)
+    assert len(request_files(tmp_path)) == 2 and run_batches(server, tmp_path) == 2
+    assert len(ask(files(tmp_path), first) | ask(files(tmp_path), second)) == 6 == len(server.asked)

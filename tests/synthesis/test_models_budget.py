@@ -48,7 +48,7 @@ def test_a_budget_stops_the_run_before_it_is_exceeded_with_all_that_was_paid_tol
         model = endpoint(server.url, chat=PRICED, concurrency=8, budget=budget)
         told, message = until_spent(model, requests(500))
         assert 0 < len(told) == len(server.asked) < 500
-    assert budget.over(model.account.spent) is None
+    assert budget.exceeded(model.account.spent) is None
     assert "budget." in message and "raise the budget" in message
     assert model.account.in_flight == 0
 
@@ -59,8 +59,8 @@ def test_a_larger_budget_goes_on_and_what_was_spent_earlier_counts():
         first = endpoint(server.url, budget=Budget(requests=3))
         told, _ = until_spent(first, requests(5))
         again = endpoint(server.url, budget=Budget(requests=5))
-        for answer in told:
-            again.count_earlier(answer.usage)
+        again.count_earlier(answer.usage for answer in told)
+        again.count_earlier(answer.usage for answer in told)  # the same usages before the next stage
         rest = ask(again, [one for one in requests(5) if one.key not in {answer.key for answer in told}])
         assert len(told) + len(rest) == len(server.asked) == 5
         assert server.paid_twice() == []

@@ -171,7 +171,7 @@ def test_parameters_that_a_server_lacks_are_left_out():
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
-        (error(401, "no such key", "invalid_api_key"), "refuses the key"),
+        (error(401, "no such key", "invalid_api_key"), "refuses requests without a key"),
         (error(404, "no model m", "model_not_found"), "does not know the model"),
         (error(429, "pay first", "insufficient_quota"), "quota"),
     ],

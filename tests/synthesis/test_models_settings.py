@@ -2,13 +2,14 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
 from jsonargparse import ArgumentParser
 
-from contextcir.synthesis.models.base import VisionLanguageModel
-from contextcir.synthesis.models.batch_endpoint import BatchEndpoint
+from contextcir.synthesis.models.base import Budget, VisionLanguageModel
+from contextcir.synthesis.models.batch_files import BatchFiles
 from contextcir.synthesis.models.chat import ChatModel
 from contextcir.synthesis.models.endpoint import Endpoint
 from tests.helpers.asking import endpoint
@@ -48,10 +49,10 @@ model:
 def test_batches_and_local_models_are_set_up_in_yaml(tmp_path):
     made = from_yaml(f"""
 model:
-  class_path: contextcir.synthesis.models.batch_endpoint.BatchEndpoint
+  class_path: contextcir.synthesis.models.batch_files.BatchFiles
   init_args: {{folder: {tmp_path}, chat: {{model: gpt, extra: {{reasoning_effort: low}}}}}}
 """)
-    assert isinstance(made, BatchEndpoint) and made.chat.extra == {"reasoning_effort": "low"}
+    assert isinstance(made, BatchFiles) and made.chat.extra == {"reasoning_effort": "low"}
     local = "{class_path: contextcir.synthesis.models.local.LocalModel, init_args: {model: some/model}}"
     assert from_yaml(f"model: {local}").name == "some/model"
 
@@ -63,6 +64,8 @@ model:
         (lambda: ChatModel("m", format="xml"), "format must be one of strict"),
         (lambda: endpoint("http://h/v1", concurrency=0), "concurrency"),
         (lambda: endpoint("http://h/v1", timeout=0), "timeout"),
+        (lambda: BatchFiles(ChatModel("m"), Path("x"), requests=50_001), "from 1 to 50,000"),
+        (lambda: BatchFiles(ChatModel("m"), Path("x"), budget=Budget(cost=1)), "needs prices"),
     ],
 )
 def test_settings_that_make_no_sense_are_errors(wrong, words):
@@ -72,7 +75,7 @@ def test_settings_that_make_no_sense_are_errors(wrong, words):
 
 def test_nothing_of_the_extras_is_imported_before_it_is_used():
     names = ("openai", "httpx2", "jsonschema", "transformers", "torch")
-    modules = "endpoint, contextcir.synthesis.models.batch_endpoint, contextcir.synthesis.models.local"
+    modules = "models.endpoint, contextcir.synthesis.models.batch_files, contextcir.synthesis.models.local"
     code = f"import sys, contextcir.synthesis.{modules}\nprint([name for name in {names} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert found.stdout.strip() == "[]"

@@ -1,4 +1,4 @@
-"""The runner: each item is asked once, answers survive, failures are kept apart, and errors are told."""
+"""Stages on disk: each item is requested once, answers survive, failures are kept apart, and errors have one line."""
 
 import asyncio
 import json
@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from contextcir.errors import InputError
 from contextcir.synthesis.describe import DescribeReference
 from contextcir.synthesis.models.base import Answer, BudgetSpent, Request, VisionLanguageModel
-from contextcir.synthesis.pairs import PairFile, collect, pair_key
-from contextcir.synthesis.runner import Run, Tally, ask
+from contextcir.synthesis.pairs import PairFile, PairStage, pair_key
+from contextcir.synthesis.request_stage import run_requests
+from contextcir.synthesis.stages import Run, Tally
 from contextcir.synthesis.store import GroupWriter, Lookup, Shard, read_stage
 from tests.helpers.synthesis_model import ScriptedModel, write_pairs
 
@@ -22,7 +24,7 @@ NAMES = [f"r{number}.jpg" for number in range(COUNT)]
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     file = write_pairs(tmp_path / "pairs.json", [(name, "target.jpg") for name in NAMES])
-    collect(Run(tmp_path / "out"), PairFile(file))
+    PairStage(PairFile(file)).run(Run(tmp_path / "out"))
     return tmp_path / "out"
 
 
@@ -32,8 +34,8 @@ def keys(folder: Path, stage: str = STAGE.name) -> list[str]:
 
 def test_each_item_is_asked_once_and_a_second_run_asks_nothing(folder: Path) -> None:
     model = ScriptedModel()
-    assert ask(Run(folder), STAGE, model).done == COUNT
-    again = ask(Run(folder), STAGE, model)
+    assert run_requests(Run(folder), STAGE, model).done == COUNT
+    again = run_requests(Run(folder), STAGE, model)
     assert (again.done, again.before, again.left) == (0, COUNT, 0)
     assert sorted(request.key for request in model.requests) == sorted(NAMES) == keys(folder)
 
@@ -41,35 +43,36 @@ def test_each_item_is_asked_once_and_a_second_run_asks_nothing(folder: Path) -> 
 def test_a_spent_budget_keeps_all_that_was_answered(folder: Path) -> None:
     model = ScriptedModel(budget=15)
     with pytest.raises(BudgetSpent, match=r"the budget of 1.00 is spent \(describe-reference: 15 done, .* 25 left\)"):
-        ask(Run(folder), STAGE, model)
+        run_requests(Run(folder), STAGE, model)
     assert len(keys(folder)) == 15
-    assert ask(Run(folder), STAGE, ScriptedModel()).done == COUNT - 15
+    assert run_requests(Run(folder), STAGE, ScriptedModel()).done == COUNT - 15
     assert keys(folder) == sorted(NAMES)
 
 
 def test_failures_are_asked_again_only_if_that_is_wanted(folder: Path) -> None:
-    tally = ask(Run(folder), STAGE, ScriptedModel(failing=("r1",)))
+    tally = run_requests(Run(folder), STAGE, ScriptedModel(failing=("r1",)))
     assert tally.failed == {"refused": 11} and "11 failed (11 refused)" in str(tally)
     (record, *_) = read_stage(folder, f"{STAGE.name}-failures")
     assert record["detail"] == "I would rather not" and record["provenance"]["usage"]["cost"] == 0.5
     model = ScriptedModel()
-    assert ask(Run(folder), STAGE, model).left == 0 and model.requests == []
-    assert ask(Run(folder, retry=True), STAGE, model).done == 11
+    assert run_requests(Run(folder), STAGE, model).left == 0 and model.requests == []
+    assert run_requests(Run(folder, retry=True), STAGE, model).done == 11
     assert keys(folder) == sorted(NAMES)
 
 
 def test_shards_share_the_work_whatever_their_number(folder: Path) -> None:
     model = ScriptedModel()
     for index in range(3):
-        ask(Run(folder, index, 3), STAGE, model)
+        run_requests(Run(folder, index, 3), STAGE, model)
     assert len(list((folder / STAGE.name).glob("*.jsonl"))) == 3
-    assert ask(Run(folder), STAGE, model).before == COUNT
+    assert run_requests(Run(folder), STAGE, model).before == COUNT
     assert sorted(request.key for request in model.requests) == sorted(NAMES) == keys(folder)
 
 
 def test_two_runs_do_not_write_one_shard(folder: Path) -> None:
-    with Run(folder).claimed(STAGE.name), pytest.raises(ValueError, match="is being written by another run"):
-        ask(Run(folder), STAGE, ScriptedModel())
+    message = "another process writes shard 0 of 1 of the stage describe-reference"
+    with Run(folder).claimed(STAGE.name), pytest.raises(InputError, match=message):
+        run_requests(Run(folder), STAGE, ScriptedModel())
 
 
 class Broken(VisionLanguageModel):
@@ -89,7 +92,7 @@ class Broken(VisionLanguageModel):
 @pytest.mark.parametrize(("answers", "words"), [([Answer("x", {})], "'x', which was not asked"), ([], "1 requests un")])
 def test_a_model_that_does_not_keep_to_its_part_is_told(answers: list[Answer], words: str, folder: Path) -> None:
     with pytest.raises(ValueError, match=words):
-        ask(Run(folder), STAGE, Broken(answers))
+        run_requests(Run(folder), STAGE, Broken(answers))
 
 
 def test_pairs_are_written_once_and_of_one_kind(folder: Path, tmp_path: Path) -> None:
@@ -97,11 +100,11 @@ def test_pairs_are_written_once_and_of_one_kind(folder: Path, tmp_path: Path) ->
     assert [record["reference"] for record in found] == NAMES
     assert found[0]["key"] == pair_key("r0.jpg", "target.jpg") and found[0]["source"] == "pairs.json"
     other = PairFile(write_pairs(tmp_path / "more.json", [("x.jpg", "y.jpg")]))
-    assert collect(Run(folder), other).before == COUNT and len(list(read_stage(folder, "pairs"))) == COUNT
+    assert PairStage(other).run(Run(folder)).before == COUNT and len(list(read_stage(folder, "pairs"))) == COUNT
     with pytest.raises(ValueError, match="made with other settings"):
-        collect(Run(folder), other, {"file": "more.json"})
-    with pytest.raises(ValueError, match="run --stage pairs first"):
-        collect(Run(tmp_path / "new", 0, 2), other)
+        PairStage(other, settings={"file": "more.json"}).run(Run(folder))
+    with pytest.raises(ValueError, match="run the stage pairs first"):
+        PairStage(other).run(Run(tmp_path / "new", 0, 2))
 
 
 def test_pairs_that_were_cut_off_go_on(folder: Path, tmp_path: Path) -> None:
@@ -109,7 +112,7 @@ def test_pairs_that_were_cut_off_go_on(folder: Path, tmp_path: Path) -> None:
     whole = path.read_bytes()
     (folder / "pairs" / "complete.json").unlink()
     path.write_bytes(whole[: len(whole) // 2])
-    tally = collect(Run(folder), PairFile(tmp_path / "pairs.json"))
+    tally = PairStage(PairFile(tmp_path / "pairs.json")).run(Run(folder))
     assert 0 < tally.before < COUNT and path.read_bytes() == whole
 
 
@@ -124,13 +127,13 @@ def test_pairs_that_were_cut_off_go_on(folder: Path, tmp_path: Path) -> None:
         ('[{"reference": "a"}]', "the fields reference and target"),
         ('{"reference": "a"}', "expected a JSON list"),
         ("[", "expected a JSON list"),
-        ("[]", "gives no pairs"),
+        ("[]", "has no pairs"),
     ],
 )
 def test_a_bad_file_of_pairs_is_told(content: str, words: str, tmp_path: Path) -> None:
     (tmp_path / "pairs.json").write_text(content)
     with pytest.raises(ValueError, match=words):
-        collect(Run(tmp_path / "out"), PairFile(tmp_path / "pairs.json"))
+        PairStage(PairFile(tmp_path / "pairs.json")).run(Run(tmp_path / "out"))
 
 
 def test_a_manifest_is_a_file_of_pairs(tmp_path: Path) -> None:
@@ -190,7 +193,7 @@ def test_a_disk_that_is_full_ends_the_run(folder: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(Shard, "append", full)
     model = ScriptedModel()
     with pytest.raises(OSError, match="No space left"):
-        ask(Run(folder), STAGE, model)
+        run_requests(Run(folder), STAGE, model)
     assert len(model.requests) < COUNT
 
 

@@ -1,17 +1,19 @@
-"""Describe and Instruct: what they ask, and what they make of the answers."""
+"""Describe and Instruct: their requests, and the records made of the answers."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from jsonschema import Draft202012Validator
 
+from contextcir.errors import InputError
 from contextcir.synthesis.describe import OBJECTS, DescribeReference, DescribeSettings, DescribeTarget
 from contextcir.synthesis.instruct import STYLES, TEXTS, Instruct, InstructSettings
 from contextcir.synthesis.models.base import Answer
-from contextcir.synthesis.pairs import PairFile, collect
+from contextcir.synthesis.pairs import PairFile, PairStage
 from contextcir.synthesis.records import Description, Instruction
-from contextcir.synthesis.runner import Run, ask
-from contextcir.synthesis.stages import Item, Unusable, plain
+from contextcir.synthesis.request_stage import Item, ItemFailed, plain, run_requests
+from contextcir.synthesis.stages import Run
 from contextcir.synthesis.store import read_stage
 from tests.helpers.synthesis_model import ScriptedModel, write_pairs
 
@@ -23,13 +25,13 @@ USED = {"input_tokens": 5, "cost": 0.25}
 def run(tmp_path: Path) -> Run:
     file = write_pairs(tmp_path / "pairs.json", [("a.jpg", "b.jpg"), ("a.jpg", "c.jpg"), ("d.jpg", "a.jpg")])
     run = Run(tmp_path / "out")
-    collect(run, PairFile(file))
+    PairStage(PairFile(file)).run(run)
     return run
 
 
 def described(run: Run, model: ScriptedModel) -> None:
     for stage in (DescribeReference(IMAGES), DescribeTarget(IMAGES)):
-        ask(run, stage, model)
+        run_requests(run, stage, model)
 
 
 def instruction_item(reference: list[str], target: list[str]) -> Item:
@@ -90,14 +92,14 @@ def test_empty_names_and_repeated_descriptors_are_left_out() -> None:
     content = {"objects": [{"object": " ", "descriptors": []}, cup, cup, cup]}
     (seen,) = stage.records(Item("a", "a", "a"), Answer("a", content, usage=USED))
     assert seen.objects == ({"object": "a cup", "descriptors": ["red", "of tin"]},) * 2
-    with pytest.raises(Unusable, match="no objects"):
+    with pytest.raises(ItemFailed, match="no objects"):
         stage.records(Item("a", "a", "a"), Answer("a", {"objects": []}))
 
 
 def test_texts_are_asked_for_without_images_and_as_planned(run: Run) -> None:
     model = ScriptedModel()
     described(run, model)
-    ask(run, Instruct(InstructSettings(captions=(2,), concepts=(1, None))), model)
+    run_requests(run, Instruct(InstructSettings(captions=(2,), concepts=(1, None))), model)
     requests = [request for request in model.requests if request.context["stage"] == "instruct"]
     assert len(requests) == 3 and not any(request.images for request in requests)
     for request in requests:
@@ -134,27 +136,28 @@ def test_texts_stay_whole_and_are_paid_for_once() -> None:
     assert [text.key for text in found] == ["k#0", "k#2"] and found[0].edits == ("size",)
     assert [text.provenance["usage"] for text in found] == [USED, {}]
     assert found[0].provenance["description"] == {"model": "m"}
-    with pytest.raises(Unusable, match="no texts"):
+    with pytest.raises(ItemFailed, match="no texts"):
         stage.records(instruction_item(["cup"], ["jug"]), Answer("k", {"texts": texts[1:2]}))
 
 
 def test_nothing_is_asked_about_images_that_look_the_same() -> None:
-    with pytest.raises(Unusable, match="no difference"):
+    with pytest.raises(ItemFailed, match="no difference"):
         Instruct().request(instruction_item(["cup", "jug"], ["Jug", "cup"]))
 
 
 @pytest.mark.parametrize(
-    ("settings", "flag"),
+    ("settings", "name"),
     [
-        (lambda: DescribeSettings(objects=0), "--describe.objects"),
-        (lambda: InstructSettings(captions=(3, 1)), "--instruct.captions"),
-        (lambda: InstructSettings(concepts=(0,)), "--instruct.concepts"),
-        (lambda: InstructSettings(styles=()), "--instruct.styles"),
+        (lambda: DescribeSettings(objects=0), "describe.objects"),
+        (lambda: InstructSettings(captions=(3, 1)), "instruct.captions"),
+        (lambda: InstructSettings(concepts=(0,)), "instruct.concepts"),
+        (lambda: InstructSettings(styles=()), "instruct.styles"),
     ],
 )
-def test_settings_out_of_range_are_told(settings: object, flag: str) -> None:
-    with pytest.raises(ValueError, match=flag):
+def test_an_error_names_the_setting_that_is_out_of_range(settings: Callable[[], object], name: str) -> None:
+    with pytest.raises(InputError) as caught:
         settings()
+    assert caught.value.setting == name
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ def test_the_same_words_on_the_same_image_are_read_once(model: ContextCIR, monke
     together = ConceptReading(model.fusion, features, batch.reference_id).detached_maps()
     assert [len(maps.isolated[0]) for maps in (apart, together)] == [4, 2]
     assert together.alone.tolist() == [0, 0, 1, 0]
-    torch.testing.assert_close(model.concept.of(together), model.concept.of(apart))
+    torch.testing.assert_close(model.concept.from_maps(together), model.concept.from_maps(apart))
 
 
 def test_the_loss_is_contrastive_plus_weighted_concept_loss_computed_image_by_image(model: ContextCIR) -> None:

@@ -83,7 +83,7 @@ def test_restarts_follow_torchs_own_schedule():
 
 
 def test_a_cycle_without_length_is_refused():
-    with pytest.raises(ValueError, match=r"--model\.optimizer\.cycle_steps"):
+    with pytest.raises(ValueError, match=r"\(model\.optimizer\.cycle_steps\)$"):
         AdamWWarmupRestarts(cycle_steps=0)
 
 
@@ -103,7 +103,7 @@ def test_settings_reach_the_optimizer():
 
 @pytest.mark.parametrize("steps", [0, -1, math.inf])
 def test_an_unknown_number_of_steps_is_refused(steps):
-    with pytest.raises(ValueError, match="--trainer.max_steps"):
+    with pytest.raises(ValueError, match=r"\(trainer\.max_steps\)$"):
         build(total_steps=steps)
 
 

@@ -1,4 +1,4 @@
-"""Filters: which instructions are kept. Each gives a reason or none; the first reason counts."""
+"""Filters decide which instructions are kept: each gives a reason for a rejection or none; the first one counts."""
 
 import re
 from abc import ABC, abstractmethod
@@ -12,7 +12,7 @@ from contextcir.synthesis.records import Description, Instruction, Pair
 
 
 class Candidate(NamedTuple):
-    """An instruction that may be kept, with its pair and what is on the images of it."""
+    """An instruction that may be kept, with its pair and the description of the two images."""
 
     instruction: Instruction
     pair: Pair
@@ -20,25 +20,25 @@ class Candidate(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """What a filter found: why the instruction is rejected, in a word or two, or None; and figures, if it has any."""
+    """The result of a filter: the reason of a rejection in a word or two, or None, and scores, if it has any."""
 
     reason: str | None = None
     scores: dict[str, float] = {}  # noqa: RUF012  (a default that nobody changes)
 
 
 class Filter(ABC):
-    """Looks at instructions, many at once; says the same of one whatever the others are."""
+    """Judges instructions, many at once; the result for one does not depend on the others."""
 
-    def begin(self, folder: Path, images: Path) -> None:  # noqa: B027  (most have no use for it)
-        """Learn where the synthesis and its images lie; comes before the first `judge`."""
+    def begin(self, folder: Path, images: Path) -> None:  # noqa: B027  (most do not need it)
+        """Take the folders of the synthesis and of its images; called before the first `judge`."""
 
     @abstractmethod
     def judge(self, candidates: Sequence[Candidate]) -> list[Finding]:
-        """Return what was found for each."""
+        """Return a finding for each candidate."""
 
 
 class CaptionFilter(Filter):
-    """A filter that looks at one text at a time."""
+    """A filter that judges each text by itself."""
 
     @abstractmethod
     def reason(self, caption: str) -> str | None:
@@ -49,13 +49,13 @@ class CaptionFilter(Filter):
 
 
 class Length(CaptionFilter):
-    """Rejects texts that CLIP would cut off, and those of hardly any word.
+    """Rejects texts that CLIP would truncate, and those of too few words.
 
     Args:
         most: tokens, the start and the end token among them.
         fewest_words: of a text.
         model: whose tokenizer counts, by its name in open_clip.
-        count: tokens of a text, in place of that tokenizer.
+        count: counts the tokens of a text, in place of that tokenizer.
     """
 
     def __init__(
@@ -72,10 +72,10 @@ class Length(CaptionFilter):
 
     @cached_property
     def count(self) -> Callable[[str], int]:
-        """Tells how many tokens a text has."""
+        """Counts the tokens of a text."""
         if self._given is not None:
             return self._given
-        import open_clip  # imports torch, which takes seconds
+        import open_clip  # imports torch, which takes seconds: only when a text is counted
 
         from contextcir.encoders.text import open_clip_name
 
@@ -89,12 +89,12 @@ class Length(CaptionFilter):
 
 
 class Language(CaptionFilter):
-    """Rejects texts that py3langid does not take for the wanted language.
+    """Rejects texts that py3langid classifies as another language.
 
-    Of 1,500 captions of CIRR's validation split it takes 0.3 % for another one than English.
+    It does so for 0.3 % of 1,500 captions of CIRR's validation split, all of which are English.
 
     Args:
-        language: its ISO 639-1 code.
+        language: the ISO 639-1 code of the texts to keep.
     """
 
     def __init__(self, language: str = "en") -> None:
@@ -102,7 +102,7 @@ class Language(CaptionFilter):
 
     @cached_property
     def _classify(self) -> Callable[[str], tuple[str, float]]:
-        from py3langid.langid import MODEL_FILE, LanguageIdentifier  # loads a model of 4 MB
+        from py3langid.langid import MODEL_FILE, LanguageIdentifier  # 0.5 s: only when a text is classified
 
         return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True).classify
 
@@ -121,7 +121,7 @@ NAMED_IMAGE = re.compile(
 
 
 class NamesNoImage(CaptionFilter):
-    """Rejects texts that speak of the images by number or part: "image 1", "the second photo", "target image"."""
+    """Rejects texts that name the images by number or role: "image 1", "the second photo", "target image"."""
 
     def reason(self, caption: str) -> str | None:
         return "names an image" if NAMED_IMAGE.search(caption) else None
@@ -138,27 +138,27 @@ class HasPhrase(Filter):
         self.parser = parser
 
     def judge(self, candidates: Sequence[Candidate]) -> list[Finding]:
-        found = self.parser.parse([candidate.instruction.caption for candidate in candidates])
-        return [Finding(None if spans else "no noun phrase") for spans in found]
+        phrases = self.parser.parse([candidate.instruction.caption for candidate in candidates])
+        return [Finding(None if spans else "no noun phrase") for spans in phrases]
 
 
 class Consistency(ABC):
-    """Whether a model of images and texts agrees that a text leads from a reference to its target."""
+    """Scores whether a text leads from a reference to its target, by a model of images and texts."""
 
     def begin(self, folder: Path, images: Path) -> None:  # noqa: B027
-        """Learn where the synthesis and its images lie; comes before the first `score`."""
+        """Take the folders of the synthesis and of its images; called before the first `score`."""
 
     @abstractmethod
     def score(self, pairs: Sequence[Pair], captions: Sequence[str]) -> list[dict[str, float]]:
-        """Return figures for each caption of a pair; they go to the verdict as they are."""
+        """Return scores by name for each caption of a pair; the verdict keeps them."""
 
     @abstractmethod
     def reason(self, scores: dict[str, float]) -> str | None:
-        """Return why what has these figures is rejected, in a word or two, or None."""
+        """Return the reason of a rejection for these scores in a word or two, or None."""
 
 
 class Consistent(Filter):
-    """Rejects what a `Consistency` rejects; put it last, for it looks at images.
+    """Rejects what a `Consistency` rejects. Put it last: it reads images.
 
     Args:
         consistency: the model and its bounds.

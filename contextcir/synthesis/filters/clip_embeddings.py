@@ -1,4 +1,4 @@
-"""Embeddings of a synthesis' images and texts by one CLIP; those of images are made once, and kept in its folder."""
+"""Embeddings of the images and texts of a synthesis by one CLIP; those of images are computed once and stored."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -7,12 +7,11 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
+from contextcir.synthesis.clip import Floats, half_on_gpu, load_clip, unit_vectors
 from contextcir.synthesis.store import read_stage
 
 if TYPE_CHECKING:
+    import torch
     from PIL import Image
     from torch import Tensor
 
@@ -20,15 +19,16 @@ if TYPE_CHECKING:
     from contextcir.encoders.backbone import OpenCLIPBackbone
 
 FOLDER = "filter-images"
-Vectors = NDArray[np.float32]
+SETTING = "filters.consistency"
 
 
 class ClipEmbeddings:
     """An open_clip model, and the images of a synthesis' pairs.
 
-    All batches of images are of one size, so that an embedding does not depend on what else is embedded with it; what
-    is on the disk is what is used, also by the process that made it. So a run that was killed gives what an
-    undisturbed one gives. Shards share the embeddings; what two of them need at the same moment is made twice.
+    All batches of images have one size, so that an embedding does not depend on the other images of its batch, and
+    embeddings are always read from the disk, also by the process that computed them: a run that was killed gives the
+    same result as an undisturbed one. Shards share the embeddings; two that need one at the same moment both compute
+    it.
 
     Args:
         model: name that open_clip knows, ``local-dir:FOLDER``, or ``scenes-vit``.
@@ -54,47 +54,47 @@ class ClipEmbeddings:
 
     @cached_property
     def digest(self) -> str:
-        """Names the weights."""
-        from contextcir.embeddings import weights_digest
+        """The hash of the weights."""
+        from contextcir.embeddings import weights_digest  # imports torch
 
         return weights_digest(self._backbone.clip)
 
-    def texts(self, captions: Sequence[str]) -> Vectors:
+    def texts(self, captions: Sequence[str]) -> Floats:
         """Return the embeddings (N, E) of texts, at length 1."""
         import torch
 
-        backbone, found = self._backbone, []
+        embeddings = []
         for start in range(0, len(captions), self.batch_size):
+            tokens = self._backbone.tokenizer(captions[start : start + self.batch_size])
             with torch.inference_mode():
-                found.append(
-                    backbone.encode_text(backbone.tokenizer(captions[start : start + self.batch_size])).embedding
-                )
-        return self._normalised(torch.cat(found))
+                embeddings.append(self._backbone.encode_text(tokens).embedding)
+        return self._unit(torch.cat(embeddings))
 
-    def of_images(self, paths: Sequence[str]) -> dict[str, Vectors]:
-        """Return the embeddings (E,) of images by path, at length 1; those that can't be read are not in it.
+    def of_images(self, paths: Sequence[str]) -> dict[str, Floats]:
+        """Return the embeddings (E,) of images by path, at length 1, without images that can't be read.
 
         Raises:
-            KeyError: if a path is none of the synthesis' pairs.
+            KeyError: if a path is in no pair of the synthesis.
         """
         rows = {path: self._rows[path] for path in dict.fromkeys(paths)}
-        wanted = [path for path, row in rows.items() if not self._kept.has(row)]
+        missing = [path for path, row in rows.items() if not self._stored.has(row)]
         with ThreadPoolExecutor(self.workers) as pool:
-            loaded = pool.map(self._load, wanted)
-            readable = ((path, pixels) for path, pixels in zip(wanted, loaded, strict=True) if pixels is not None)
+            loaded = pool.map(self._load, missing)
+            readable = ((path, pixels) for path, pixels in zip(missing, loaded, strict=True) if pixels is not None)
             while batch := list(islice(readable, self.batch_size)):
                 self._embed(batch)
-        return {path: self._kept.read(row).float().numpy() for path, row in rows.items() if self._kept.has(row)}
+        return {path: self._stored.read(row).float().numpy() for path, row in rows.items() if self._stored.has(row)}
 
     def _embed(self, batch: Sequence[tuple[str, "Tensor"]]) -> None:
         import torch
 
-        missing = self.batch_size - len(batch)
-        pixels = torch.stack([pixels for _, pixels in batch] + [batch[0][1]] * missing)  # (batch_size, 3, S, S)
-        with torch.inference_mode(), torch.autocast(self._place.type, torch.float16, self._place.type == "cuda"):
-            embeddings = self._backbone.encode_image(pixels.to(self._place)).embedding[: len(batch)]  # (B, E)
+        backbone, device = self._clip
+        padding = [batch[0][1]] * (self.batch_size - len(batch))
+        pixels = torch.stack([pixels for _, pixels in batch] + padding)  # (batch_size, 3, S, S)
+        with torch.inference_mode(), half_on_gpu(device):
+            embeddings = backbone.encode_image(pixels.to(device)).embedding[: len(batch)]  # (B, E)
         rows = torch.tensor([self._rows[path] for path, _ in batch])  # (B,)
-        self._kept.write(rows, torch.from_numpy(self._normalised(embeddings)))
+        self._stored.write(rows, torch.from_numpy(self._unit(embeddings)))
 
     def _load(self, path: str) -> "Tensor | None":
         from PIL import Image
@@ -107,42 +107,31 @@ class ClipEmbeddings:
         except Exception:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others
             return None
 
-    def _normalised(self, embeddings: "Tensor") -> Vectors:
-        vectors = embeddings.float().cpu().numpy()  # (B, E)
-        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)  # (B, 1)
-        if not (np.isfinite(lengths).all() and (lengths > 0).all()):
-            raise ValueError(f"{self.model} gives embeddings that are not finite or zero: change --filters")
-        return vectors / lengths
+    def _unit(self, embeddings: "Tensor") -> Floats:
+        return unit_vectors(embeddings.float().cpu().numpy(), self.model, SETTING)
 
-    @cached_property
-    def _place(self) -> "torch.device":  # noqa: F821
-        import torch
-
-        return torch.device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-
-    @cached_property
+    @property
     def _backbone(self) -> "OpenCLIPBackbone":
-        from contextcir.encoders.backbone import OpenCLIPBackbone  # imports torch, which takes seconds
+        return self._clip[0]
 
-        try:
-            return OpenCLIPBackbone(self.model, self.pretrained, 0, 0).eval().to(self._place)
-        except (ValueError, FileNotFoundError) as error:
-            raise type(error)(str(error).replace("--model.backbone", "--filters.consistency")) from None
+    @cached_property
+    def _clip(self) -> tuple["OpenCLIPBackbone", "torch.device"]:
+        return load_clip(self.model, self.pretrained, self.device, SETTING)
 
     @cached_property
     def _rows(self) -> dict[str, int]:
-        """The images of all pairs, by path, and their places in the store."""
+        """The images of all pairs by path, and their rows in the store."""
         return {path: row for row, path in enumerate(sorted(set(_images(self.folder))))}
 
     @cached_property
-    def _kept(self) -> "GalleryFeatures":
-        from contextcir.embeddings import GalleryStore
+    def _stored(self) -> "GalleryFeatures":
+        from contextcir.embeddings import GalleryStore  # imports torch
 
         store = GalleryStore(self.folder / FOLDER, self._backbone.widths.embed, "float16", lambda: self.digest)
         states = [_state(self.root / path) for path in self._rows]
-        kept = store.open(FOLDER, {path: path for path in self._rows}, states, self._backbone.preprocess)
-        assert kept is not None  # as there is a digest
-        return kept
+        features = store.open(FOLDER, {path: path for path in self._rows}, states, self._backbone.preprocess)
+        assert features is not None  # None only without a digest
+        return features
 
 
 def _images(folder: Path) -> Iterator[str]:

@@ -8,25 +8,25 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from contextcir.files import whole_file
+from contextcir.errors import InputError
+from contextcir.files import stable_hash, whole_file
 from contextcir.synthesis.filters.base import Consistency
 from contextcir.synthesis.filters.clip_embeddings import ClipEmbeddings
-from contextcir.synthesis.filters.repeats import digest
 from contextcir.synthesis.records import Pair
 from contextcir.synthesis.store import read_stage
 
 Vector = NDArray[np.floating]
-SAMPLE = 1024  # texts whose mean is what texts have in common
-FEWEST = 32  # with these few, it tells texts apart about as well
+SAMPLE = 1024  # texts whose mean is subtracted
+FEWEST = 32  # a mean of so few separates texts about as well
 
 
 class ClipConsistency(Consistency):
-    """Compares where a text points with where the target lies from the reference, in the space of a CLIP.
+    """Compares the direction of a text with that from the reference to the target, in the space of a CLIP.
 
     ``direction`` is cos(x - m, t - r): x, r and t are the embeddings of text, reference and target, all of length 1,
     and m is the mean of x over texts of the same synthesis. It is the directional similarity of StyleGAN-NADA (Gal et
     al., 2022), by which InstructPix2Pix (Brooks et al., CVPR 2023) keeps examples; as there is no text of the
-    reference here, m stands in its place. Without m the sum tells less, for all texts lie in one corner of the space.
+    reference here, m takes its place. Without m the scores separate less, because all texts lie in one cone.
     Below 0 a text fits the reference better than the target, compared with other texts; between 0 and ``margin`` it
     hardly moves. ``lead`` is ``direction`` less the highest cos(x - m, n - r) of the other images n of the pair's
     image set; where it is below -``slack``, the text fits one of these better. Pairs without a set have no ``lead``.
@@ -55,9 +55,10 @@ class ClipConsistency(Consistency):
         workers: int = 8,
     ) -> None:
         if batch_size < 1 or workers < 1 or slack < 0 or not -1 <= margin < 1:
-            raise ValueError(
+            raise InputError(
                 "ClipConsistency needs batch_size and workers of at least 1, slack of at least 0 and margin from -1 "
-                f"to 1, got {batch_size}, {workers}, {slack} and {margin}: change --filters"
+                f"to 1, got {batch_size}, {workers}, {slack} and {margin}",
+                setting="filters",
             )
         self.model = model
         self.pretrained = pretrained
@@ -92,15 +93,16 @@ class ClipConsistency(Consistency):
 
     @cached_property
     def origin(self) -> Vector:
-        """What the texts of the synthesis have in common, (E,): the same for all its shards, and after a restart."""
+        """The mean of texts of the synthesis, (E,): the same for all its shards, and after a restart."""
         path = self.clip.folder / "filter-images" / f"texts-{self.clip.digest[:16]}.npy"
         if not path.is_file():
             records = ((record["key"], record["caption"]) for record in read_stage(self.clip.folder, "instruct"))
-            chosen = nsmallest(SAMPLE, records, key=lambda record: (digest(record[0]), record[0]))
+            chosen = nsmallest(SAMPLE, records, key=lambda record: (stable_hash(record[0]), record[0]))
             if len(chosen) < FEWEST:
-                raise ValueError(
-                    f"{len(chosen)} texts in {self.clip.folder / 'instruct'} are too few to know what texts have in "
-                    f"common: ClipConsistency needs {FEWEST}; take it out of --filters"
+                raise InputError(
+                    f"{len(chosen)} texts in {self.clip.folder / 'instruct'} are too few for the mean that "
+                    f"ClipConsistency subtracts: it needs {FEWEST}; remove the filter",
+                    setting="filters",
                 )
             mean = self.clip.texts([caption for _, caption in chosen]).mean(axis=0)  # (E,)
             with whole_file(path) as file:
@@ -109,9 +111,9 @@ class ClipConsistency(Consistency):
 
 
 def measure(text: Vector, reference: Vector, target: Vector, *neighbours: Vector) -> dict[str, float]:
-    """Return ``direction`` and ``lead`` of a text (E,) less the mean of texts; images (E,) of length 1.
+    """Return ``direction`` and ``lead`` of a text (E,) minus the mean of texts; images (E,) have length 1.
 
-    Figures have four decimals, and decide as they are written.
+    Scores are rounded to the four decimals that the verdicts store, and decide as stored.
     """
     direction = cosine(text, target - reference)
     scores = {"direction": round(direction, 4)}

@@ -1,30 +1,32 @@
-"""A filter for texts that describe what does not change: such words fit the reference as well as the target.
+"""Filters of repetition: texts that came before, and texts that describe what does not change.
 
-Texts that came more than once: for the same pair, or too often over the whole run.
+Words about unchanged things fit the reference as well as the target, so they tell a retriever nothing.
 """
 
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 
+from contextcir.errors import InputError
+from contextcir.files import stable_hash
 from contextcir.synthesis.filters.base import Candidate, Filter, Finding
 from contextcir.synthesis.records import Description, Instruction
 
 WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
+CHUNK = 65_536  # hashes that are collected before they become an array
 Words = tuple[str, ...]
 
 
 class LeaksNothing(Filter):
-    """Rejects texts that repeat descriptors of things that are the same in both descriptions.
+    """Rejects texts that repeat descriptors of objects which are the same in both descriptions.
 
-    A descriptor counts if some word of it is nowhere in the names and descriptors of the things that do change. One of
-    several words is a leak by itself; of those of a single word, which may be there to tell two things apart, two of
-    the same thing are. The bare name of a thing is none.
+    A descriptor counts if one of its words is in no name or descriptor of the objects that change. A descriptor of
+    several words is a leak by itself; of those of a single word, which may be needed to tell two objects apart, two of
+    the same object are. The bare name of an object is no leak.
     """
 
     def judge(self, candidates: Sequence[Candidate]) -> list[Finding]:
@@ -35,18 +37,18 @@ class LeaksNothing(Filter):
 
 
 def leaked(caption: str, description: Description) -> list[str]:
-    """Return the descriptors of unchanged things that a text repeats, if they are enough to reject it."""
-    said = words(caption)
-    same, changed = _parts(description)
+    """Return the descriptors of unchanged objects that a text repeats, if they are enough to reject it."""
+    caption_words = words(caption)
+    same, changed = _same_and_changed(description)
     texts = [text for entry in changed for text in (entry["object"], *entry["descriptors"])]
-    of_changed = {word for text in texts for word in words(text)}
+    changed_words = {word for text in texts for word in words(text)}
     for entry in same:
         single = []
         for descriptor in entry["descriptors"]:
-            wanted = words(descriptor)
-            if not set(wanted) - of_changed or not contains(said, wanted):
+            parts = words(descriptor)
+            if not set(parts) - changed_words or not contains(caption_words, parts):
                 continue
-            if len(wanted) > 1:
+            if len(parts) > 1:
                 return [descriptor]
             single.append(descriptor)
         if len(single) > 1:
@@ -60,14 +62,15 @@ def words(text: str) -> Words:
 
 
 def contains(text: Words, part: Words) -> bool:
-    """Whether words stand in a text, one after the other."""
+    """Tell whether a text has these words in a row."""
     return any(text[start : start + len(part)] == part for start in range(len(text) - len(part) + 1))
 
 
-def _parts(description: Description) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
-    """Return the things that both images have alike, and all others of either image."""
+def _same_and_changed(description: Description) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
+    """Return the objects that look the same on both images, and all others of either image."""
     left = Counter(map(_look, description.target))
-    same, changed = [], []
+    same: list[Mapping[str, Any]] = []
+    changed: list[Mapping[str, Any]] = []
     for entry in description.reference:
         alike = left[_look(entry)] > 0
         left[_look(entry)] -= alike
@@ -80,58 +83,38 @@ def _parts(description: Description) -> tuple[list[Mapping[str, Any]], list[Mapp
 
 
 def _look(entry: Mapping[str, Any]) -> tuple[Words, frozenset[Words]]:
-    return words(entry["object"]), frozenset(_all_words(entry["descriptors"]))
-
-
-def _all_words(texts: Iterable[str]) -> Iterable[Words]:
-    return map(words, texts)
-
-
-CHUNK = 65_536
+    return words(entry["object"]), frozenset(map(words, entry["descriptors"]))
 
 
 @dataclass(frozen=True)
 class Duplicates:
-    """How often a text may come; texts are compared by their words, in lower case.
+    """How often a text may occur; texts are compared by their words in lower case.
 
     Args:
-        per_run: How many pairs may have the same text; null for any number. Which of them keep it is drawn by their
-            keys, so it does not depend on the order in which they were answered, or on shards.
+        per_run: How many pairs may have the same text; null for any number. The hashes of their keys decide which
+            pairs keep it, so that neither the order of answers nor shards matter.
     """
 
     per_run: int | None = 10
 
     def __post_init__(self) -> None:
         if self.per_run is not None and self.per_run < 1:
-            raise ValueError(f"--duplicates.per_run must be at least 1, or null, got {self.per_run}")
+            raise InputError(f"must be at least 1, or null, got {self.per_run}", setting="duplicates.per_run")
 
-    def find(self, instructions: Iterable[Instruction]) -> "Found":
-        """Return which instructions come too often.
+    def find(self, instructions: Iterable[Instruction]) -> "Repeated":
+        """Return which instructions occur too often.
 
         Args:
             instructions: all of a run, those of a pair one after the other.
         """
-        repeated = set()
-        rows: list[np.ndarray] = []  # (2, up to CHUNK): digests of texts and keys, for millions of them
-        texts: list[int] = []
-        keys: list[int] = []
-        for instruction, again in _marked(instructions):
-            if again:
-                repeated.add(instruction.key)
-                continue
-            texts.append(digest(" ".join(words(instruction.caption))))
-            keys.append(digest(instruction.key))
-            if len(texts) == CHUNK:
-                rows.append(np.array([texts, keys], np.uint64))
-                texts, keys = [], []
-        rows.append(np.array([texts, keys], np.uint64))
-        table = np.concatenate(rows, axis=1)  # (2, N)
-        return Found(repeated, set() if self.per_run is None else _beyond(table, self.per_run))
+        in_pair: set[str] = set()
+        table = _hashes(instructions, in_pair)
+        return Repeated(in_pair, set() if self.per_run is None else _beyond(table, self.per_run))
 
 
 @dataclass(frozen=True)
-class Found:
-    """Instructions that come too often: keys, and digests of keys."""
+class Repeated:
+    """Instructions that occur too often: keys (in a pair), and hashes of keys (in a run, where there are millions)."""
 
     in_pair: set[str]
     in_run: set[int]
@@ -140,26 +123,40 @@ class Found:
         """Return why the instruction with this key is rejected, or None."""
         if key in self.in_pair:
             return "duplicate in pair"
-        return "duplicate in run" if self.in_run and digest(key) in self.in_run else None
+        return "duplicate in run" if self.in_run and stable_hash(key) in self.in_run else None
 
 
-def digest(text: str) -> int:
-    """Return a number below 2**64 for a text."""
-    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+def _hashes(instructions: Iterable[Instruction], in_pair: set[str]) -> np.ndarray:
+    """Return hashes of texts and keys (2, N) of all but the repeated texts of a pair, whose keys go to ``in_pair``."""
+    chunks: list[np.ndarray] = []  # (2, up to CHUNK): a list of millions of Python integers would be large
+    texts: list[int] = []
+    keys: list[int] = []
+    for instruction, again in _marked(instructions):
+        if again:
+            in_pair.add(instruction.key)
+            continue
+        texts.append(stable_hash(" ".join(words(instruction.caption))))
+        keys.append(stable_hash(instruction.key))
+        if len(texts) == CHUNK:
+            chunks.append(np.array([texts, keys], np.uint64))
+            texts, keys = [], []
+    chunks.append(np.array([texts, keys], np.uint64))
+    return np.concatenate(chunks, axis=1)
 
 
 def _beyond(table: np.ndarray, most: int) -> set[int]:
-    """Return the key digests of all but the ``most`` lowest ones of each text; ``table`` (2, N): texts, keys."""
+    """Return all but the ``most`` lowest key hashes of each text; ``table`` (2, N): hashes of texts and keys."""
     texts, keys = table[:, np.lexsort((table[1], table[0]))]  # (N,) each, sorted by text, then by key
     first = np.flatnonzero(np.r_[True, texts[1:] != texts[:-1]]) if len(texts) else np.zeros(0, int)
     sizes = np.diff(np.r_[first, len(texts)])
-    rank = np.arange(len(texts)) - np.repeat(first, sizes)  # (N,) place among those of the same text
+    rank = np.arange(len(texts)) - np.repeat(first, sizes)  # (N,) among those of the same text
     return set(map(int, keys[rank >= most]))
 
 
 def _marked(instructions: Iterable[Instruction]) -> Iterator[tuple[Instruction, bool]]:
     """Yield instructions, and whether their pair had the same text before."""
-    pair, known = None, set()
+    pair: str | None = None
+    known: set[Words] = set()
     for instruction in instructions:
         if instruction.pair != pair:
             pair, known = instruction.pair, set()

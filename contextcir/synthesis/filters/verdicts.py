@@ -3,78 +3,82 @@
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import ClassVar
 
-from contextcir.synthesis.filters.base import Candidate, Filter, Finding
-from contextcir.synthesis.filters.repeats import Duplicates, Found
+from contextcir.synthesis.filters.base import Candidate, Filter
+from contextcir.synthesis.filters.repeats import Duplicates, Repeated
 from contextcir.synthesis.records import Description, Instruction, Pair, Verdict
-from contextcir.synthesis.runner import Run, Tally, progress
+from contextcir.synthesis.stages import Run, Stage, Tally, progress
 from contextcir.synthesis.store import Lookup, read_stage
 
-STAGE = "filter"
 BATCH = 256
 
 
-def sift(
-    run: Run,
-    filters: Sequence[Filter],
-    duplicates: Duplicates = Duplicates(),  # noqa: B008
-    images: Path = Path(),
-) -> Tally:
-    """Judge the instructions of this shard that have no verdict yet; `Tally.failed` counts rejections by reason.
+class FilterStage(Stage):
+    """Judges the instructions that have no verdict yet; `Tally.failed` counts rejections by reason.
 
-    Filters come in order, and only see what those before them kept; duplicates are looked for first, over all shards.
-    Batches are those of an undisturbed run, also after a kill: sums of a model depend in their last digits on the
-    batch.
+    Filters come in order and see only what those before them kept; duplicates are found first, over all shards.
+    Batches are those of an undisturbed run, also after a kill: a model's sums depend in their last digits on the batch.
 
     Args:
-        images: folder that image paths are below, for filters that look at images.
-
-    Raises:
-        ValueError: if a shard is damaged or in use.
+        filters: in their order.
+        duplicates: how often a text may occur.
+        images: folder that image paths are below, for filters that read images.
     """
-    with run.claimed(STAGE), run.shard(STAGE) as shard:
-        known = {record["key"] for record in read_stage(run.folder, STAGE)}
-        repeated = duplicates.find(instructions(run.folder))
-        tally = Tally(STAGE)
-        for instruction in instructions(run.folder):
-            if run.is_mine(instruction.pair):
-                tally.total += 1
-                tally.before += instruction.key in known
-        pairs, descriptions = Lookup(run.folder, "pairs"), Lookup(run.folder, "describe")
-        for each in filters:
-            each.begin(run.folder, images)
-        mine = (each for each in instructions(run.folder) if run.is_mine(each.pair))
-        with progress(tally) as bar:
-            while batch := list(islice(mine, BATCH)):
-                if all(instruction.key in known for instruction in batch):
-                    continue
-                candidates = [
-                    Candidate(
-                        instruction,
-                        Pair.from_json(pairs[instruction.pair]),
-                        Description.from_json(descriptions[instruction.pair]),
-                    )
-                    for instruction in batch
-                ]
-                verdicts = [each for each in judge(candidates, filters, repeated) if each.key not in known]
-                shard.append([verdict.to_json() for verdict in verdicts])
-                for verdict in verdicts:
-                    if verdict.reason is None:
-                        tally.done += 1
-                    else:
-                        tally.failed[verdict.reason] += 1
-                bar.update(len(verdicts))
-        return tally
+
+    name: ClassVar[str] = "filter"
+
+    def __init__(
+        self,
+        filters: Sequence[Filter],
+        duplicates: Duplicates = Duplicates(),  # noqa: B008
+        images: Path = Path(),
+    ) -> None:
+        self.filters = filters
+        self.duplicates = duplicates
+        self.images = images
+
+    def run(self, run: Run) -> Tally:
+        with run.claimed(self.name), run.shard(self.name) as shard:
+            known = {record["key"] for record in read_stage(run.folder, self.name)}
+            repeated = self.duplicates.find(instructions(run.folder))
+            tally = Tally(self.name, words=("kept", "rejected"))
+            for instruction in instructions(run.folder):
+                if run.owns(instruction.pair):
+                    tally.total += 1
+                    tally.before += instruction.key in known
+            pairs, descriptions = Lookup(run.folder, "pairs"), Lookup(run.folder, "describe")
+            for each in self.filters:
+                each.begin(run.folder, self.images)
+            own = (each for each in instructions(run.folder) if run.owns(each.pair))
+            with progress(tally) as bar:
+                while batch := list(islice(own, BATCH)):
+                    if all(instruction.key in known for instruction in batch):
+                        continue
+                    candidates = [
+                        Candidate(
+                            instruction,
+                            Pair.from_json(pairs[instruction.pair]),
+                            Description.from_json(descriptions[instruction.pair]),
+                        )
+                        for instruction in batch
+                    ]
+                    verdicts = [each for each in judge(candidates, self.filters, repeated) if each.key not in known]
+                    shard.append([verdict.to_json() for verdict in verdicts])
+                    tally.done += sum(verdict.reason is None for verdict in verdicts)
+                    tally.failed.update(verdict.reason for verdict in verdicts if verdict.reason is not None)
+                    bar.update(len(verdicts))
+            return tally
 
 
-def judge(candidates: Sequence[Candidate], filters: Sequence[Filter], repeated: Found) -> list[Verdict]:
-    """Return a verdict for each candidate, in order: the first reason that was found, and all figures up to then."""
+def judge(candidates: Sequence[Candidate], filters: Sequence[Filter], repeated: Repeated) -> list[Verdict]:
+    """Return a verdict for each candidate, in order: the first reason, and all scores up to it."""
     reasons = [repeated.reason(candidate.instruction.key) for candidate in candidates]
     scores: list[dict[str, float]] = [{} for _ in candidates]
     for each in filters:
         left = [number for number, reason in enumerate(reasons) if reason is None]
-        found: list[Finding] = each.judge([candidates[number] for number in left]) if left else []
-        for number, finding in zip(left, found, strict=True):
+        findings = each.judge([candidates[number] for number in left]) if left else []
+        for number, finding in zip(left, findings, strict=True):
             reasons[number] = finding.reason
             scores[number] |= finding.scores
     return [

@@ -1,4 +1,4 @@
-"""Pairs from unlabelled images: embed, leave out duplicates, find neighbours, choose pairs inside a band."""
+"""Pairs from unlabelled images: embed, leave out duplicates, search neighbours, choose pairs inside a band."""
 
 from contextcir.synthesis.mining.duplicates import NearDuplicates, SameFile
 from contextcir.synthesis.mining.encoder import ClipEncoder, ImageEncoder

@@ -1,23 +1,25 @@
-"""Images that are there several times: which of them is kept, the first."""
+"""Duplicate images: of those that are the same, the first is kept."""
 
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
+from contextcir.errors import InputError
 from contextcir.synthesis.mining.images import Bytes
+from contextcir.synthesis.mining.search import load_faiss
 
 BITS = 64
 BLOCK = 8192
 
 
 class DuplicateRule(ABC):
-    """Says which images are as good as one before them."""
+    """Decides which images are duplicates of earlier ones."""
 
     @abstractmethod
     def originals(self, digests: Bytes, prints: Bytes) -> NDArray[np.int64]:
-        """Return for every image the place of the one that stands for it, its own where it is kept.
+        """Return for every image the position of its original, its own where it is kept.
 
         Args:
             digests: (n, 16) hashes of the files.
@@ -33,10 +35,10 @@ class SameFile(DuplicateRule):
 
 
 class NearDuplicates(DuplicateRule):
-    """Files with the same bytes, and images whose perceptual hashes of 64 bits differ in few.
+    """Files with the same bytes, and images whose perceptual hashes of 64 bits differ in a few bits.
 
-    In order, an image is kept if its hash is far enough from those of all that are kept before it. Hashes within n bits
-    of each other have one of n + 1 parts in common (faiss: IndexBinaryMultiHash): only those are compared.
+    In order, an image is kept if its hash is far enough from the hashes of all images kept before it. Hashes within n
+    bits of each other agree in one of n + 1 parts (faiss: IndexBinaryMultiHash): only those are compared.
 
     Args:
         bits: in which the hashes of near-duplicates differ at most, 0 to 15.
@@ -44,43 +46,37 @@ class NearDuplicates(DuplicateRule):
 
     def __init__(self, bits: int = 4) -> None:
         if not 0 <= bits <= 15:
-            raise ValueError(f"bits must be from 0 to 15, got {bits}: change --pairs.duplicates.bits")
+            raise InputError(f"must be from 0 to 15, got {bits}", setting="pairs.duplicates.bits")
         self.bits = bits
 
     def originals(self, digests: Bytes, prints: Bytes) -> NDArray[np.int64]:
         same = _first_equal(prints)  # files with the same bytes are among them
         if not self.bits:
             return same
-        distinct = np.flatnonzero(same == np.arange(len(same)))  # (m,) places whose hash comes for the first time
-        stands = np.arange(len(distinct))
-        for place, near in _neighbourhoods(prints[distinct], self.bits):
-            kept = [other for other in near if other < place and stands[other] == other]
+        distinct = np.flatnonzero(same == np.arange(len(same)))  # (m,) positions of hashes that come for the first time
+        original = np.arange(len(distinct))
+        for position, near in _neighbourhoods(prints[distinct], self.bits):
+            kept = [other for other in near if other < position and original[other] == other]
             if kept:
-                stands[place] = min(kept)
-        number = np.searchsorted(distinct, same)  # of every image's hash among the distinct ones
-        return distinct[stands[number]]
+                original[position] = min(kept)
+        rank = np.searchsorted(distinct, same)  # of every image's hash among the distinct ones
+        return distinct[original[rank]]
 
 
 def _first_equal(rows: Bytes) -> NDArray[np.int64]:
-    """Return for each row (n, W) the place of the first row with the same bytes."""
+    """Return for each row (n, W) the position of the first row with the same bytes."""
     packed = np.ascontiguousarray(rows).view(np.dtype((np.void, rows.shape[1]))).ravel()  # (n,)
     _, first, inverse = np.unique(packed, return_index=True, return_inverse=True)
     return first[inverse]
 
 
-def _neighbourhoods(prints: Bytes, bits: int) -> Any:
-    """Yield, in order, each place and those whose hashes are within so many bits of its own, where there are any."""
-    try:
-        import faiss  # of the extra `synthesis`
-    except ImportError:
-        raise ValueError(
-            "near-duplicates need faiss: pip install -e '.[synthesis]', or set --pairs.duplicates=SameFile"
-        ) from None
+def _neighbourhoods(prints: Bytes, bits: int) -> Iterator[tuple[int, list[int]]]:
+    """Yield, in order, each position and those of hashes within so many bits of its own, where there are any."""
+    faiss = load_faiss("a search for near-duplicates", "pairs.duplicates", "SameFile")
     index = faiss.IndexBinaryMultiHash(BITS, bits + 1, BITS // (bits + 1))
     index.nflip = 0
     index.add(prints)
     for start in range(0, len(prints), BLOCK):
-        limits, _, found = index.range_search(prints[start : start + BLOCK], bits + 1)
-        counts = np.diff(limits)
-        for row in np.flatnonzero(counts > 1):
-            yield start + int(row), found[limits[row] : limits[row + 1]].tolist()
+        limits, _, neighbours = index.range_search(prints[start : start + BLOCK], bits + 1)
+        for row in np.flatnonzero(np.diff(limits) > 1):
+            yield start + int(row), neighbours[limits[row] : limits[row + 1]].tolist()

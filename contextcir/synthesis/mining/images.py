@@ -1,6 +1,6 @@
-"""The image files below a folder, in an order that is the same every time.
+"""The image files below a folder, listed in a fixed order, and read as a model's input with two hashes each.
 
-Image files as a model sees them, with the two prints by which duplicates are found.
+The hashes find duplicates: one of the file's bytes, and a perceptual one of what the image shows.
 """
 
 import io
@@ -17,15 +17,22 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from contextcir.errors import InputError, MissingFileError
+
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
+DIGEST = 16  # bytes of the hash of a file
+PRINT = 8  # bytes of the perceptual hash
+
+Bytes = NDArray[np.uint8]
+Transform = Callable[[Image.Image], Any]
 
 
 @dataclass
 class Listing:
-    """What a folder holds.
+    """The content of a folder.
 
     ``images``: paths below it, with "/", sorted. ``refused``: names of images that can't be used, and why. ``others``:
-    how many files are no images by their names, by suffix.
+    numbers of files that are no images, by suffix.
     """
 
     folder: str
@@ -39,27 +46,28 @@ class Listing:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Listing":
-        """Return the listing that `to_json` made the values of."""
+        """Return the listing of these values."""
         return cls(**{**values, "refused": [(name, reason) for name, reason in values["refused"]]})
 
 
 def list_images(folder: Path) -> Listing:
-    """Return the images below a folder, known by their suffixes; folders that are links are followed, each once.
+    """Return the images below a folder, recognised by their suffixes; linked folders are followed, each once.
 
     Raises:
-        FileNotFoundError: if there is no such folder.
-        ValueError: if it holds no image.
+        MissingFileError: if there is no such folder.
+        InputError: if it holds no image.
         OSError: if a folder below it can't be read.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"no folder {folder}: change --images")
-    listing, others, seen = Listing(str(folder.resolve())), Counter[str](), set()
+        raise MissingFileError(f"no folder {folder}", setting="images")
+    listing, others = Listing(str(folder.resolve())), Counter[str]()
+    visited: set[tuple[int, int]] = set()
     for place, below, files in os.walk(folder, followlinks=True, onerror=_fail):
         status = os.stat(place)
-        if (status.st_dev, status.st_ino) in seen:  # a link to a folder above would never end
+        if (status.st_dev, status.st_ino) in visited:  # a link to a folder above would never end
             below.clear()
             continue
-        seen.add((status.st_dev, status.st_ino))
+        visited.add((status.st_dev, status.st_ino))
         below.sort()
         for name in files:
             path = Path(place, name).relative_to(folder).as_posix()
@@ -71,7 +79,7 @@ def list_images(folder: Path) -> Listing:
             else:
                 listing.images.append(path)
     if not listing.images:
-        raise ValueError(f"{folder} holds no image ({', '.join(sorted(SUFFIXES))}): change --images")
+        raise InputError(f"{folder} holds no image ({', '.join(sorted(SUFFIXES))})", setting="images")
     listing.images.sort()
     listing.refused.sort()
     listing.others = dict(sorted(others.items()))
@@ -82,17 +90,10 @@ def _fail(error: OSError) -> None:
     raise error
 
 
-DIGEST = 16  # bytes of the hash of a file
-PRINT = 8  # bytes of the perceptual hash
-
-Bytes = NDArray[np.uint8]
-Transform = Callable[[Image.Image], Any]
-
-
 class LoadedImage(NamedTuple):
-    """An image: its ``pixels`` as a model takes them, `DIGEST` bytes of its file's hash, `PRINT` of its perceptual one.
+    """An image file by its position: ``pixels`` as the model's input, and two hashes of `DIGEST` and `PRINT` bytes.
 
-    One that can't be read has no pixels, but a ``reason``.
+    A file that can't be read has a ``reason`` instead.
     """
 
     place: int
@@ -103,15 +104,15 @@ class LoadedImage(NamedTuple):
 
 
 class ImageFiles:
-    """Image files by number, for a DataLoader.
+    """Image files by position, for a DataLoader.
 
     JPEG files that are much larger than the model's images are decoded at a half, a quarter or an eighth of their size.
 
     Args:
-        folder: that paths are below.
+        folder: that the paths are below.
         paths: of the files.
-        transform: makes a model's input of an image.
-        side: pixels of a side of the model's input.
+        transform: turns an image into the model's input.
+        side: of the model's input, in pixels.
     """
 
     def __init__(self, folder: Path, paths: Sequence[str], transform: Transform, side: int) -> None:
@@ -131,32 +132,33 @@ class ImageFiles:
         except (MemoryError, KeyboardInterrupt):
             raise
         except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others
-            said = " ".join(str(error).replace(str(self.folder), "").split())
-            return LoadedImage(place, reason=f"{type(error).__name__}: {said}"[:200])
+            message = " ".join(str(error).replace(str(self.folder), "").split())
+            return LoadedImage(place, reason=f"{type(error).__name__}: {message}"[:200])
         return LoadedImage(place, self.transform(image), blake2b(content, digest_size=DIGEST).digest(), perceptual)
 
 
 def perceptual_hash(image: Image.Image) -> bytes:
-    """Return 64 bits that look-alikes share but for a few: signs of the lowest frequencies (imagehash's phash)."""
+    """Return 64 bits that are nearly equal for similar images: signs of the lowest frequencies (imagehash's phash)."""
     return np.packbits(load_imagehash().phash(image).hash.ravel()).tobytes()
 
 
 def load_imagehash() -> Any:
-    """Return the library of perceptual hashes; raises ValueError if it is not there."""
+    """Return the library of perceptual hashes; raises InputError if it is not installed."""
     try:
-        import imagehash  # of the extra `synthesis`
+        import imagehash  # of the extra `mining`; imports scipy
     except ImportError:
-        raise ValueError("mined pairs need imagehash: pip install -e '.[synthesis]'") from None
+        raise InputError("mined pairs need imagehash, of the extra `mining`: pip install -e '.[mining]'") from None
     return imagehash
 
 
 def _decode(content: bytes, side: int) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(io.BytesIO(content)) as image:
-            image.draft("RGB", (side, side))
+        with Image.open(io.BytesIO(content)) as opened:
+            opened.draft("RGB", (side, side))
+            image: Image.Image = opened
             if image.mode.startswith("I;16"):  # Pillow would clip 16-bit greys to white
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            if image.mode == "P" and "transparency" in image.info:  # Pillow warns about the direct way
+            if image.mode == "P" and "transparency" in image.info:  # Pillow warns about the direct conversion
                 image = image.convert("RGBA")
             return image.convert("RGB")

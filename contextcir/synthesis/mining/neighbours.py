@@ -1,9 +1,5 @@
-"""The neighbours of all images on the disk: found once, read by whatever chooses pairs.
+"""The table of all nearest neighbours on disk, and the groups of similar images that serve as hard negatives."""
 
-Images that look like a pair, for negatives that are hard to tell from its target.
-"""
-
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -11,16 +7,20 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from contextcir.errors import InputError
 from contextcir.files import read_json, whole_array, whole_file, write_json
-from contextcir.synthesis.mining.encoder import Floats, Vectors
+from contextcir.synthesis.clip import Floats
+from contextcir.synthesis.mining.encoder import Vectors
 from contextcir.synthesis.mining.search import NeighbourSearch
 from contextcir.synthesis.mining.selection import Band, Chosen
+from contextcir.synthesis.stages import progress_bar
+
+BLOCK = 512  # pairs whose groups are found together
 
 
 class NeighbourTable:
-    """Neighbours of those images that are kept, in files of a folder.
+    """Neighbours of the images that are kept, in files of a folder.
 
     Args:
         work: the folder.
@@ -34,23 +34,26 @@ class NeighbourTable:
     def make(
         self, about: Any, distinct: Callable[[], NDArray[np.int64]], search: NeighbourSearch, count: int
     ) -> NDArray[np.int64]:
-        """Find the neighbours, unless they are there with the same settings; return which images are kept.
+        """Find the neighbours unless they are stored with the same settings; return the positions of kept images.
 
         Args:
-            about: plain values that say how they are found.
-            distinct: returns the places of the images that are kept, in rising order.
+            about: plain values that describe the search.
+            distinct: returns the positions of the images that are kept, in ascending order.
             search: finds neighbours.
             count: for each image.
 
         Raises:
-            ValueError: if fewer than two images are kept, or the search fails.
+            InputError: if fewer than two images are kept, or the search fails.
         """
         if read_json(self.work / "neighbours.json") == about:
             return np.load(self.work / "kept.npy")
         (self.work / "neighbours.json").unlink(missing_ok=True)
         kept = distinct()
         if len(kept) < 2:
-            raise ValueError(f"{len(self.all):,} images hold no two that differ: see {self.work}/duplicates.jsonl")
+            raise InputError(
+                f"all {len(self.all):,} images are duplicates of one: see {self.work}/duplicates.jsonl",
+                setting="pairs.duplicates",
+            )
         with whole_file(self.work / "kept.npy") as file:
             np.save(file, kept)
         self._search(self.vectors(kept), search, count, about["seed"])
@@ -58,29 +61,25 @@ class NeighbourTable:
         return kept
 
     def vectors(self, kept: NDArray[np.int64]) -> Vectors:
-        """Return the vectors of the images that are kept."""
+        """Return the vectors of kept images."""
         return Vectors(self.all.path, kept)
 
     def read(self) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """Return places (n, K) among those that are kept, and similarities (n, K), both mapped from the disk."""
+        """Return positions (n, K) among the kept images, and similarities (n, K), both mapped from the disk."""
         places, similarities = (np.load(self.work / f"{name}.npy", mmap_mode="r") for name in ("places_of", "cosines"))
         return places, similarities
 
     def _search(self, vectors: Vectors, search: NeighbourSearch, count: int, seed: int) -> None:
         shape = (len(vectors), count)
-        seconds = 0.5 if sys.stderr.isatty() else 30
         with (
             whole_array(self.work / "places_of.npy", shape, np.int32) as places,
             whole_array(self.work / "cosines.npy", shape, np.float32) as similarities,
-            tqdm(desc="search", total=len(vectors), unit=" images", mininterval=seconds, maxinterval=seconds) as bar,
+            progress_bar("search", len(vectors), "images") as bar,
         ):
-            for found in search.search(vectors, count, seed):
-                end = found.start + len(found.places)
-                places[found.start : end], similarities[found.start : end] = found.places, found.similarities
-                bar.update(len(found.places))
-
-
-BLOCK = 512  # pairs that are looked at together
+            for block in search.search(vectors, count, seed):
+                rows = slice(block.start, block.start + len(block.places))
+                places[rows], similarities[rows] = block.places, block.similarities
+                bar.update(len(block.places))
 
 
 def find_groups(
@@ -93,12 +92,12 @@ def find_groups(
 ) -> Iterator[tuple[Chosen, tuple[int, ...]]]:
     """Yield each pair with its group: reference, target, and up to ``size - 2`` neighbours of the reference.
 
-    Of the reference's neighbours inside the band, the most similar first, those are taken that are not above the band
-    to the target or to one taken before: these would be right answers too, or the same image twice.
+    Neighbours of the reference inside the band are taken from the most similar on, without those that are above the
+    band to the target or to one taken before: these would be right answers too, or the same image twice.
 
     Args:
-        pairs: by places among the vectors.
-        places: (N, K) of the neighbours of each image, the most similar first, -1 where there are fewer.
+        pairs: by positions among the vectors.
+        places: (N, K) positions of the neighbours of each image, the most similar first, -1 where there are fewer.
         similarities: (N, K) to them.
         vectors: (N, D) of the images.
         band: of the similarity.
@@ -126,7 +125,7 @@ def _candidates(pair: Chosen, places: NDArray[np.int32], similarities: Floats, b
 
 
 def _apart(similarities: Floats, high: float, count: int) -> Sequence[int]:
-    """Return the first ``count`` of n things, from the first on, no two of which are more similar than ``high``."""
+    """Return up to ``count`` of n images, from the first on, no two of which are more similar than ``high``."""
     chosen = [0]
     for place in range(1, len(similarities)):
         if len(chosen) == count:

@@ -1,7 +1,4 @@
-"""Pairs from a folder of images and nothing else.
-
-The work of `MinedPairs`: from the images of a folder to pairs, step by step, each kept on the disk.
-"""
+"""Pairs from a folder of images and nothing else: `MinedPairs` has the settings, `_Mining` does the steps."""
 
 import json
 from collections import Counter
@@ -10,14 +7,16 @@ from copy import copy
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from contextcir.errors import InputError
 from contextcir.files import whole_file, write_json
+from contextcir.synthesis.clip import Floats
 from contextcir.synthesis.mining.duplicates import DuplicateRule, NearDuplicates, SameFile
-from contextcir.synthesis.mining.encoder import ClipEncoder, Floats, ImageEncoder
+from contextcir.synthesis.mining.encoder import ClipEncoder, ImageEncoder
 from contextcir.synthesis.mining.neighbours import NeighbourTable, find_groups
 from contextcir.synthesis.mining.search import NeighbourSearch, SearchBySize
 from contextcir.synthesis.mining.selection import Band, MostSimilar, Preference, Uses, choose_pairs
@@ -25,18 +24,114 @@ from contextcir.synthesis.mining.store import EmbeddingStore, Loading
 from contextcir.synthesis.pairs import pair_key
 from contextcir.synthesis.records import Pair
 
-if TYPE_CHECKING:
-    from contextcir.synthesis.mining.pairs import MinedPairs
+
+class MinedPairs:
+    """Pairs of images that look alike, but not too much, found by their embeddings.
+
+    Images are embedded, duplicates are left out (the first by path stays), the nearest neighbours of each image are
+    searched, and neighbours whose similarity is inside a band become pairs. Each pair has a group of similar images.
+
+    Args:
+        encoder: Computes the embeddings; null for open_clip's ViT-B-32 of LAION-2B.
+        loading: How images are read.
+        duplicates: Which images are duplicates; null for near-duplicates.
+        search: How neighbours are searched; null for exact search up to 20,000 images, approximate beyond.
+        neighbours: Number of neighbours of each image.
+        band: How similar the images of a pair are.
+        uses: How often an image is used.
+        preference: Which possible image becomes the target; null for the most similar.
+        group: Images in a group, with reference and target; 0 for no groups.
+        most: Pairs at most; null for all.
+        seed: Draws the order of the references.
+        source: Value of `Pair.source`.
+        images: Folder of the images; null for that of the synthesis.
+        work: Folder for intermediate results; null for pairs-work in that of the synthesis. Several syntheses of the
+            same images may share one, one after the other: their images are embedded once.
+
+    Raises:
+        InputError: if a number is out of range.
+    """
+
+    def __init__(
+        self,
+        encoder: ImageEncoder | None = None,
+        loading: Loading = Loading(),  # noqa: B008  (immutable, as the next two)
+        duplicates: DuplicateRule | None = None,
+        search: NeighbourSearch | None = None,
+        neighbours: int = 50,
+        band: Band = Band(),  # noqa: B008
+        uses: Uses = Uses(),  # noqa: B008
+        preference: Preference | None = None,
+        group: int = 6,
+        most: int | None = None,
+        seed: int = 0,
+        source: str = "mined",
+        images: Path | None = None,
+        work: Path | None = None,
+    ) -> None:
+        if neighbours < 1 or not 0 <= group <= 6 or (most is not None and most < 1):
+            raise InputError(
+                f"neighbours and most must be at least 1, and group from 0 to 6, got {neighbours}, {most} and {group}",
+                setting="pairs",
+            )
+        self.encoder = encoder or ClipEncoder()
+        self.loading = loading
+        self.duplicates = duplicates or NearDuplicates()
+        self.search = search or SearchBySize()
+        self.neighbours = neighbours
+        self.band = band
+        self.uses = uses
+        self.preference = preference or MostSimilar()
+        self.group = group
+        self.most = most
+        self.seed = seed
+        self.source = source
+        self.images = images
+        self.work = work
+
+    def within(self, images: Path, work: Path) -> "MinedPairs":
+        """Return the source for the images below a folder; the settings ``images`` and ``work`` come before these."""
+        located = copy(self)
+        located.images, located.work = self.images or images, self.work or work
+        return located
+
+    def prepare(self, index: int, count: int) -> str:
+        """Embed part ``index`` of ``count`` of the images; return a line about it.
+
+        Raises:
+            InputError: as `pairs`.
+        """
+        left = self._mining().store.embed(index, count)
+        done = f"part {index} of {count} is embedded"
+        if left:
+            return f"{done}, {left:,} images are left to other parts"
+        return f"{done}, and so are all others: run the stage once more without a shard"
+
+    def pairs(self) -> Iterator[Pair]:
+        """Yield the pairs, the same ones in the same order every time.
+
+        Raises:
+            InputError: if there are no images, none can be read, or the model can't be loaded.
+        """
+        return self._mining().pairs()
+
+    def _mining(self) -> "_Mining":
+        if self.images is None or self.work is None:
+            raise InputError(
+                "mined pairs need a folder of images and a folder for their work, got none", setting="pairs"
+            )
+        images, work = Path(self.images).expanduser(), Path(self.work).expanduser()
+        return _Mining(self, EmbeddingStore(work, images, self.encoder, self.loading), work)
 
 
 @dataclass
-class Mining:
-    """`MinedPairs` at work on a folder of images.
+class _Mining:
+    """The steps of `MinedPairs` on one folder of images, whose results are kept in ``work``.
 
-    ``unreadable.json`` and ``duplicates.jsonl`` in ``work`` name all images that are left out, ``report.json`` counts.
+    ``unreadable.json`` and ``duplicates.jsonl`` name all images that are left out; ``report.json`` has the counts.
     """
 
-    settings: "MinedPairs"
+    settings: MinedPairs
     store: EmbeddingStore
     work: Path
 
@@ -67,7 +162,7 @@ class Mining:
         self._report(listing.others, len(names), similarities, counts)
 
     def _distinct(self, images: list[str], names: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return which images are no duplicates; the others go to a file."""
+        """Return the positions of images that are no duplicates; a file lists the others."""
         digests, prints = self.store.array("digests"), self.store.array("prints")
         same = SameFile().originals(digests, prints)
         originals = self.settings.duplicates.originals(digests, prints)
@@ -78,7 +173,7 @@ class Mining:
         return np.flatnonzero(originals == np.arange(len(originals)))
 
     def _report(self, others: dict[str, int], readable: int, similarities: Floats, counts: Counter[str]) -> None:
-        """Count, with how similar the nearest neighbours are: by that a band is chosen."""
+        """Write the counts, and deciles of the similarity of nearest neighbours, by which a band is chosen."""
         inside = [self.settings.band.holds(block).any(axis=1) for block in np.array_split(similarities, 64)]
         nearest = similarities[:, 0][np.isfinite(similarities[:, 0])]
         tenths = np.quantile(nearest, np.arange(0.1, 1, 0.1)).round(4).tolist() if len(nearest) else []
@@ -96,7 +191,7 @@ class Mining:
 
 
 def _described(value: Any) -> Any:
-    """Return plain values that tell settings apart."""
+    """Return plain values by which settings are compared."""
     if hasattr(value, "__dict__"):
         return {"class": type(value).__name__, **{name: _described(each) for name, each in vars(value).items()}}
     return value
@@ -105,102 +200,3 @@ def _described(value: Any) -> Any:
 def _line(images: list[str], names: NDArray[np.int64], place: int, original: int, same: bool) -> bytes:
     values = {"image": images[names[place]], "of": images[names[original]], "same_file": same}
     return json.dumps(values).encode() + b"\n"
-
-
-class MinedPairs:
-    """Pairs of images that look alike, but not too much, found by their embeddings.
-
-    Images are embedded, duplicates left out (the first by path stays), the nearest neighbours of each image found, and
-    of these the pairs chosen whose similarity is inside a band. A pair has a group of images that look like it.
-
-    Args:
-        encoder: Makes embeddings; null for open_clip's ViT-B-32 of LAION-2B.
-        loading: How images are read.
-        duplicates: Which images are the same; null for near-duplicates.
-        search: How neighbours are found; null for exactly up to 20,000 images, and approximately beyond.
-        neighbours: How many are found for each image.
-        band: How similar the images of a pair are.
-        uses: How often an image is used.
-        preference: Which image of those possible is the target; null for the most similar.
-        group: Images in a group, with reference and target; 0 for no groups.
-        most: Pairs at most; null for all.
-        seed: Draws the order of the references.
-        source: What `Pair.source` is to say.
-        images: Folder of the images; null for that of the synthesis.
-        work: Folder for what is found on the way; null for pairs-work in that of the synthesis. Several syntheses of
-            the same images may share one, one after the other: their images are embedded once.
-
-    Raises:
-        ValueError: if a number is out of range.
-    """
-
-    def __init__(
-        self,
-        encoder: ImageEncoder | None = None,
-        loading: Loading = Loading(),  # noqa: B008  (immutable, as the next two)
-        duplicates: DuplicateRule | None = None,
-        search: NeighbourSearch | None = None,
-        neighbours: int = 50,
-        band: Band = Band(),  # noqa: B008
-        uses: Uses = Uses(),  # noqa: B008
-        preference: Preference | None = None,
-        group: int = 6,
-        most: int | None = None,
-        seed: int = 0,
-        source: str = "mined",
-        images: Path | None = None,
-        work: Path | None = None,
-    ) -> None:
-        if neighbours < 1 or not 0 <= group <= 6 or (most is not None and most < 1):
-            raise ValueError(
-                f"neighbours and most must be at least 1, and group from 0 to 6, got {neighbours}, {most} and {group}: "
-                "change --pairs.neighbours, --pairs.most or --pairs.group"
-            )
-        self.encoder = encoder or ClipEncoder()
-        self.loading = loading
-        self.duplicates = duplicates or NearDuplicates()
-        self.search = search or SearchBySize()
-        self.neighbours = neighbours
-        self.band = band
-        self.uses = uses
-        self.preference = preference or MostSimilar()
-        self.group = group
-        self.most = most
-        self.seed = seed
-        self.source = source
-        self.images = images
-        self.work = work
-
-    def within(self, images: Path, work: Path) -> "MinedPairs":
-        """Return the pairs of the images below a folder; settings of its own for these two go before."""
-        located = copy(self)
-        located.images, located.work = self.images or images, self.work or work
-        return located
-
-    def prepare(self, index: int, count: int) -> str:
-        """Embed part ``index`` of ``count`` of the images; return a line about it.
-
-        Raises:
-            ValueError, FileNotFoundError: as `pairs`.
-        """
-        left = self._mining().store.embed(index, count)
-        done = f"pairs: part {index} of {count} is embedded"
-        return (
-            f"{done}, {left:,} images are left to other parts"
-            if left
-            else f"{done}, and so are all: go on without --shard"
-        )
-
-    def pairs(self) -> Iterator[Pair]:
-        """Yield the pairs, the same ones in the same order every time.
-
-        Raises:
-            ValueError, FileNotFoundError: if there are no images, none can be read, or the model can't be loaded.
-        """
-        return self._mining().pairs()
-
-    def _mining(self) -> Mining:
-        if self.images is None or self.work is None:
-            raise ValueError("mined pairs need a folder of images and one to work in: set images and work")
-        images, work = Path(self.images).expanduser(), Path(self.work).expanduser()
-        return Mining(self, EmbeddingStore(work, images, self.encoder, self.loading), work)

@@ -1,4 +1,4 @@
-"""The nearest neighbours of every image: exactly, approximately for very many, or whichever fits the number."""
+"""The nearest neighbours of every image: exact, approximate for very many images, or chosen by their number."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -7,13 +7,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from contextcir.synthesis.mining.encoder import Floats, Vectors
+from contextcir.errors import InputError
+from contextcir.synthesis.clip import Floats
+from contextcir.synthesis.mining.encoder import Vectors
 
 NONE = -1
 
 
 class Neighbours(NamedTuple):
-    """Neighbours of the vectors from ``start`` on, the most similar first, of equally similar ones the earlier.
+    """Neighbours of the vectors from ``start`` on, the most similar first; of equally similar ones the earlier first.
 
     ``places``: (B, K) of the neighbours, `NONE` where there are fewer. ``similarities``: (B, K) cosines.
     """
@@ -24,19 +26,19 @@ class Neighbours(NamedTuple):
 
 
 class NeighbourSearch(ABC):
-    """Finds for each of many vectors those that are most similar to it."""
+    """Finds the most similar vectors of each vector."""
 
     @abstractmethod
     def search(self, vectors: Vectors, count: int, seed: int) -> Iterator[Neighbours]:
-        """Yield the ``count`` nearest neighbours of every vector, itself left out, block by block in order.
+        """Yield the ``count`` nearest neighbours of every vector, without itself, block by block in order.
 
         Raises:
-            ValueError: if that can't be done.
+            InputError: if faiss is needed and not installed.
         """
 
 
 class ExactSearch(NeighbourSearch):
-    """Compares each vector with each: seconds for 20,000 images, hours for a million.
+    """Compares all pairs of vectors: seconds for 20,000 images, hours for a million.
 
     Args:
         block: vectors that are compared with all at a time; memory grows with block times images.
@@ -44,7 +46,7 @@ class ExactSearch(NeighbourSearch):
 
     def __init__(self, block: int = 512) -> None:
         if block < 1:
-            raise ValueError(f"block must be at least 1, got {block}: change --pairs.search.block")
+            raise InputError(f"must be at least 1, got {block}", setting="pairs.search.block")
         self.block = block
 
     def search(self, vectors: Vectors, count: int, seed: int) -> Iterator[Neighbours]:
@@ -55,10 +57,10 @@ class ExactSearch(NeighbourSearch):
             own = np.arange(len(queries))
             similarities[own, start + own] = -np.inf
             places = np.full((len(queries), count), NONE, np.int64)
-            found = min(count, len(vectors) - 1)
-            if found:
+            available = min(count, len(vectors) - 1)
+            if available:
                 for row, values in enumerate(similarities):
-                    places[row, :found] = _largest(values, found)
+                    places[row, :available] = _largest(values, available)
             best = np.take_along_axis(similarities, np.maximum(places, 0), axis=1)  # (B, K)
             yield _ordered(start, places, best)
 
@@ -67,12 +69,12 @@ class ApproximateSearch(NeighbourSearch):
     """Compares each vector with those in the lists nearest to it (faiss: inverted lists of half-precision vectors).
 
     Memory: 2 D bytes for each image, and up to twice that while lists grow, 8 bytes for its number, and 4 D bytes for
-    each of the vectors that the lists are made from.
+    each of the vectors that the lists are trained on.
 
     Args:
-        lists: into which the vectors are divided; None for 4 times the root of their number.
-        probes: lists that a vector is compared with; more of them find more, and take longer.
-        sample: vectors for each list, from which the lists are made.
+        lists: number of inverted lists; None for 4 times the square root of the number of vectors.
+        probes: lists that a vector is compared with; more of them raise recall and time.
+        sample: training vectors for each list.
         threads: of faiss; None for its own choice.
     """
 
@@ -81,7 +83,9 @@ class ApproximateSearch(NeighbourSearch):
     ) -> None:
         given = [number for number in (lists, probes, sample, threads) if number is not None]
         if min(given) < 1:
-            raise ValueError("lists, probes, sample and threads must be at least 1: change --pairs.search")
+            raise InputError(
+                f"lists, probes, sample and threads must be at least 1, got {given}", setting="pairs.search"
+            )
         self.lists = lists
         self.probes = probes
         self.sample = sample
@@ -99,13 +103,13 @@ class ApproximateSearch(NeighbourSearch):
             yield _ordered(start, places, similarities, count)
 
     def _index(self, vectors: Vectors, seed: int) -> Any:
-        faiss = _faiss()
+        faiss = load_faiss("the approximate search", "pairs.search", "ExactSearch")
         if self.threads is not None:
             faiss.omp_set_num_threads(self.threads)
         wanted = self.lists or round(4 * len(vectors) ** 0.5)
         lists = max(1, min(wanted, len(vectors) // self.sample))
         quantiser = faiss.IndexFlatIP(vectors.dim)
-        half = faiss.ScalarQuantizer.QT_fp16  # what the vectors are in already: nothing is lost
+        half = faiss.ScalarQuantizer.QT_fp16  # the precision that the vectors have already
         index = faiss.IndexIVFScalarQuantizer(quantiser, vectors.dim, lists, half, faiss.METRIC_INNER_PRODUCT, False)
         index.nprobe = min(self.probes, lists)
         index.cp.seed, index.cp.spherical = seed % 2**31, True
@@ -117,12 +121,12 @@ class ApproximateSearch(NeighbourSearch):
 
 
 class SearchBySize(NeighbourSearch):
-    """Searches exactly while there are few images, and approximately beyond.
+    """Exact search of few images, approximate search of many.
 
     Args:
-        most: images that are searched exactly.
-        exact: how few are searched.
-        approximate: how many are searched.
+        most: images of an exact search.
+        exact: the search of few images.
+        approximate: the search of many.
     """
 
     def __init__(
@@ -141,7 +145,7 @@ class SearchBySize(NeighbourSearch):
 
 
 def _largest(values: Floats, count: int) -> NDArray[np.int64]:
-    """Return the places of the largest values; of equal ones at the border the first."""
+    """Return the positions of the largest values; of equal ones at the border the first."""
     least = -np.partition(-values, count - 1)[count - 1]
     places = np.flatnonzero(values >= least)
     return places[np.argsort(-values[places], kind="stable")][:count]
@@ -157,11 +161,13 @@ def _ordered(start: int, places: NDArray[np.int64], similarities: Floats, count:
     )
 
 
-def _faiss() -> Any:
+def load_faiss(purpose: str, setting: str, instead: str) -> Any:
+    """Return faiss; raises InputError, which names the class that does without it, if it is not installed."""
     try:
-        import faiss  # of the extra `synthesis`
+        import faiss  # of the extra `mining`
     except ImportError:
-        raise ValueError(
-            "the approximate search needs faiss: pip install -e '.[synthesis]', or set --pairs.search=ExactSearch"
+        raise InputError(
+            f"{purpose} needs faiss, of the extra `mining`: pip install -e '.[mining]', or choose {instead}",
+            setting=setting,
         ) from None
     return faiss

@@ -1,4 +1,4 @@
-"""Which neighbours become pairs: inside a band of similarity, no image too often, the same ones for the same seed."""
+"""Which neighbours become pairs: inside a band of similarity, no image too often, determined by the seed."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from contextcir.synthesis.mining.encoder import Floats
+from contextcir.errors import InputError
+from contextcir.synthesis.clip import Floats
 
 
 @dataclass(frozen=True)
@@ -16,8 +17,8 @@ class Band:
     """How similar the two images of a pair are, as cosines of their embeddings, both ends included.
 
     Args:
-        low: Less similar ones have too little in common for a modification text.
-        high: More similar ones have nothing to tell apart.
+        low: Less similar images have too little in common for a modification text.
+        high: More similar images do not differ visibly.
     """
 
     low: float = 0.7
@@ -25,9 +26,7 @@ class Band:
 
     def __post_init__(self) -> None:
         if not -1 <= self.low <= self.high <= 1:
-            raise ValueError(
-                f"a band needs -1 <= low <= high <= 1, got {self.low} and {self.high}: change --pairs.band"
-            )
+            raise InputError(f"must be -1 <= low <= high <= 1, got {self.low} and {self.high}", setting="pairs.band")
 
     def holds(self, similarities: Floats) -> NDArray[np.bool_]:
         """Return which similarities are inside."""
@@ -36,7 +35,7 @@ class Band:
 
 @dataclass(frozen=True)
 class Uses:
-    """How often an image is used at most; as a member of a group it is not counted.
+    """How often an image is used at most; members of a group are not counted.
 
     Args:
         as_reference: Pairs whose reference it is.
@@ -48,7 +47,10 @@ class Uses:
 
     def __post_init__(self) -> None:
         if min(self.as_reference, self.as_target) < 1:
-            raise ValueError("as_reference and as_target must be at least 1: change --pairs.uses")
+            raise InputError(
+                f"as_reference and as_target must be at least 1, got {self.as_reference} and {self.as_target}",
+                setting="pairs.uses",
+            )
 
 
 class Preference(ABC):
@@ -56,7 +58,7 @@ class Preference(ABC):
 
     @abstractmethod
     def choose(self, count: int, random: np.random.Generator) -> int:
-        """Return which of ``count`` targets, the most similar first."""
+        """Return the index of one of ``count`` targets, which are sorted from the most similar on."""
 
 
 class MostSimilar(Preference):
@@ -67,14 +69,14 @@ class MostSimilar(Preference):
 
 
 class AnyInBand(Preference):
-    """Any of those inside the band: pairs of all degrees of similarity."""
+    """Any one inside the band: pairs of all degrees of similarity."""
 
     def choose(self, count: int, random: np.random.Generator) -> int:
         return int(random.integers(count))
 
 
 class Chosen(NamedTuple):
-    """A pair of images, by their places among the vectors."""
+    """A pair of images, by their positions among the vectors."""
 
     reference: int
     target: int
@@ -91,11 +93,11 @@ def choose_pairs(
 ) -> Iterator[Chosen]:
     """Yield pairs of an image and one of its neighbours.
 
-    References come in an order that the seed draws; all of them once before one comes again, so that the first pairs
-    of many are a sample of all. A pair does not come again the other way round.
+    References come in an order drawn by the seed, each once before one comes again, so that the first pairs are a
+    sample of all. No pair comes again in reverse.
 
     Args:
-        places: (N, K) of the neighbours of each image, the most similar first, -1 where there are fewer.
+        places: (N, K) positions of the neighbours of each image, the most similar first, -1 where there are fewer.
         similarities: (N, K) to them.
         band: of the similarity.
         uses: how often an image is used.

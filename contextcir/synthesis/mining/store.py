@@ -1,17 +1,16 @@
-"""The embeddings of a folder of images, made in chunks: a process that is killed loses the chunk it is at."""
+"""The embeddings of a folder of images, written in chunks: a process that is killed loses one chunk."""
 
 import shutil
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from tqdm import tqdm
 
+from contextcir.errors import InputError
 from contextcir.files import read_json, whole_array, whole_file, write_json
-from contextcir.synthesis.mining.encoder import ImageEncoder, Vectors, normalised
+from contextcir.synthesis.mining.encoder import ImageEncoder, OpenEncoder, Vectors, normalised
 from contextcir.synthesis.mining.images import (
     DIGEST,
     PRINT,
@@ -21,6 +20,10 @@ from contextcir.synthesis.mining.images import (
     list_images,
     load_imagehash,
 )
+from contextcir.synthesis.stages import progress_bar
+
+if TYPE_CHECKING:
+    from torch.utils.data import Dataset
 
 
 @dataclass(frozen=True)
@@ -29,8 +32,8 @@ class Loading:
 
     Args:
         batch_size: Images that the model sees at a time.
-        workers: Processes that read images; 0 for none beside this one.
-        chunk: Images whose embeddings go to the disk together.
+        workers: Processes that read images; 0 to read them in this one.
+        chunk: Images whose embeddings are written together.
     """
 
     batch_size: int = 64
@@ -39,19 +42,23 @@ class Loading:
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.workers < 0 or self.chunk < 1:
-            raise ValueError("batch_size and chunk must be at least 1, workers at least 0: change --pairs.loading")
+            raise InputError(
+                "batch_size and chunk must be at least 1 and workers at least 0, got "
+                f"{self.batch_size}, {self.chunk} and {self.workers}",
+                setting="pairs.loading",
+            )
 
 
 class EmbeddingStore:
-    """What is known of the images of a folder, in a folder of its own.
+    """Embeddings and hashes of the images of a folder, in a folder of their own.
 
-    ``files.json`` lists the images, ``chunks/`` holds what is embedded so far. When all is, ``vectors.npy`` (n, D),
-    ``digests.npy``, ``prints.npy`` and ``places.npy`` (n,) hold it for the images that can be read, and
+    ``files.json`` lists the images, ``chunks/`` holds the embeddings so far. When all are there, ``vectors.npy``
+    (n, D), ``digests.npy``, ``prints.npy`` and ``places.npy`` (n,) hold those of the images that can be read, and
     ``unreadable.json`` names the others with the reasons.
 
     Args:
         work: the folder.
-        images: that image paths are below.
+        images: folder that image paths are below.
         encoder: the model.
         loading: how images are read.
     """
@@ -63,10 +70,10 @@ class EmbeddingStore:
         self.loading = loading
 
     def listing(self) -> Listing:
-        """Return the images, as they were when this was first asked.
+        """Return the images, as they were at the first call.
 
         Raises:
-            FileNotFoundError, ValueError: if there are none, or what is there is of another folder or model.
+            InputError: if there are none, or the stored embeddings are those of another folder or model.
         """
         about = {"folder": str(self.images.resolve()), "encoder": self.encoder.name, "chunk": self.loading.chunk}
         kept = read_json(self.work / "about.json")
@@ -78,32 +85,35 @@ class EmbeddingStore:
             changed = ", ".join(
                 f"{name} {kept[name]!r} instead of {about[name]!r}" for name in about if kept[name] != about[name]
             )
-            raise ValueError(f"{self.work} holds embeddings with {changed}: give another --out, or remove that folder")
+            raise InputError(
+                f"{self.work} holds embeddings with {changed}: give another folder as out, or remove that one",
+                setting="pairs",
+            )
         return Listing.from_json(read_json(self.work / "files.json"))
 
     def embed(self, index: int = 0, count: int = 1) -> int:
-        """Embed what is not yet, of every ``count``-th chunk from ``index`` on; return how many images are left in all.
+        """Embed missing chunks, every ``count``-th one from ``index`` on; return how many images are left in all.
 
         Raises:
-            ValueError, FileNotFoundError: as `listing`, or if the model can't be loaded.
+            InputError: as `listing`, or if the model can't be loaded.
         """
         listing = self.listing()
         if (self.work / "vectors.npy").is_file():
             return 0
         chunks = range(-(-len(listing.images) // self.loading.chunk))
-        wanted = [chunk for chunk in chunks if chunk % count == index and not self._path(chunk).is_file()]
-        if wanted:
-            self._embed(listing, wanted)
+        missing = [chunk for chunk in chunks if chunk % count == index and not self._path(chunk).is_file()]
+        if missing:
+            self._embed(listing, missing)
         left = [chunk for chunk in chunks if not self._path(chunk).is_file()]
         return sum(len(self._members(listing, chunk)) for chunk in left)
 
     def assemble(self) -> None:
-        """Make arrays of the chunks, which are removed then; all must be there.
+        """Concatenate the chunks, which must all be there, and remove them.
 
         Raises:
-            ValueError: if no image can be read.
+            InputError: if no image can be read.
         """
-        for left in self.work.glob("*.npy.*.new"):  # by a process that was killed; there is no other one
+        for left in self.work.glob("*.npy.*.new"):  # of a process that was killed: only one process assembles
             left.unlink()
         if not (self.work / "vectors.npy").is_file():
             self._assemble(self.listing())
@@ -122,12 +132,14 @@ class EmbeddingStore:
         write_json(self.work / "unreadable.json", [{"image": name, "reason": reason} for name, reason in unreadable])
         total = sum(sizes)
         if not total:
-            raise ValueError(f"none of the {len(unreadable):,} images can be read: see {self.work}/unreadable.json")
+            raise InputError(
+                f"none of the {len(unreadable):,} images can be read: see {self.work}/unreadable.json", setting="images"
+            )
         shapes: dict[str, tuple[tuple[int, ...], Any]] = {
             "digests": ((total, DIGEST), np.uint8),
             "prints": ((total, PRINT), np.uint8),
             "places": ((total,), np.int64),
-            "vectors": ((total, dim), np.float16),  # last, for it stands for all
+            "vectors": ((total, dim), np.float16),  # last: its presence says that all are there
         }
         for name, (shape, kind) in shapes.items():
             with whole_array(self.work / f"{name}.npy", shape, kind) as array:
@@ -140,7 +152,7 @@ class EmbeddingStore:
 
     @property
     def vectors(self) -> Vectors:
-        """All vectors, once they are assembled."""
+        """All vectors, after `assemble`."""
         return Vectors(self.work / "vectors.npy")
 
     def array(self, name: str) -> np.ndarray:
@@ -148,7 +160,7 @@ class EmbeddingStore:
         return np.load(self.work / f"{name}.npy")
 
     def unreadable(self) -> int:
-        """Return how many images can't be read."""
+        """Return the number of images that can't be read."""
         return len(read_json(self.work / "unreadable.json"))
 
     def _path(self, chunk: int) -> Path:
@@ -159,29 +171,28 @@ class EmbeddingStore:
         return range(start, min(start + self.loading.chunk, len(listing.images)))
 
     def _embed(self, listing: Listing, chunks: list[int]) -> None:
-        from torch.utils.data import DataLoader
+        from torch.utils.data import DataLoader  # imports torch, which takes seconds
 
-        load_imagehash()  # where it is missing, every single image would be refused
+        load_imagehash()  # if it were missing, every image would count as unreadable
         model = self.encoder.open()
         batches = _Batches([self._members(listing, chunk) for chunk in chunks], self.loading.batch_size)
-        files = ImageFiles(self.images, listing.images, model.transform, model.side)
+        # a Dataset by its methods: a subclass would import torch
+        files = cast("Dataset[LoadedImage]", ImageFiles(self.images, listing.images, model.transform, model.side))
         loader = DataLoader(files, batch_sampler=batches, num_workers=self.loading.workers, collate_fn=list)
         total = sum(len(self._members(listing, chunk)) for chunk in chunks)
-        seconds = 0.5 if sys.stderr.isatty() else 30
-        tqdm.monitor_interval = 0  # no thread beside this one
         arriving = iter(loader)
-        with tqdm(desc="embed", total=total, unit=" images", mininterval=seconds, maxinterval=seconds) as bar:
-            for chunk in chunks:
-                members, found = self._members(listing, chunk), _Chunk()
-                while found.images < len(members):
+        with progress_bar("embed", total, "images") as bar:
+            for number in chunks:
+                members, chunk = self._members(listing, number), _Chunk()
+                while chunk.images < len(members):
                     batch = next(arriving)
-                    found.add(batch, model, self.encoder.name)
+                    chunk.add(batch, model, self.encoder.name)
                     bar.update(len(batch))
-                found.write(self._path(chunk))
+                chunk.write(self._path(number))
 
 
 class _Batches:
-    """Batches of numbers that do not go over the border of a chunk."""
+    """Batches of image positions, none of which crosses the border of a chunk."""
 
     def __init__(self, chunks: list[range], size: int) -> None:
         self.chunks = chunks
@@ -197,13 +208,15 @@ class _Batches:
 
 
 class _Chunk:
+    """The images of a chunk as they come."""
+
     def __init__(self) -> None:
         self.images = 0
         self.readable: list[LoadedImage] = []
         self.refused: list[LoadedImage] = []
         self.vectors: list[np.ndarray] = []
 
-    def add(self, batch: list[LoadedImage], model: Any, name: str) -> None:
+    def add(self, batch: list[LoadedImage], model: OpenEncoder, name: str) -> None:
         import torch
 
         self.images += len(batch)

@@ -1,6 +1,7 @@
-"""The one JSON object in a model's answer, checked: a text from outside, which is data and nothing else.
+"""Structured answers: how a server is asked for JSON, and how the one object in its answer is found and checked.
 
-How a server wants to be asked: servers of the same API differ in what they understand.
+An answer is a text from outside: its size, depth, values and schema are checked before anything uses it. Servers of
+the same API differ in the parameters that they understand; a `Dialect` is one set of them.
 """
 
 import json
@@ -11,12 +12,90 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 LARGEST = 200_000  # characters of an answer
-DEEPEST = 16  # objects and lists within each other
-STARTS = 8  # places where an object is looked for
+DEEPEST = 16  # nested objects and lists
+STARTS = 8  # positions at which an object is looked for
+
+Schema = dict[str, Any]
+
+
+class Format(NamedTuple):
+    """A way to ask for JSON: the ``response_format``, and whether the prompt has to show the schema."""
+
+    name: str
+    response_format: Callable[[Schema], dict[str, Any] | None]
+    in_prompt: bool
+
+
+def _strict(schema: Schema) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
+
+
+def _schema(schema: Schema) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+
+
+FORMATS = (  # from the one that constrains the answer most to plain text
+    Format("strict", _strict, in_prompt=False),
+    Format("json_schema", _schema, in_prompt=False),
+    Format("json_object", lambda schema: {"type": "json_object"}, in_prompt=True),
+    Format("text", lambda schema: None, in_prompt=True),
+)
+NAMES = tuple(one.name for one in FORMATS)
+ABOUT_FORMAT = re.compile(r"response_format|json_schema|json_object|structured|guided|grammar|schema", re.IGNORECASE)
+
+
+class Dialect(NamedTuple):
+    """The parameters of a request beside its messages.
+
+    ``format``: one of `NAMES`. ``limit``: name of the limit on the answer's tokens. ``temperature``, ``seed``: whether
+    they are sent.
+    """
+
+    format: str = "strict"
+    limit: str = "max_tokens"
+    temperature: bool = True
+    seed: bool = True
+
+    def after(self, complaint: str) -> "Dialect | None":
+        """Return the dialect to try next after a server refused a request; None if the refusal is about other things.
+
+        ``complaint``: the server's error message.
+        """
+        if self.limit == "max_tokens" and "max_completion_tokens" in complaint:
+            return self._replace(limit="max_completion_tokens")
+        if self.temperature and "temperature" in complaint:
+            return self._replace(temperature=False)
+        if ABOUT_FORMAT.search(complaint) and self.format != NAMES[-1]:
+            return self._replace(format=NAMES[NAMES.index(self.format) + 1])
+        if self.seed and re.search(r"\bseed\b", complaint):
+            return self._replace(seed=False)
+        return None
+
+    def system(self, text: str, schema: Schema) -> str:
+        """Return the system prompt, with the schema where the server does not take it as a parameter."""
+        if not self._form.in_prompt:
+            return text
+        request = "Answer with one JSON object and nothing else. It follows this JSON schema:"
+        return f"{text}\n\n{request}\n{json.dumps(schema)}"
+
+    def parameters(self, schema: Schema, most: int, temperature: float | None, seed: int) -> dict[str, Any]:
+        """Return the fields of a request beside model and messages; ``most``: tokens of the answer."""
+        values: dict[str, Any] = {self.limit: most}
+        if self.temperature and temperature is not None:
+            values["temperature"] = temperature
+        if self.seed:
+            values["seed"] = seed
+        if (chosen := self._form.response_format(schema)) is not None:
+            values["response_format"] = chosen
+        return values
+
+    @property
+    def _form(self) -> Format:
+        return FORMATS[NAMES.index(self.format)]
 
 
 class Flaw(Exception):
-    """An answer is of no use: ``reason`` in a word or two, ``detail`` for the model and the record."""
+    """What is wrong with an answer: ``reason`` in a word or two, ``detail`` for the model and the record."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(reason)
@@ -24,20 +103,20 @@ class Flaw(Exception):
         self.detail = detail
 
 
-def parse(text: str, schema: dict[str, Any]) -> dict[str, Any]:
-    """Return the object of an answer, which follows a JSON schema.
+def parse(text: str, schema: Schema) -> dict[str, Any]:
+    """Return the object of an answer, checked against a JSON schema.
 
-    The answer may be the object, or hold it once among other words: thoughts in <think>, a fence, a sentence.
+    The answer may be the object alone, or contain it once among other words: thoughts in <think>, a fence, a sentence.
 
     Raises:
         Flaw: "too large", "not JSON", "several objects", "unsafe text", "too deep" or "not the schema".
     """
     if len(text) > LARGEST:
         raise Flaw("too large", f"{len(text):,} characters")
-    found = find_object(text)
-    _check_values(found)
-    _check_schema(found, schema)
-    return found
+    value = find_object(text)
+    _check_values(value)
+    _check_schema(value, schema)
+    return value
 
 
 def find_object(text: str) -> dict[str, Any]:
@@ -58,19 +137,19 @@ def find_object(text: str) -> dict[str, Any]:
 
 
 def _objects(text: str) -> list[dict[str, Any]]:
-    objects, place = [], 0
+    objects, position = [], 0
     for _ in range(STARTS):
-        place = text.find("{", place)
-        if place < 0:
+        position = text.find("{", position)
+        if position < 0:
             break
         try:
-            found, place = _DECODER.raw_decode(text, place)
+            value, position = _DECODER.raw_decode(text, position)
         except ValueError:
-            place += 1
+            position += 1
         except RecursionError:
             raise Flaw("too deep") from None
         else:
-            objects.append(found)
+            objects.append(value)
     return objects
 
 
@@ -103,7 +182,7 @@ def _check_values(value: Any) -> None:
     raise Flaw("too deep", f"more than {DEEPEST} levels")
 
 
-def _check_schema(value: dict[str, Any], schema: dict[str, Any]) -> None:
+def _check_schema(value: dict[str, Any], schema: Schema) -> None:
     error = next(_validator(json.dumps(schema)).iter_errors(value), None)
     if error is not None:
         place = "/".join(str(step)[:40] for step in error.absolute_path) or "the object"
@@ -118,80 +197,3 @@ def _validator(schema: str) -> Any:
     kind = validator_for(loaded)
     kind.check_schema(loaded)
     return kind(loaded)
-
-
-Schema = dict[str, Any]
-
-
-class Format(NamedTuple):
-    """A way to ask for JSON: the ``response_format``, and whether the schema must be told in the prompt."""
-
-    name: str
-    response_format: Callable[[Schema], dict[str, Any] | None]
-    told: bool
-
-
-def _strict(schema: Schema) -> dict[str, Any]:
-    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
-
-
-def _schema(schema: Schema) -> dict[str, Any]:
-    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
-
-
-FORMATS = (
-    Format("strict", _strict, told=False),
-    Format("json_schema", _schema, told=False),
-    Format("json_object", lambda schema: {"type": "json_object"}, told=True),
-    Format("text", lambda schema: None, told=True),
-)
-NAMES = tuple(one.name for one in FORMATS)
-ABOUT_FORMAT = re.compile(r"response_format|json_schema|json_object|structured|guided|grammar|schema", re.IGNORECASE)
-
-
-class Dialect(NamedTuple):
-    """What is sent beside the messages.
-
-    ``format``: one of `NAMES`, from the one that binds the answer most to plain text. ``limit``: name of the limit on
-    the answer's tokens. ``temperature``, ``seed``: whether they are sent.
-    """
-
-    format: str = "strict"
-    limit: str = "max_tokens"
-    temperature: bool = True
-    seed: bool = True
-
-    def after(self, complaint: str) -> "Dialect | None":
-        """Return what to try after a server refused a request with these words; None: it is not about the dialect."""
-        if self.limit == "max_tokens" and "max_completion_tokens" in complaint:
-            return self._replace(limit="max_completion_tokens")
-        if self.temperature and "temperature" in complaint:
-            return self._replace(temperature=False)
-        if ABOUT_FORMAT.search(complaint) and self.format != NAMES[-1]:
-            return self._replace(format=NAMES[NAMES.index(self.format) + 1])
-        if self.seed and re.search(r"\bseed\b", complaint):
-            return self._replace(seed=False)
-        return None
-
-    @property
-    def form(self) -> Format:
-        """The format."""
-        return FORMATS[NAMES.index(self.format)]
-
-    def system(self, text: str, schema: Schema) -> str:
-        """Return the system prompt, with the schema where the server does not take it otherwise."""
-        if not self.form.told:
-            return text
-        wanted = "Answer with one JSON object and nothing else. It follows this JSON schema:"
-        return f"{text}\n\n{wanted}\n{json.dumps(schema)}"
-
-    def parameters(self, schema: Schema, most: int, temperature: float | None, seed: int) -> dict[str, Any]:
-        """Return what is sent beside model and messages."""
-        values: dict[str, Any] = {self.limit: most}
-        if self.temperature and temperature is not None:
-            values["temperature"] = temperature
-        if self.seed:
-            values["seed"] = seed
-        if (chosen := self.form.response_format(schema)) is not None:
-            values["response_format"] = chosen
-        return values

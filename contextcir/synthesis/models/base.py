@@ -1,7 +1,4 @@
-"""What a synthesis asks of a vision-language model, whoever runs it.
-
-What requests cost, and a budget that is never exceeded by what is in flight.
-"""
+"""The interface of a vision-language model, what requests cost, and a budget that requests in flight can't exceed."""
 
 import asyncio
 from abc import ABC, abstractmethod
@@ -10,14 +7,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from contextcir.errors import InputError
+
+Usage = dict[str, float]  # by the names in USAGE
+USAGE = ("requests", "input_tokens", "output_tokens", "cost")
+
 
 @dataclass(frozen=True)
 class Request:
     """One question: a prompt, images, and the JSON schema of the answer.
 
-    ``key``: the caller's name for it. ``system``: instructions of ours; ``user``: what is asked, with data in it.
-    ``context``: what a describer that looks nothing up in images needs to know (stage name, pair, earlier lists); a
-    language model is not shown it.
+    ``key``: the caller's name for it. ``system``: the project's instructions. ``user``: the question, with data in it.
+    ``context``: what a describer that knows instead of looking needs (stage, pair, earlier lists); a language model is
+    not shown it.
     """
 
     key: str
@@ -31,9 +33,9 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back: ``content`` follows the schema, or is None and ``failure`` says why in a word or two.
+    """The result of a request: ``content`` follows the schema, or is None and ``failure`` says why in a word or two.
 
-    ``usage``: ``input_tokens``, ``output_tokens``, ``requests`` (with retries), ``cost`` in the currency of the prices.
+    ``usage``: `Usage` of the request with its retries; ``cost`` is in the currency of the prices.
     """
 
     key: str
@@ -41,31 +43,41 @@ class Answer:
     failure: str = ""
     detail: str = ""
     model: str = ""
-    usage: dict[str, float] = field(default_factory=dict)
+    usage: Usage = field(default_factory=dict)
+
+
+class Stopped(ValueError):
+    """The run stops in good order: all answers so far are kept, and the same command continues later."""
+
+
+class BudgetSpent(Stopped):
+    """The budget of the user is used up; the run continues with a larger one."""
+
+
+class AnswersAwaited(Stopped):
+    """Requests wait for answers that somebody else brings; the run continues when they are there."""
 
 
 class VisionLanguageModel(ABC):
-    """Answers requests, as many at once as it likes, in any order, each exactly once."""
+    """Answers requests, any number at once, in any order, each exactly once."""
 
     name: str
 
     @abstractmethod
     def answer(self, requests: Iterable[Request]) -> AsyncIterator[Answer]:
-        """Yield an answer for every request; nothing but a used-up budget or a bug is raised.
+        """Yield an answer for every request.
 
-        ``requests`` is drawn from only as fast as there is room, so that it may be endless.
+        ``requests`` is consumed only as fast as there is room, so that it may be endless.
+
+        Raises:
+            Stopped: after all answers that could be had were yielded.
         """
 
-    def count_earlier(self, usage: Mapping[str, float]) -> None:  # noqa: B027  (most have no budget)
-        """Learn what was used before this process began, for a budget; comes before the first `answer`."""
+    def count_earlier(self, usages: Iterable[Mapping[str, float]]) -> None:  # noqa: B027  (most have no budget)
+        """Count what earlier processes used against the budget.
 
-
-class BudgetSpent(ValueError):
-    """The budget that the user set is used up: the run stops, and goes on from there with a larger one."""
-
-
-Usage = dict[str, float]
-NAMES = ("requests", "input_tokens", "output_tokens", "cost")
+        Called before each stage with the same usages; only the first call counts.
+        """
 
 
 @dataclass(frozen=True)
@@ -84,7 +96,10 @@ class Prices:
 
     def __post_init__(self) -> None:
         if not (0 <= self.input < float("inf") and 0 <= self.output < float("inf")):
-            raise ValueError(f"prices must be 0 or more per million tokens, got {self.input} and {self.output}")
+            raise InputError(
+                f"prices must be at least 0 per million tokens, got {self.input} and {self.output}",
+                setting="model.chat.prices",
+            )
 
     def usage(self, input_tokens: float, output_tokens: float) -> Usage:
         """Return the usage of one request."""
@@ -94,7 +109,7 @@ class Prices:
 
 @dataclass(frozen=True)
 class Budget:
-    """What a run may use at most, with all its restarts; null for no limit.
+    """The most that a run may use, with all its restarts; null for no limit.
 
     Args:
         cost: In the currency of the prices.
@@ -110,57 +125,67 @@ class Budget:
         for name in ("cost", "tokens", "requests"):
             value = getattr(self, name)
             if value is not None and not value > 0:
-                raise ValueError(f"budget.{name} must be above 0, or null for no limit, got {value}")
+                raise InputError(f"must be above 0, or null for no limit, got {value}", setting=f"model.budget.{name}")
 
-    def over(self, usage: Usage) -> str | None:
-        """Return which limit a usage is over."""
+    def exceeded(self, usage: Usage) -> str | None:
+        """Return the name of a limit that a usage exceeds."""
         tokens = usage["input_tokens"] + usage["output_tokens"]
-        found = (("cost", usage["cost"]), ("tokens", tokens), ("requests", usage["requests"]))
-        for name, value in found:
+        for name, value in (("cost", usage["cost"]), ("tokens", tokens), ("requests", usage["requests"])):
             limit = getattr(self, name)
             if limit is not None and value > limit * (1 + 1e-12):
                 return name
         return None
 
+    def check(self, prices: Prices) -> None:
+        """Raise InputError if the cost is limited and nothing has a price."""
+        if self.cost is not None and prices.input == prices.output == 0:
+            raise InputError(
+                "a limit of the cost needs prices: set chat.prices.input and chat.prices.output, per million tokens",
+                setting="model.budget.cost",
+            )
 
-def none_used() -> Usage:
-    """Return a usage of nothing."""
-    return dict.fromkeys(NAMES, 0.0)
+
+def no_usage() -> Usage:
+    """Return the usage of nothing."""
+    return dict.fromkeys(USAGE, 0.0)
 
 
 def add(to: Usage, more: Mapping[str, float], times: float = 1) -> None:
     """Add a usage to another."""
-    for name in NAMES:
+    for name in USAGE:
         to[name] += times * more.get(name, 0.0)
 
 
 class Account:
-    """What was spent, and what the requests in flight may cost at most.
+    """What was spent, and the most that requests in flight may cost.
 
-    A request is let in only if the budget holds even if all in flight cost the most that they may. What earlier runs
-    spent is added with `add_earlier`.
+    A request is admitted only if the budget holds even when all requests in flight cost their most.
     """
 
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
-        self.spent = none_used()
-        self.reserved = none_used()
+        self.spent = no_usage()
+        self.reserved = no_usage()
         self.in_flight = 0
+        self._counted_earlier = False
 
-    def add_earlier(self, usage: Mapping[str, float]) -> None:
-        """Count what was spent before this process began."""
-        add(self.spent, usage)
+    def count_earlier(self, usages: Iterable[Mapping[str, float]]) -> None:
+        """Count what earlier processes spent; only the first call counts."""
+        if not self._counted_earlier:
+            self._counted_earlier = True
+            for usage in usages:
+                add(self.spent, usage)
 
-    def fits(self, most: Usage) -> str | None:
-        """Return which limit would be exceeded, at the worst, with one more request."""
+    def exceeded(self, most: Usage) -> str | None:
+        """Return the name of a limit that one more request might exceed."""
         worst = dict(self.spent)
         add(worst, self.reserved)
         add(worst, most)
-        return self.budget.over(worst)
+        return self.budget.exceeded(worst)
 
     def reserve(self, most: Usage) -> bool:
-        """Let a request in if there is room for the most that it may cost."""
-        if self.fits(most) is not None:
+        """Admit a request if the budget has room for the most that it may cost."""
+        if self.exceeded(most) is not None:
             return False
         self.hold(most)
         return True
@@ -189,7 +214,7 @@ class Account:
 
     def used_up(self, most: Usage) -> BudgetSpent:
         """Return the error that says which limit stops the run."""
-        name = self.fits(most)
+        name = self.exceeded(most)
         tokens = self.spent["input_tokens"] + self.spent["output_tokens"]
         return BudgetSpent(
             f"budget.{name} of {getattr(self.budget, str(name)):g} does not allow one more request: used are cost "
@@ -204,6 +229,5 @@ class PaidModel(VisionLanguageModel):
 
     account: Account
 
-    def count_earlier(self, usage: Mapping[str, float]) -> None:
-        """Count what was used before this process began against the budget."""
-        self.account.add_earlier(usage)
+    def count_earlier(self, usages: Iterable[Mapping[str, float]]) -> None:
+        self.account.count_earlier(usages)

@@ -1,7 +1,4 @@
-"""A request to a chat model and what comes back, with one correction where the answer is not what was asked for.
-
-Images as data URLs.
-"""
+"""Requests in the form of OpenAI's chat API, with images as data URLs, and answers with one round of correction."""
 
 import io
 import json
@@ -13,16 +10,19 @@ from typing import Any
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from contextcir.errors import InputError
 from contextcir.synthesis.models.answers import LARGEST, NAMES, Dialect, Flaw, parse
-from contextcir.synthesis.models.base import Answer, Prices, Request, Usage, add, none_used
+from contextcir.synthesis.models.base import Answer, Prices, Request, Usage, add, no_usage
 from contextcir.synthesis.models.client import printable
 
-KINDS = {"JPEG": "image/jpeg", "PNG": "image/png"}
+MEDIA_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png"}
+CORRECTED = ("not JSON", "several objects", "not the schema", "unsafe text")  # flaws that are worth another request
+QUOTED = 8000  # characters of a flawed answer that the model is shown again
 
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """How images are sent: as they are on disk where they are small JPEG or PNG files, else scaled down as JPEG.
+    """How images are sent: unchanged where they are small JPEG or PNG files, else scaled down as JPEG.
 
     Args:
         longest_side: Pixels; larger images are scaled down.
@@ -38,26 +38,28 @@ class ImageLimits:
 
     def __post_init__(self) -> None:
         if self.longest_side < 1 or self.largest_file < 1 or not 1 <= self.quality <= 95 or self.tokens < 0:
-            raise ValueError(f"images need sizes of at least 1 and a quality from 1 to 95, got {self}")
+            raise InputError(
+                f"images need sizes of at least 1 and a quality from 1 to 95, got {self}", setting="model.chat.images"
+            )
 
     def data_url(self, path: Path) -> str:
         """Return an image file as a data URL.
 
         Raises:
-            ValueError: if it is no image that can be read, in one line that names the file.
+            ValueError: if it can't be read as an image, in one line that names the file.
         """
         try:
             content = path.read_bytes()
             with warnings.catch_warnings():
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
                 with Image.open(io.BytesIO(content)) as image:
-                    as_it_is = image.format in KINDS and len(content) <= self.largest_file
-                    if as_it_is and max(image.size) <= self.longest_side:
-                        return _url(KINDS[str(image.format)], content)
+                    unchanged = image.format in MEDIA_TYPES and len(content) <= self.largest_file
+                    if unchanged and max(image.size) <= self.longest_side:
+                        return _url(MEDIA_TYPES[str(image.format)], content)
                     return _url("image/jpeg", self._encode(image))
         except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            said = str(error).partition("\n")[0].replace(str(path), path.name)
-            raise ValueError(f"{path}: no image that can be read: {said}") from None
+            message = str(error).partition("\n")[0].replace(str(path), path.name)
+            raise ValueError(f"{path}: no image that can be read: {message}") from None
         except Image.DecompressionBombWarning:
             raise ValueError(f"{path}: the image has too many pixels") from None
 
@@ -74,28 +76,24 @@ class ImageLimits:
         return buffer.getvalue()
 
 
-def _url(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{b64encode(content).decode()}"
+def _url(media_type: str, content: bytes) -> str:
+    return f"data:{media_type};base64,{b64encode(content).decode()}"
 
 
 def decoded(url: str) -> Image.Image:
-    """Return the image of a data URL of ours."""
+    """Return the image of a data URL that `ImageLimits` made."""
     return Image.open(io.BytesIO(b64decode(url.partition(",")[2]))).convert("RGB")
-
-
-CORRECTED = ("not JSON", "several objects", "not the schema", "unsafe text")  # flaws that are worth another request
-QUOTED = 8000  # characters of a flawed answer that are shown again
 
 
 @dataclass(frozen=True)
 class ChatModel:
-    """Which model is asked, and how.
+    """Which model answers, and with which parameters.
 
     Args:
         model: Its name on the server.
         max_tokens: The longest answer.
         temperature: Of sampling; null for the server's.
-        format: How JSON is asked for at first: strict, json_schema, json_object or text. Where the server refuses it,
+        format: How JSON is requested at first: strict, json_schema, json_object or text. Where the server refuses it,
             the next one is tried, and kept.
         corrections: Requests that show the model what was wrong with its answer.
         images: How images are sent.
@@ -114,24 +112,27 @@ class ChatModel:
 
     def __post_init__(self) -> None:
         if not self.model or self.max_tokens < 1 or self.corrections < 0:
-            raise ValueError(
-                f"a model needs a name, max_tokens of at least 1 and corrections of at least 0, got {self}"
+            raise InputError(
+                f"a model needs a name, max_tokens of at least 1 and corrections of at least 0, got {self}",
+                setting="model.chat",
             )
         if self.format not in NAMES:
-            raise ValueError(f"format must be one of {', '.join(NAMES)}, got {self.format!r}")
+            raise InputError(
+                f"format must be one of {', '.join(NAMES)}, got {self.format!r}", setting="model.chat.format"
+            )
 
 
 class Exchange:
-    """One request on its way: `body` is sent, `receive` takes what came, until that returns an answer.
+    """One request on its way: `body` is sent and `receive` takes the response, until that returns an answer.
 
-    The key of a server, if given, is taken out of all that is kept of its words.
+    The key of a server, if given, is removed from all of its words that are kept.
     """
 
     def __init__(self, request: Request, chat: ChatModel, key: str = "") -> None:
         self.request = request
         self.chat = chat
         self.secret = key
-        self.usage: Usage = none_used()
+        self.usage: Usage = no_usage()
         self.corrections: list[tuple[str, Flaw]] = []
         self.model = chat.model
         self._content: list[dict[str, Any]] = []
@@ -140,7 +141,7 @@ class Exchange:
         """Read the images.
 
         Raises:
-            Flaw: if one cannot be read.
+            Flaw: if one can't be read.
         """
         try:
             urls = [self.chat.images.data_url(path) for path in self.request.images]
@@ -151,7 +152,7 @@ class Exchange:
         self._content.append({"type": "text", "text": self.request.user})
 
     def unload(self) -> None:
-        """Let go of the images, of which many requests together do not fit into memory."""
+        """Drop the images, of which many requests together do not fit into memory."""
         self._content = []
 
     def body(self, dialect: Dialect) -> dict[str, Any]:
@@ -160,41 +161,40 @@ class Exchange:
             {"role": "system", "content": dialect.system(self.request.system, self.request.schema)},
             {"role": "user", "content": self._content},
         ]
-        for said, flaw in self.corrections:
-            messages.append({"role": "assistant", "content": said})
-            asked = "Answer again, with one JSON object that follows the schema."
-            words = f"That is of no use: {flaw.reason}. {flaw.detail} {asked}"
-            messages.append({"role": "user", "content": words})
+        for text, flaw in self.corrections:
+            messages.append({"role": "assistant", "content": text})
+            repeat = "Answer again, with one JSON object that follows the schema."
+            messages.append({"role": "user", "content": f"That is of no use: {flaw.reason}. {flaw.detail} {repeat}"})
         chat, schema = self.chat, self.request.schema
         parameters = dialect.parameters(schema, chat.max_tokens, chat.temperature, self.request.seed)
         return {"model": chat.model, "messages": messages, **parameters, **chat.extra}
 
     def most(self) -> Usage:
-        """Return the most that the next request costs: no text has more tokens than bytes."""
+        """Return the most that the next request can cost: no text has more tokens than bytes."""
         texts = [self.request.system, self.request.user, json.dumps(self.request.schema)]
-        texts += [text for said, flaw in self.corrections for text in (said, flaw.detail)]
+        texts += [part for text, flaw in self.corrections for part in (text, flaw.detail)]
         tokens = sum(len(text.encode(errors="replace")) for text in texts) + 64 * (2 + len(self.corrections))
         return self.chat.prices.usage(tokens + self.chat.images.tokens * len(self.request.images), self.chat.max_tokens)
 
     def receive(self, response: bytes, most: Usage) -> tuple[Usage, Answer | None]:
-        """Take the response to a request, and return what it cost, and the answer; None: send `body` again.
+        """Take the response to a request; return its usage, and the answer, or None where `body` is to be sent again.
 
         Raises:
             Flaw: if it is no response of a chat model at all.
         """
-        used, text, flaw = self._read(response, most)
-        add(self.usage, used)
-        return used, self.check(text) if flaw is None else self.failed(flaw.reason, flaw.detail)
+        usage, text, flaw = self._read(response, most)
+        add(self.usage, usage)
+        return usage, self.check(text) if flaw is None else self.failed(flaw.reason, flaw.detail)
 
     def check(self, text: str) -> Answer | None:
-        """Return the answer that a text is; None: send `body` again, which now says what was wrong with it."""
+        """Return the answer that a text holds; None: send `body` again, which now says what was wrong with it."""
         try:
             return self.answered(parse(text, self.request.schema))
         except Flaw as flaw:
             if flaw.reason not in CORRECTED or len(self.corrections) >= self.chat.corrections:
                 return self.failed(flaw.reason, flaw.detail)
-            said = text[:QUOTED].encode(errors="replace").decode()
-            self.corrections.append((said, Flaw(flaw.reason, printable(flaw.detail, self.secret, 200))))
+            quoted = text[:QUOTED].encode(errors="replace").decode()
+            self.corrections.append((quoted, Flaw(flaw.reason, printable(flaw.detail, self.secret, 200))))
             return None
 
     def answered(self, content: dict[str, Any]) -> Answer:
@@ -202,7 +202,7 @@ class Exchange:
         return Answer(self.request.key, content, model=self.model, usage=dict(self.usage))
 
     def failed(self, reason: str, detail: str) -> Answer:
-        """Return the answer that there is none."""
+        """Return the answer that says why there is no content."""
         detail = printable(detail, self.secret)
         return Answer(self.request.key, None, reason, detail, self.model, dict(self.usage))
 
@@ -211,33 +211,30 @@ class Exchange:
             completion = json.loads(response.decode())
             choice = completion["choices"][0]
             message = choice["message"]
-            said, refusal, finish = message.get("content"), message.get("refusal"), choice.get("finish_reason")
+            text, refusal, finish = message.get("content"), message.get("refusal"), choice.get("finish_reason")
             model = completion.get("model")
         except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
             raise Flaw("no completion", "the response is not a chat completion in JSON") from None
         if isinstance(model, str) and model:
             self.model = printable(model, self.secret, 100)
-        used = self._usage(completion, most)
+        usage = self._usage(completion, most)
         if refusal or finish == "content_filter":
-            return used, "", Flaw("refused", printable(str(refusal or "by the server's content filter"), self.secret))
-        if isinstance(said, list):  # some servers send parts
-            said = "".join(str(part.get("text", "")) for part in said if isinstance(part, dict))
-        if not isinstance(said, str) or not said.strip():
-            reason = "cut off" if finish == "length" else "empty"
-            return (
-                used,
-                "",
-                Flaw(reason, "all tokens went into thoughts: raise max_tokens" if finish == "length" else ""),
-            )
+            return usage, "", Flaw("refused", printable(str(refusal or "by the server's content filter"), self.secret))
+        if isinstance(text, list):  # some servers send parts
+            text = "".join(str(part.get("text", "")) for part in text if isinstance(part, dict))
+        if not isinstance(text, str) or not text.strip():
+            thoughts = Flaw("cut off", "all tokens went into thoughts: raise max_tokens")
+            return usage, "", thoughts if finish == "length" else Flaw("empty")
         if finish == "length":
-            return used, said, Flaw("cut off", f"the answer is longer than max_tokens ({self.chat.max_tokens})")
-        if len(said) > LARGEST:
-            return used, "", Flaw("too large", f"{len(said):,} characters")
-        return used, said, None
+            return usage, text, Flaw("cut off", f"the answer is longer than max_tokens ({self.chat.max_tokens})")
+        if len(text) > LARGEST:
+            return usage, "", Flaw("too large", f"{len(text):,} characters")
+        return usage, text, None
 
     def _usage(self, completion: dict[str, Any], most: Usage) -> Usage:
-        told = completion.get("usage")
-        found = [told.get(name) if isinstance(told, dict) else None for name in ("prompt_tokens", "completion_tokens")]
-        if not all(isinstance(tokens, int) and 0 <= tokens < 1e9 for tokens in found):
-            return most  # the server does not say: what it may be at most
-        return self.chat.prices.usage(*found)
+        usage = completion.get("usage")
+        given = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")] if isinstance(usage, dict) else []
+        counts = [tokens for tokens in given if isinstance(tokens, int) and 0 <= tokens < 1e9]
+        if len(counts) < 2:
+            return most  # the server does not say: count the upper bound
+        return self.chat.prices.usage(*counts)

@@ -1,39 +1,82 @@
-"""A client of a model server: with our key and no other, and responses of a bounded size.
+"""The HTTP client of a model server: its key, the bound on the size of responses, and what went wrong.
 
-The key to a model server: from the environment, used once, shown nowhere.
-
-
-What went wrong with a request, and what to do: nothing of the client's exceptions is passed on.
+The key comes from the environment, goes into one header, and is removed from everything that is kept. No exception of
+the client library is passed on, because it may hold the key.
 """
 
 import logging
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from contextcir.errors import InputError
 from contextcir.synthesis.models.pacing import retry_after
 
 HIDDEN = "[key]"
-NO_KEY = "none"  # the client insists on one; without it, it would send OPENAI_API_KEY to whatever server it is
+NO_KEY = "none"  # the client library insists on a key; without one it would send OPENAI_API_KEY to any server
+LARGEST = 4_000_000  # bytes of a response
+HEADERS = frozenset(
+    [
+        "host",
+        "accept",
+        "accept-encoding",
+        "connection",
+        "user-agent",
+        "content-type",
+        "content-length",
+        "transfer-encoding",
+    ]
+)
+
+
+class TooLarge(Exception):
+    """A response of more bytes than any answer has."""
+
+
+class ServerError(InputError):
+    """The server takes no request at all with these settings (key, address, model), or it is gone."""
+
+
+@dataclass(frozen=True)
+class RequestFailure:
+    """Why a request has no response.
+
+    ``retry``: whether sending it again may help. ``retry_after``: seconds that the server demands. ``paid``: whether
+    the server may have done the work. ``lost``: whether the server itself may be gone. ``fatal``: the error to raise
+    where all requests fail alike. ``dialect``: whether the server may have refused the parameters.
+    """
+
+    reason: str
+    detail: str
+    retry: bool = False
+    retry_after: float | None = None
+    paid: bool = False
+    lost: bool = False
+    fatal: ServerError | None = None
+    dialect: bool = False
 
 
 def read_key(variable: str | None) -> str:
     """Return the key that an environment variable holds.
 
     Raises:
-        ValueError: if it is not set, or ``variable`` is no name of a variable (it may be a key: it is not repeated).
+        InputError: if it is not set, or ``variable`` is no name of a variable (it may be a key: it is not repeated).
     """
     if variable is None:
         return NO_KEY
     if not re.fullmatch(r"[A-Z][A-Z0-9_]{0,63}", variable):
-        raise ValueError("key_variable must be the NAME of an environment variable, such as OPENAI_API_KEY, not a key")
+        raise InputError(
+            "expected the NAME of an environment variable, such as OPENAI_API_KEY, not a key",
+            setting="model.key_variable",
+        )
     key = os.environ.get(variable, "").strip()
     if not key:
-        raise ValueError(f"the environment variable {variable} is not set: export it, or set key_variable to null")
+        raise InputError(
+            f"the environment variable {variable} is not set: export it, or set this to null",
+            setting="model.key_variable",
+        )
     return key
 
 
@@ -41,12 +84,13 @@ def check_url(url: str) -> str:
     """Return the address of a server without a slash at its end.
 
     Raises:
-        ValueError: if it is no http address, or holds a user, a password or a query, which may be keys.
+        InputError: if it is no http address, or holds a user, a password or a query, which may be keys.
     """
     if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#@]*)?", url):
-        raise ValueError(
-            "url must be like http://localhost:8000/v1, without user, password or ?parameters: a key is read from the "
-            "environment variable that key_variable names"
+        raise InputError(
+            "expected an address like http://localhost:8000/v1, without user, password or ?parameters: a key is read "
+            "from the environment variable that key_variable names",
+            setting="model.url",
         )
     return url.rstrip("/")
 
@@ -59,32 +103,17 @@ def printable(text: str, key: str = "", longest: int = 300) -> str:
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
-LARGEST = 4_000_000  # bytes of a response
-LARGEST_FILE = 1_000_000_000  # bytes of the results of a batch
-HEADERS = (
-    "host",
-    "accept",
-    "accept-encoding",
-    "connection",
-    "user-agent",
-    "content-type",
-    "content-length",
-    "transfer-encoding",
-)
-_allowed: ContextVar[int] = ContextVar("allowed", default=LARGEST)
-
-
 def connect(url: str, key_variable: str | None, timeout: float, connections: int) -> tuple[Any, str]:
-    """Return a client of a server, and the key, to be taken out of all that is kept.
+    """Return a client of a server, and the key, which has to be removed from all that is kept.
 
     Raises:
-        ValueError: if the extra is not installed, or there is no such key.
+        InputError: if the extra is not installed, or there is no such key.
     """
     try:
-        import httpx2
+        import httpx2  # with openai, of the extra `synthesis`
         import openai
     except ImportError:
-        raise ValueError("a model server needs the extra `synthesis`: pip install -e '.[synthesis]'") from None
+        raise InputError("a model server needs the extra `synthesis`: pip install -e '.[synthesis]'") from None
     key = read_key(key_variable)
     for name in ("openai", "httpx2", "httpx"):  # they log requests: addresses, and at DEBUG whole prompts
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -103,7 +132,7 @@ def connect(url: str, key_variable: str | None, timeout: float, connections: int
     client = openai.AsyncOpenAI(
         base_url=check_url(url),
         api_key=key,
-        admin_api_key="",  # else of OPENAI_ADMIN_KEY, and never meant for this
+        admin_api_key="",  # otherwise read from OPENAI_ADMIN_KEY
         timeout=httpx2.Timeout(timeout, connect=min(10.0, timeout)),
         max_retries=0,
         http_client=transport,
@@ -112,21 +141,9 @@ def connect(url: str, key_variable: str | None, timeout: float, connections: int
     return client, key
 
 
-@contextmanager
-def allowing(size: int) -> Iterator[None]:
-    """Allow responses of so many bytes."""
-    token = _allowed.set(size)
-    try:
-        yield
-    finally:
-        _allowed.reset(token)
-
-
 async def _bound(response: Any) -> None:
-    """Let a response be read only up to a size."""
+    """Let a response be read only up to `LARGEST`."""
     import httpx2
-
-    largest = _allowed.get()
 
     class Bounded(httpx2.AsyncByteStream):
         def __init__(self, inner: Any) -> None:
@@ -136,7 +153,7 @@ async def _bound(response: Any) -> None:
             size = 0
             async for part in self.inner:
                 size += len(part)
-                if size > largest:
+                if size > LARGEST:
                     raise TooLarge
                 yield part
 
@@ -148,76 +165,49 @@ async def _bound(response: Any) -> None:
     response.stream = Bounded(response.stream)
 
 
-@dataclass(frozen=True)
-class Trouble:
-    """Why there is no response.
-
-    ``again``: whether sending it again may help. ``wait``: seconds that the server asks for. ``paid``: whether the
-    server may have done the work. ``lost``: whether the server itself may be gone. ``fatal``: what to tell the user
-    where it is the same for all requests.
-    """
-
-    reason: str
-    detail: str
-    again: bool = False
-    wait: float | None = None
-    paid: bool = False
-    lost: bool = False
-    fatal: str | None = None
-    dialect: bool = False
-
-
-class TooLarge(Exception):
-    """A response of more bytes than any answer has."""
-
-
-class ServerError(ValueError):
-    """The server takes no request at all as it is set up (key, address, name of the model), or it is gone."""
-
-
-def trouble_of(error: Exception, url: str, key: str, variable: str | None) -> Trouble:
-    """Return what an exception of the client, or a time-out, is."""
+def classify(error: Exception, url: str, key: str, variable: str | None) -> RequestFailure:
+    """Return what an exception of the client, or a time-out, means for a request."""
     import httpx2
     import openai
 
     cause = error.__cause__ if isinstance(error, openai.APIConnectionError) else error  # bodies are read unwrapped
     if isinstance(cause, TooLarge):
-        return Trouble("too large", f"a response of more than {LARGEST:,} bytes", paid=True)
+        return RequestFailure("too large", f"a response of more than {LARGEST:,} bytes", paid=True)
     if isinstance(error, TimeoutError | openai.APITimeoutError | httpx2.TimeoutException):
-        return Trouble("timed out", "", again=True, paid=True, lost=True)
+        return RequestFailure("timed out", "", retry=True, paid=True, lost=True)
     if isinstance(error, openai.APIConnectionError | httpx2.HTTPError):
         refused = isinstance(cause, httpx2.ConnectError)
         detail = printable(f"{type(cause).__name__}: {cause}", key)
-        return Trouble("connection", detail, again=True, paid=not refused, lost=True)
+        return RequestFailure("connection", detail, retry=True, paid=not refused, lost=True)
     if isinstance(error, openai.APIStatusError):
-        return _status(error, url, key, variable)
+        message = printable(str(error.message), key)
+        return _status(error.status_code, error.code, message, error.response.headers, url, variable)
     if isinstance(error, openai.OpenAIError | UnicodeError):
-        return Trouble("no completion", printable(str(error), key), paid=True)
+        return RequestFailure("no completion", printable(str(error), key), paid=True)
     raise error
 
 
-def _status(error: Any, url: str, key: str, variable: str | None) -> Trouble:
-    status = error.status_code
-    said = printable(str(error.message), key)
-    if status == 429 and error.code == "insufficient_quota":
-        return Trouble("rate limited", said, fatal=f"{url} says that its quota is used up: {said}")
+def _status(
+    status: int, code: str | None, message: str, headers: Mapping[str, str], url: str, variable: str | None
+) -> RequestFailure:
+    if status == 429 and code == "insufficient_quota":
+        spent = ServerError(f"{url} says that its quota is used up: {message}")
+        return RequestFailure("rate limited", message, fatal=spent)
     if status in (408, 409, 425, 429):
         reason = "rate limited" if status == 429 else "server error"
-        return Trouble(reason, said, again=True, wait=retry_after(error.response.headers))
+        return RequestFailure(reason, message, retry=True, retry_after=retry_after(headers))
     if status in (401, 403):
-        return Trouble(
-            "refused", said, fatal=f"{url} refuses the key of {variable or 'key_variable: null'} ({status}): {said}"
-        )
+        what = "requests without a key" if variable is None else f"the key of {variable}"
+        refused = ServerError(f"{url} refuses {what} ({status}): {message}", setting="model.key_variable")
+        return RequestFailure("refused", message, fatal=refused)
     if status == 404:
-        return Trouble(
-            "bad request",
-            said,
-            fatal=f"{url} does not know the model or the address (404): {said}: change model or url",
+        unknown = ServerError(
+            f"{url} does not know the model or the address (404): {message}: change chat.model or url", setting="model"
         )
+        return RequestFailure("bad request", message, fatal=unknown)
     if status == 413:
-        return Trouble("bad request", f"the request is too large: lower images.longest_side: {said}")
+        return RequestFailure("bad request", f"the request is too large: lower images.longest_side: {message}")
     if status >= 500 and status != 501:
-        return Trouble(
-            "server error", f"{status}: {said}", again=True, wait=retry_after(error.response.headers), lost=True
-        )
-    return Trouble("bad request", f"{status}: {said}", dialect=True)
+        after = retry_after(headers)
+        return RequestFailure("server error", f"{status}: {message}", retry=True, retry_after=after, lost=True)
+    return RequestFailure("bad request", f"{status}: {message}", dialect=True)

@@ -7,24 +7,25 @@ from contextlib import aclosing
 from random import Random
 from typing import Any
 
+from contextcir.errors import InputError
 from contextcir.synthesis.models.answers import Dialect, Flaw
 from contextcir.synthesis.models.base import Account, Answer, Budget, PaidModel, Request, add
 from contextcir.synthesis.models.chat import ChatModel, Exchange
-from contextcir.synthesis.models.client import ServerError, Trouble, check_url, connect, trouble_of
+from contextcir.synthesis.models.client import RequestFailure, ServerError, check_url, classify, connect
 from contextcir.synthesis.models.pacing import Pace, Pacer, Retries, in_parallel
 
 log = logging.getLogger(__name__)
 
 
 class Endpoint(PaidModel):
-    """Asks a server, many requests at once.
+    """Sends requests to a server, many at once.
 
     A request that fails for good is an answer with its reason: timed out, connection, rate limited, server error, bad
     request, unreadable image, refused, empty, cut off, no completion, not JSON, several objects, not the schema, unsafe
-    text, too deep, too large. A server that takes no request at all stops the run: its failures are nobody's.
+    text, too deep, too large. A server that takes no request at all stops the run, and no request counts as failed.
 
     Args:
-        chat: Which model is asked, and how.
+        chat: Which model answers, and with which parameters.
         url: Address of the server, with /v1.
         key_variable: Name of the environment variable with the key; null where the server needs none.
         concurrency: Requests at once.
@@ -52,9 +53,12 @@ class Endpoint(PaidModel):
         lost_after: int = 20,
     ) -> None:
         if concurrency < 1 or not timeout > 0 or lost_after < 1:
-            raise ValueError("concurrency and lost_after must be at least 1, and timeout above 0")
-        if budget.cost is not None and chat.prices.input == chat.prices.output == 0:
-            raise ValueError("budget.cost needs prices: set prices.input and prices.output, per million tokens")
+            raise InputError(
+                "concurrency and lost_after must be at least 1, and timeout above 0, got "
+                f"{concurrency}, {lost_after} and {timeout}",
+                setting="model",
+            )
+        budget.check(chat.prices)
         self.chat = chat
         self.name = chat.model
         self.url = check_url(url)
@@ -71,9 +75,9 @@ class Endpoint(PaidModel):
         """Yield an answer for every request."""
         client, key = connect(self.url, self.key_variable, self.timeout, self.concurrency)
         async with client:
-            asking = _Asking(self, client, key)
-            held: list[Answer] = []
-            async with aclosing(in_parallel(requests, asking.ask, self.concurrency)) as answers:
+            sender = _Sender(self, client, key)
+            held: list[Answer] = []  # failures that count only if the server answers again
+            async with aclosing(in_parallel(requests, sender.answer, self.concurrency)) as answers:
                 async for answer, lost in answers:
                     if lost:
                         held.append(answer)
@@ -83,7 +87,7 @@ class Endpoint(PaidModel):
                     for one in (*held, answer):
                         yield one
                     held = []
-            if held and not asking.reached:
+            if held and not sender.reached:
                 raise self._gone(held)
             for one in held:
                 yield one
@@ -92,12 +96,13 @@ class Endpoint(PaidModel):
         last = held[-1]
         return ServerError(
             f"{self.url} failed {len(held)} requests in a row, after all retries ({last.failure} {last.detail}): is "
-            f"the server running? They count as not asked; start again to go on"
+            "the server running? These requests do not count as failed; the same command sends them again",
+            setting="model.url",
         )
 
 
-class _Asking:
-    """The requests to a server that are under way."""
+class _Sender:
+    """Sends the requests of one `Endpoint.answer`."""
 
     def __init__(self, endpoint: Endpoint, client: Any, key: str) -> None:
         self.endpoint = endpoint
@@ -107,7 +112,7 @@ class _Asking:
         self.random = Random()
         self.reached = False
 
-    async def ask(self, request: Request) -> tuple[Answer, bool]:
+    async def answer(self, request: Request) -> tuple[Answer, bool]:
         """Return the answer to a request, and whether it is missing because the server may be gone."""
         exchange = Exchange(request, self.endpoint.chat, self.key)
         try:
@@ -124,19 +129,19 @@ class _Asking:
                 failed = 0
                 continue
             if sent.fatal is not None:
-                raise ServerError(sent.fatal)
+                raise sent.fatal
             if sent.dialect and self._adapted(dialect, sent.detail):
                 continue
             failed += 1
-            wait = self.endpoint.retries.wait(failed, sent.wait, self.random) if sent.again else None
+            wait = self.endpoint.retries.wait(failed, sent.retry_after, self.random) if sent.retry else None
             if wait is None:
                 return exchange.failed(sent.reason, sent.detail), sent.lost
-            if sent.reason == "rate limited" and sent.wait:
-                self.pacer.pause(sent.wait)
+            if sent.reason == "rate limited" and sent.retry_after:
+                self.pacer.pause(sent.retry_after)
             await asyncio.sleep(wait)
 
-    async def _send(self, exchange: Exchange, dialect: Dialect) -> Answer | Trouble | None:
-        """Send a request once; return its answer, or what went wrong, or None where a correction is to be sent."""
+    async def _send(self, exchange: Exchange, dialect: Dialect) -> Answer | RequestFailure | None:
+        """Send a request once; return its answer, or why there is none, or None where a correction is to be sent."""
         most = exchange.most()
         estimated = most["input_tokens"] + most["output_tokens"]
         await self.pacer.turn(estimated)
@@ -148,17 +153,17 @@ class _Asking:
                 async with asyncio.timeout(self.endpoint.timeout):
                     content = await self._post(exchange.body(dialect))
             except Exception as error:
-                trouble = trouble_of(error, self.endpoint.url, self.key, self.endpoint.key_variable)
-                used = most if trouble.paid else used  # nobody knows: the most that it may be
+                failure = classify(error, self.endpoint.url, self.key, self.endpoint.key_variable)
+                used = most if failure.paid else used  # unknown: count the upper bound
                 add(exchange.usage, used)
-                self.reached |= not trouble.lost
-                return trouble
+                self.reached |= not failure.lost
+                return failure
             try:
                 used, answer = exchange.receive(content, most)
             except Flaw as flaw:  # a proxy's page, or half of a response
                 used = most
                 add(exchange.usage, used)
-                return Trouble(flaw.reason, flaw.detail, again=True, paid=True, lost=True)
+                return RequestFailure(flaw.reason, flaw.detail, retry=True, paid=True, lost=True)
             self.reached = True
             self.pacer.used(estimated, used["input_tokens"] + used["output_tokens"])
             return answer
@@ -175,12 +180,12 @@ class _Asking:
         return response.content
 
     def _adapted(self, dialect: Dialect, complaint: str) -> bool:
-        """Whether the server is to be asked in another way; all requests after this one are."""
+        """Tell whether to send the request again in another dialect, which all later requests use too."""
         if self.endpoint.dialect != dialect:
-            return True  # another request found out
+            return True  # another request has changed it already
         changed = dialect.after(complaint)
         if changed is None:
             return False
-        log.warning("%s refuses %s (%s): goes on with %s", self.endpoint.url, dialect, complaint, changed)
+        log.warning("%s refuses %s (%s): continuing with %s", self.endpoint.url, dialect, complaint, changed)
         self.endpoint.dialect = changed
         return True

@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from contextcir.errors import InputError
 from contextcir.synthesis.models.answers import Dialect, Flaw
 from contextcir.synthesis.models.base import Answer, Prices, Request, Usage, VisionLanguageModel, add
 from contextcir.synthesis.models.chat import ChatModel, Exchange, ImageLimits, decoded
@@ -17,16 +18,16 @@ TEXT = Dialect("text", seed=False, temperature=False)
 
 
 class LocalModel(VisionLanguageModel):
-    """Asks a model of the `image-text-to-text` pipeline of transformers, a batch at a time, in another thread.
+    """Runs a model of the `image-text-to-text` pipeline of transformers, a batch at a time, in another thread.
 
-    Nothing makes its answers follow the schema but the prompt: small models fail more often than behind a server. It
+    Only the prompt makes its answers follow the schema: small models fail more often than behind a server. The model
     is loaded when the first request comes.
 
     Args:
         model: Name on the Hugging Face hub, or a folder.
         batch_size: Requests at once.
         max_tokens: The longest answer.
-        device: Such as cuda:0, cpu; null for what there is.
+        device: Such as cuda:0 or cpu; null for a GPU where there is one.
         precision: Name of torch's type of the weights; auto for that of the files.
         sampling: More arguments of generation, such as {"do_sample": true, "temperature": 0.7}.
         corrections: Requests that show the model what was wrong with its answer.
@@ -48,9 +49,9 @@ class LocalModel(VisionLanguageModel):
         images: ImageLimits = ImageLimits(),  # noqa: B008
     ) -> None:
         if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+            raise InputError(f"must be at least 1, got {batch_size}", setting="model.batch_size")
         self.model = model
-        self.name = Path(model).name if Path(model).is_dir() else model  # where it lies is nobody else's business
+        self.name = Path(model).name if Path(model).is_dir() else model  # a path is no part of what is published
         self.batch_size = batch_size
         self.device = device
         self.precision = precision
@@ -60,21 +61,21 @@ class LocalModel(VisionLanguageModel):
 
     async def answer(self, requests: Iterable[Request]) -> AsyncIterator[Answer]:
         """Yield an answer for every request."""
-        drawn = iter(requests)
+        waiting = iter(requests)
         again: list[Exchange] = []  # with a correction
         while True:
-            fresh = islice(drawn, max(0, self.batch_size - len(again)))
+            fresh = islice(waiting, max(0, self.batch_size - len(again)))
             batch = [*again, *(Exchange(request, self.chat) for request in fresh)]
             if not batch:
                 return
             batch, again = batch[: self.batch_size], batch[self.batch_size :]
-            for exchange, answer in await asyncio.to_thread(self._ask, batch):
+            for exchange, answer in await asyncio.to_thread(self._answer, batch):
                 if answer is None:
                     again.append(exchange)
                 else:
                     yield answer
 
-    def _ask(self, batch: Sequence[Exchange]) -> list[tuple[Exchange, Answer | None]]:
+    def _answer(self, batch: Sequence[Exchange]) -> list[tuple[Exchange, Answer | None]]:
         answers: list[tuple[Exchange, Answer | None]] = []
         loaded = []
         for exchange in batch:
@@ -84,21 +85,21 @@ class LocalModel(VisionLanguageModel):
             except Flaw as flaw:
                 answers.append((exchange, exchange.failed(flaw.reason, flaw.detail)))
         pipeline = self._loaded() if loaded else None
-        for exchange, said in zip(loaded, self._generate(pipeline, loaded), strict=True):
+        for exchange, text in zip(loaded, self._generate(pipeline, loaded), strict=True):
             exchange.unload()
-            if isinstance(said, Flaw):
-                answers.append((exchange, exchange.failed(said.reason, said.detail)))
+            if isinstance(text, Flaw):
+                answers.append((exchange, exchange.failed(text.reason, text.detail)))
             else:
-                answers.append((exchange, self._receive(exchange, said)))
+                answers.append((exchange, self._receive(exchange, text)))
         return answers
 
     def _generate(self, pipeline: Pipeline | None, batch: Sequence[Exchange]) -> list[str | Flaw]:
-        """Return what the model says to each; where a batch fails (memory, a strange image), one is asked at a time."""
+        """Return the text for each; where a batch fails (memory, a strange image), each is run by itself."""
         if pipeline is None:
             return []
         chats = [pictured(exchange.body(TEXT)["messages"]) for exchange in batch]
         try:
-            found = pipeline(
+            outputs = pipeline(
                 text=chats,
                 batch_size=len(chats),
                 max_new_tokens=self.chat.max_tokens,
@@ -107,36 +108,38 @@ class LocalModel(VisionLanguageModel):
             )
         except Exception as error:
             if len(batch) > 1:
-                log.warning("a batch of %d failed (%s): asked one by one", len(batch), type(error).__name__)
-                return [said for exchange in batch for said in self._generate(pipeline, [exchange])]
+                kind = type(error).__name__
+                log.warning("a batch of %d failed (%s): running its requests one by one", len(batch), kind)
+                return [text for exchange in batch for text in self._generate(pipeline, [exchange])]
             return [Flaw("model error", f"{type(error).__name__}: {error}")]
-        return [said_of(one) for one in found]
+        return [generated_text(output) for output in outputs]
 
-    def _receive(self, exchange: Exchange, said: str) -> Answer | None:
-        used = self._usage(exchange, said)
-        add(exchange.usage, used)
-        return exchange.check(said)
+    def _receive(self, exchange: Exchange, text: str) -> Answer | None:
+        add(exchange.usage, self._usage(exchange, text))
+        return exchange.check(text)
 
-    def _usage(self, exchange: Exchange, said: str) -> Usage:
+    def _usage(self, exchange: Exchange, text: str) -> Usage:
         tokenizer = getattr(self._pipeline, "tokenizer", None)
         if tokenizer is None:
             return Prices().usage(0, 0)
-        asked = f"{exchange.request.system} {exchange.request.user}"
-        return Prices().usage(*(len(tokenizer(text)["input_ids"]) for text in (asked, said)))
+        prompt = f"{exchange.request.system} {exchange.request.user}"
+        return Prices().usage(*(len(tokenizer(part)["input_ids"]) for part in (prompt, text)))
 
     def _loaded(self) -> Pipeline:
         if self._pipeline is None:
             try:
-                from transformers import pipeline
+                from transformers import pipeline  # of the extra `local`; imports torch
             except ImportError:
-                raise ValueError("local models need the extra `local`: pip install -e '.[local]'") from None
+                raise InputError("local models need the extra `local`: pip install -e '.[local]'") from None
             try:
                 self._pipeline = pipeline(
                     "image-text-to-text", model=self.model, device=self.device, dtype=self.precision
                 )
             except (OSError, ValueError, KeyError) as error:
-                said = str(error).strip().partition("\n")[0]
-                raise ValueError(f"{self.model} is no model that image-text-to-text can load: {said}") from None
+                message = str(error).strip().partition("\n")[0]
+                raise InputError(
+                    f"{self.model} is no model that image-text-to-text can load: {message}", setting="model.model"
+                ) from None
         return self._pipeline
 
 
@@ -154,9 +157,9 @@ def _parts(content: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def said_of(found: Any) -> str | Flaw:
-    """Return the text of what the pipeline gives for one chat."""
-    one = found[0] if isinstance(found, list) and found else found
+def generated_text(output: Any) -> str | Flaw:
+    """Return the text in the pipeline's output for one chat."""
+    one = output[0] if isinstance(output, list) and output else output
     text = one.get("generated_text") if isinstance(one, dict) else None
     if isinstance(text, list) and text:  # the whole chat, with the answer as its last message
         text = text[-1].get("content")

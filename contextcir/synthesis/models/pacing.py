@@ -1,18 +1,17 @@
-"""Rate limits: so many requests and tokens a minute, evenly, and a pause for all when the server asks for one.
-
-Many things at once, as many as there is room for.
-
-
-When a request that failed is sent again.
-"""
+"""When requests are sent: many at once, below the server's rate limits, and again after a failure."""
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from random import Random
 from typing import TypeVar
+
+from contextcir.errors import InputError
+
+Given = TypeVar("Given")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -31,23 +30,23 @@ class Pace:
         for name in ("requests_per_minute", "tokens_per_minute"):
             value = getattr(self, name)
             if value is not None and not value > 0:
-                raise ValueError(f"pace.{name} must be above 0, or null for no limit, got {value}")
+                raise InputError(f"must be above 0, or null for no limit, got {value}", setting=f"model.pace.{name}")
 
 
 class Pacer:
-    """Gives each request its time.
+    """Schedules requests evenly.
 
-    Every request is given the next free moment, and moves the one after it by its share of the minute: no more than
-    the limit are sent in any minute, and no burst at its beginning.
+    Every request takes the next free time slot and delays the one after it by its share of the minute, so that no
+    minute has more than the limit, and none begins with a burst.
     """
 
     def __init__(self, pace: Pace) -> None:
         self.pace = pace
         self._request_free = self._token_free = self._resume = 0.0
-        self._ratio = 1.0  # of the tokens used to those estimated, of late
+        self._ratio = 1.0  # moving average of tokens used to tokens estimated
 
     async def turn(self, estimated: float) -> None:
-        """Wait for the turn of a request of about so many tokens."""
+        """Wait for the time slot of a request of about ``estimated`` tokens."""
         now = time.monotonic()
         start = max(now, self._request_free, self._token_free)
         if self.pace.requests_per_minute is not None:
@@ -60,30 +59,27 @@ class Pacer:
             await asyncio.sleep(left)
 
     def used(self, estimated: float, tokens: float) -> None:
-        """Correct the estimate of a request by what it used."""
+        """Correct the estimate of a request by the tokens that it used."""
         if self.pace.tokens_per_minute is not None:
             self._token_free += (tokens - estimated * self._ratio) * 60 / self.pace.tokens_per_minute
         if estimated > 0:
             self._ratio += 0.1 * (tokens / estimated - self._ratio)
 
     def pause(self, seconds: float) -> None:
-        """Let nobody begin for so long."""
+        """Start no request for so many seconds."""
         self._resume = max(self._resume, time.monotonic() + seconds)
-
-
-Given = TypeVar("Given")
-Result = TypeVar("Result")
 
 
 async def in_parallel(
     source: Iterable[Given], work: Callable[[Given], Awaitable[Result]], workers: int
-) -> AsyncIterator[Result]:
-    """Yield what ``work`` makes of each of ``source``, in the order in which it is done.
+) -> AsyncGenerator[Result]:
+    """Yield the results of ``work`` for the elements of ``source``, as they are finished.
 
-    A worker draws from ``source`` when there is room for its last result. After the first exception nothing more is
-    drawn; what others work at is finished and yielded, and then it is raised. Closing the generator cancels all.
+    A worker takes the next element when there is room for its last result. After the first exception no element is
+    taken; work in progress is finished and yielded, and then the exception is raised. Closing the generator cancels
+    all workers.
     """
-    drawn = iter(source)
+    elements = iter(source)
     done: asyncio.Queue[tuple[Result] | None] = asyncio.Queue(maxsize=workers)
     errors: list[BaseException] = []
 
@@ -91,10 +87,10 @@ async def in_parallel(
         try:
             while not errors:
                 try:
-                    given = next(drawn)
+                    element = next(elements)
                 except StopIteration:
                     break
-                await done.put((await work(given),))
+                await done.put((await work(element),))
         except Exception as error:
             errors.append(error)
         await done.put(None)
@@ -120,8 +116,8 @@ async def in_parallel(
 class Retries:
     """How often, and after how long, a request is sent again.
 
-    The wait doubles with each attempt and is shortened at random by up to a half, so that what failed together does not
-    come again together. What the server asks for (Retry-After) is the least that is waited.
+    The wait doubles with each attempt and is shortened at random by up to a half, so that requests that failed together
+    are not retried together. It is never shorter than the server's Retry-After.
 
     Args:
         attempts: Times that a request is sent at most.
@@ -137,20 +133,21 @@ class Retries:
 
     def __post_init__(self) -> None:
         if self.attempts < 1 or not 0 <= self.first <= self.longest:
-            raise ValueError(
+            raise InputError(
                 f"retries need attempts of at least 1 and 0 <= first <= longest, got {self.attempts}, {self.first}, "
-                f"{self.longest}"
+                f"{self.longest}",
+                setting="model.retries",
             )
 
-    def wait(self, failed: int, asked: float | None, random: Random) -> float | None:
+    def wait(self, failed: int, retry_after: float | None, random: Random) -> float | None:
         """Return the seconds to wait after so many failed attempts; None: give up.
 
-        ``asked``: seconds that the server asked for, if it did.
+        ``retry_after``: seconds that the server demands, if it does.
         """
-        if failed >= self.attempts or (asked or 0) > self.patience:
+        if failed >= self.attempts or (retry_after or 0) > self.patience:
             return None
         doubled = min(self.longest, self.first * 2.0 ** min(failed - 1, 60))
-        return max(asked or 0.0, doubled * random.uniform(0.5, 1))
+        return max(retry_after or 0.0, doubled * random.uniform(0.5, 1))
 
 
 def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:
@@ -171,4 +168,4 @@ def retry_after(headers: Mapping[str, str], now: float | None = None) -> float |
 
 
 def _positive(seconds: float) -> float | None:
-    return max(0.0, seconds) if seconds == seconds else None  # a NaN is no wait
+    return max(0.0, seconds) if seconds == seconds else None  # NaN

@@ -1,7 +1,4 @@
-"""The data card of a synthesis: what is in it, where it came from, what it cost, and what was thrown away.
-
-What the shards of a synthesis say about it, in numbers.
-"""
+"""The data card of a synthesis: counts of its shards, and a page about what is in it, its origin, cost, and losses."""
 
 import platform
 import re
@@ -12,34 +9,41 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from contextcir.synthesis.models.base import USAGE, Usage, add, no_usage
 from contextcir.synthesis.outputs.manifest import SPLITS, Written
-from contextcir.synthesis.runner import Run
+from contextcir.synthesis.request_stage import TASKS
 from contextcir.synthesis.store import read_stage
 
-ASKED = ("describe-reference", "describe", "instruct")  # stages that ask a model
-USAGE = ("requests", "input_tokens", "output_tokens", "cost")
+PACKAGES = ("contextcir", "open_clip_torch", "torch", "openai", "transformers", "spacy", "stanza", "py3langid")
+Rows = Iterable[Sequence[object]]
 
 
 @dataclass
 class StageFigures:
-    """A stage that asks: items ``done``, and ``failed`` by reason; what its requests used, failed ones too."""
+    """A task of requests: items ``done``, and ``failed`` by reason; the usage of all requests, failed ones too."""
 
     done: int = 0
     failed: Counter[str] = field(default_factory=Counter)
-    usage: Counter[str] = field(default_factory=Counter)
+    usage: dict[str, float] = field(default_factory=no_usage)
     models: Counter[str] = field(default_factory=Counter)
     prompts: Counter[str] = field(default_factory=Counter)
 
-    def take(self, told: dict[str, Any]) -> None:
-        """Count what a record's provenance says."""
-        self.usage.update({name: told.get("usage", {}).get(name, 0) for name in USAGE})
-        self.models[told.get("model") or "unknown"] += 1
-        self.prompts[told.get("prompt") or "unknown"] += 1
+    def take(self, provenance: Mapping[str, Any]) -> None:
+        """Count a record by its provenance."""
+        self.add_usage(provenance)
+        self.models[provenance.get("model") or "unknown"] += 1
+        self.prompts[provenance.get("prompt") or "unknown"] += 1
+
+    def add_usage(self, provenance: Mapping[str, Any]) -> None:
+        """Add the usage of a record."""
+        used = provenance.get("usage", {})
+        for name in USAGE:
+            self.usage[name] += used.get(name, 0)
 
 
 @dataclass
 class Figures:
-    """A whole synthesis: pairs by source, stages by name, instructions, and verdicts by reason (None: kept)."""
+    """A synthesis in numbers: pairs by source, tasks by name, instructions, and verdicts by reason (None: kept)."""
 
     pairs: Counter[str] = field(default_factory=Counter)
     stages: dict[str, StageFigures] = field(default_factory=dict)
@@ -49,14 +53,14 @@ class Figures:
 
 
 def count(folder: Path) -> Figures:
-    """Read all shards of a synthesis and count; memory holds the keys of one stage."""
+    """Count the records of all shards; memory holds the keys of one stage."""
     figures = Figures()
     references = set()
     for record in read_stage(folder, "pairs"):
         figures.pairs[record["source"]] += 1
         references.add(record["reference"])
     figures.references = len(references)
-    for stage in ASKED:
+    for stage in TASKS:
         figures.stages[stage] = _count_stage(folder, stage)
     figures.instructions = sum(1 for _ in read_stage(folder, "instruct"))
     figures.verdicts.update(record["reason"] for record in read_stage(folder, "filter"))
@@ -64,40 +68,18 @@ def count(folder: Path) -> Figures:
 
 
 def _count_stage(folder: Path, stage: str) -> StageFigures:
-    found, done = StageFigures(), set()
+    figures, done = StageFigures(), set()
     for record in read_stage(folder, stage):
         done.add(record["pair"] if stage == "instruct" else record["key"])
-        found.take(record["provenance"])
-    found.done = len(done)
+        figures.take(record["provenance"])
+    figures.done = len(done)
     reasons: dict[str, str] = {}
     for record in read_stage(folder, f"{stage}-failures"):
-        found.usage.update({name: record["provenance"].get("usage", {}).get(name, 0) for name in USAGE})
-        if record["key"] not in done:  # what failed, and was asked again with success, is no failure any more
+        figures.add_usage(record["provenance"])
+        if record["key"] not in done:  # an item that succeeded later is no failure
             reasons[record["key"]] = record["reason"]
-    found.failed.update(reasons.values())
-    return found
-
-
-def spent(run: Run) -> Counter[str]:
-    """Return what the requests of one process's shards have used so far, failed ones too."""
-    used: Counter[str] = Counter()
-    for stage in ASKED:
-        for name in (stage, f"{stage}-failures"):
-            for record in run.shard(name).read():
-                used.update({kind: record["provenance"].get("usage", {}).get(kind, 0) for kind in USAGE})
-    return used
-
-
-def totals(stages: Iterable[StageFigures]) -> Counter[str]:
-    """Return what several stages used together."""
-    together: Counter[str] = Counter()
-    for stage in stages:
-        together.update(stage.usage)
-    return together
-
-
-PACKAGES = ("contextcir", "open_clip_torch", "torch", "openai", "transformers", "spacy", "stanza", "py3langid")
-Rows = Iterable[Sequence[object]]
+    figures.failed.update(reasons.values())
+    return figures
 
 
 def write_card(figures: Figures, written: Written, settings: str) -> str:
@@ -123,13 +105,13 @@ def write_card(figures: Figures, written: Written, settings: str) -> str:
 
 
 def table(head: Sequence[str], rows: Rows) -> str:
-    """Return a table in which no cell can end the table or be taken for markup."""
+    """Return a Markdown table in which no cell can end the table or act as markup."""
     lines = [head, ["---"] * len(head), *([cell(value) for value in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def cell(value: object) -> str:
-    """Return a value for a table: numbers with thousands, all else as text without markup."""
+    """Return the text of a cell: numbers with thousands separators, other values without markup."""
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
@@ -139,21 +121,21 @@ def cell(value: object) -> str:
 
 
 def fenced(text: str) -> str:
-    """Return a text as a code block, between fences that are longer than any in it."""
+    """Return a text as a code block whose fences are longer than any in it."""
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}yaml\n{text.rstrip()}\n{fence}"
 
 
 def versions() -> list[tuple[str, str]]:
-    """Return Python, and those packages that are installed."""
-    found = [("python", platform.python_version())]
+    """Return the versions of Python and of installed packages."""
+    installed = [("python", platform.python_version())]
     for package in PACKAGES:
         try:
-            found.append((package, version(package)))
+            installed.append((package, version(package)))
         except PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def _triplets(written: Written) -> str:
@@ -178,12 +160,13 @@ def _concepts(written: Written) -> str:
 def _stages(figures: Figures) -> str:
     items = (figures.references, figures.pairs.total(), figures.stages["describe"].done)
     rows: list[tuple[object, ...]] = []
-    for stage, count in zip(ASKED, items, strict=True):
-        found = figures.stages[stage]
-        failed = found.failed.total()
-        rows.append((stage, count, found.done, failed, count - found.done - failed, *_used(found)))
-    together = totals(figures.stages.values())
-    rows.append(("all", "", "", "", "", *_used(StageFigures(usage=together))))
+    for stage, count in zip(TASKS, items, strict=True):
+        done, failed = figures.stages[stage].done, figures.stages[stage].failed.total()
+        rows.append((stage, count, done, failed, count - done - failed, *_used(figures.stages[stage].usage)))
+    total = no_usage()
+    for stage_figures in figures.stages.values():
+        add(total, stage_figures.usage)
+    rows.append(("all", "", "", "", "", *_used(total)))
     head = ("stage", "items", "done", "failed", "not asked", "requests", "input tokens", "output tokens", "cost")
     return (
         f"## Stages\n\n{figures.pairs.total():,} pairs with {figures.references:,} references, "
@@ -191,8 +174,7 @@ def _stages(figures: Figures) -> str:
     )
 
 
-def _used(stage: StageFigures) -> tuple[object, ...]:
-    usage = stage.usage
+def _used(usage: Usage) -> tuple[object, ...]:
     return int(usage["requests"]), int(usage["input_tokens"]), int(usage["output_tokens"]), float(usage["cost"])
 
 
@@ -203,26 +185,26 @@ def _rejections(figures: Figures) -> str:
         for reason, count in figures.verdicts.most_common()
     ]
     missing = figures.instructions - judged
-    words = f"\n\n{missing:,} texts were not judged." if missing else ""
-    return "## Filter\n\n" + table(("verdict", "texts", "share"), rows) + words
+    note = f"\n\n{missing:,} texts were not judged." if missing else ""
+    return "## Filter\n\n" + table(("verdict", "texts", "share"), rows) + note
 
 
 def _failures(figures: Figures) -> str:
     rows = [
         (stage, reason, count)
-        for stage, found in figures.stages.items()
-        for reason, count in found.failed.most_common()
+        for stage, stage_figures in figures.stages.items()
+        for reason, count in stage_figures.failed.most_common()
     ]
     return "## Failures\n\n" + (table(("stage", "reason", "items"), rows) if rows else "None.")
 
 
 def _origins(figures: Figures) -> str:
     def listed(kind: str, counts: Mapping[str, Mapping[str, int]]) -> Rows:
-        return [(kind, stage, name, count) for stage, found in counts.items() for name, count in found.items()]
+        return [(kind, stage, name, count) for stage, names in counts.items() for name, count in names.items()]
 
     rows = [
         *(("pairs from", "pairs", source, count) for source, count in figures.pairs.items()),
-        *listed("model", {stage: found.models for stage, found in figures.stages.items()}),
-        *listed("prompt", {stage: found.prompts for stage, found in figures.stages.items()}),
+        *listed("model", {stage: each.models for stage, each in figures.stages.items()}),
+        *listed("prompt", {stage: each.prompts for stage, each in figures.stages.items()}),
     ]
     return "## Origins\n\n" + table(("what", "stage", "name, version and digest", "records"), rows)

@@ -1,43 +1,45 @@
-"""Write: what was kept becomes a manifest that trains, split into train and val without shared images.
-
-A split into training and validation without shared images.
-"""
+"""The manifest: kept texts as records that train, split into train and val without shared images."""
 
 import json
-import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from random import Random
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
-from contextcir.phrases.parser import PhraseParser
+from contextcir.errors import InputError
+from contextcir.files import whole_file
+from contextcir.phrases.parser import PhraseParser, clean
 from contextcir.synthesis.records import Instruction, Pair
 from contextcir.synthesis.store import Lookup, read_stage
 
+FOLDER = "manifest"
+SPLITS = ("train", "val")
+BATCH = 512  # captions that are parsed at a time
+
 
 class Components:
-    """Groups of images that are joined by pairs, found as pairs come (union-find with path halving)."""
+    """Groups of images that are connected by pairs (union-find with path halving)."""
 
     def __init__(self) -> None:
         self._parents: dict[str, str] = {}
 
     def join(self, images: Sequence[str]) -> None:
-        """Put images into one group, with all that is in theirs."""
+        """Merge the groups of some images."""
         first = self.find(images[0])
         for image in images[1:]:
             other = self.find(image)
-            # the lesser name leads, so that a group is called the same whatever the order
+            # the least name leads, so that the name of a group does not depend on the order
             first, other = min(first, other), max(first, other)
             self._parents[other] = first
 
     def find(self, image: str) -> str:
-        """Return the name of an image's group: the least image name in it."""
+        """Return the name of an image's group: the least path in it."""
         parents = self._parents
         parents.setdefault(image, image)
         while parents[image] != image:
@@ -47,9 +49,9 @@ class Components:
 
 
 def choose(sizes: dict[str, int], share: float, seed: int) -> set[str]:
-    """Return groups whose sizes add up as near to a share of all as any choice can, and never to all of it.
+    """Return groups whose sizes add up as near to a share of all as possible, and never to all.
 
-    Drawn by the seed; the same for the same groups. Of two choices that are equally near, the smaller one.
+    The seed draws the choice, which is the same for the same groups. Of two equally near sums, the smaller one counts.
 
     Args:
         sizes: triplets by name of the group.
@@ -57,10 +59,10 @@ def choose(sizes: dict[str, int], share: float, seed: int) -> set[str]:
         seed: of the draw.
 
     Raises:
-        ValueError: if the share is not in range.
+        InputError: if the share is not in range.
     """
     if not 0 <= share < 1:
-        raise ValueError(f"--write.val_share must be at least 0 and below 1, got {share}")
+        raise InputError(f"must be at least 0 and below 1, got {share}", setting="write.val_share")
     total = sum(sizes.values())
     wanted = min(round(share * total), total - 1)
     names = sorted(sizes)
@@ -74,14 +76,14 @@ def choose(sizes: dict[str, int], share: float, seed: int) -> set[str]:
 
 
 def _nearest(names: Sequence[str], sizes: dict[str, int], wanted: int, total: int) -> set[str]:
-    """Return the best choice, by the sums that can be reached (a knapsack with bundles of groups of equal size)."""
+    """Return the best choice by dynamic programming over reachable sums (bounded knapsack, binary bundles)."""
     by_size: dict[int, list[str]] = defaultdict(list)
     for name in names:
         by_size[sizes[name]].append(name)
-    limit = min(2 * wanted, total - 1)  # what is farther off than nothing at all is of no use
+    limit = min(2 * wanted, total - 1)  # a sum beyond is worse than the empty choice
     reached = np.zeros(limit + 1, bool)
     reached[0] = True
-    made_by = np.full(limit + 1, -1)  # the bundle that reached a sum first: the sum without it was reached before
+    made_by = np.full(limit + 1, -1)  # the bundle by which a sum was reached first
     bundles: list[list[str]] = []
     for size, members in by_size.items():
         for bundle in _bundles(members):
@@ -102,24 +104,19 @@ def _nearest(names: Sequence[str], sizes: dict[str, int], wanted: int, total: in
 
 
 def _bundles(members: Sequence[str]) -> Iterable[list[str]]:
-    """Yield bundles of 1, 2, 4, ... and the rest, of which every number of members can be made."""
+    """Yield bundles of 1, 2, 4, ... members and the rest, of which any number of members can be composed."""
     start, count = 0, 1
     while start < len(members):
         yield list(members[start : start + count])
         start, count = start + count, 2 * count
 
 
-FOLDER = "manifest"
-SPLITS = ("train", "val")
-BATCH = 512  # captions that are parsed at a time
-
-
 @dataclass
 class Written:
-    """What a manifest holds, by split: triplets, images, and triplets by number of concepts.
+    """The counts of a manifest, by split: triplets, images, and triplets by number of concepts.
 
     ``groups``: sets of triplets that share images. ``largest``: triplets in the largest of them. ``off``: triplets
-    by which val is off its share, for groups are not taken apart.
+    by which val misses its share, because groups stay together.
     """
 
     triplets: Counter[str] = field(default_factory=Counter)
@@ -145,13 +142,13 @@ def write_manifest(folder: Path, parser: PhraseParser | None, val_share: float =
         seed: draws the split.
 
     Raises:
-        ValueError: if nothing was kept, or the share is not in range.
+        InputError: if nothing was kept, or the share is not in range.
     """
     verdicts, texts, pairs = (Lookup(folder, stage) for stage in ("filter", "instruct", "pairs"))
     kept = sorted(record["key"] for record in read_stage(folder, "filter") if record["reason"] is None)
     if not kept:
-        raise ValueError(f"{folder}: no instruction was kept, so there is nothing to write: look at its folder filter")
-    groups, members = Components(), Counter()
+        raise InputError("no instruction was kept, so there is nothing to write: run the stage filter", file=folder)
+    groups, members = Components(), Counter[str]()
     of_pair = Counter(texts[key]["pair"] for key in kept)
     for pair in of_pair:
         groups.join([pairs[pair]["reference"], pairs[pair]["target"]])
@@ -183,53 +180,33 @@ def write_manifest(folder: Path, parser: PhraseParser | None, val_share: float =
                 record["image_set"] = sets.setdefault(tuple(sorted(pair.image_set)), len(sets))
             yield split, {**record, "provenance": _provenance(instruction, pair, verdicts[key]["scores"])}
 
-    with _whole_files(folder / FOLDER) as files:
+    used = ("train", *(["val"] if val else []))  # the share of val is below 1
+    paths = {split: folder / FOLDER / f"{split}.jsonl" for split in SPLITS}
+    with ExitStack() as stack:
+        files = {split: stack.enter_context(whole_file(paths[split])) for split in used}
         rest = records()
         while batch := list(islice(rest, BATCH)):
             for (split, record), phrases in zip(batch, _phrases([r["caption"] for _, r in batch], parser), strict=True):
                 files[split].write(_line(record if phrases is None else {**record, "phrases": phrases}))
+    for split in set(SPLITS) - set(used):
+        paths[split].unlink(missing_ok=True)
     written.images.update({split: len(names) for split, names in images.items()})
     return written
 
 
 def _provenance(instruction: Instruction, pair: Pair, scores: dict[str, float]) -> dict[str, Any]:
-    told = {name: value for name, value in instruction.provenance.items() if name != "usage"}
+    origin = {name: value for name, value in instruction.provenance.items() if name != "usage"}
     keys = {"pairs": pair.key, "describe": pair.key, "instruct": instruction.key, "filter": instruction.key}
-    return {"source": pair.source, **told, "edits": list(instruction.edits), "stages": keys, "scores": scores}
+    return {"source": pair.source, **origin, "edits": list(instruction.edits), "stages": keys, "scores": scores}
 
 
 def _phrases(captions: Sequence[str], parser: PhraseParser | None) -> list[list[dict[str, Any]] | None]:
     if parser is None:
         return [None] * len(captions)
-    from contextcir.phrases.parser import clean  # imports torch, which takes seconds
-
     return [
         [{"text": clean(caption)[start:end], "start": start, "end": end} for start, end in spans]
         for caption, spans in zip(captions, parser.parse(captions), strict=True)
     ]
-
-
-@contextmanager
-def _whole_files(folder: Path) -> Iterator[dict[str, BinaryIO]]:
-    """Open a file for every split; they take their names when all is written, and one that stayed empty is removed."""
-    folder.mkdir(parents=True, exist_ok=True)
-    new = {split: folder / f"{split}.new" for split in SPLITS}
-    try:
-        with ExitStack() as stack:
-            files = {split: stack.enter_context(path.open("wb")) for split, path in new.items()}
-            yield files
-            for file in files.values():
-                file.flush()
-                os.fsync(file.fileno())
-        for split, path in new.items():
-            final = folder / f"{split}.jsonl"
-            if path.stat().st_size:
-                path.replace(final)
-            else:
-                final.unlink(missing_ok=True)
-    finally:
-        for path in new.values():
-            path.unlink(missing_ok=True)
 
 
 def _line(record: dict[str, Any]) -> bytes:

@@ -1,4 +1,4 @@
-"""A page of random samples to look at. Whatever images, captions and models say, it is shown as text."""
+"""An HTML page of random samples, on which everything from images, captions and models is escaped text."""
 
 import base64
 import io
@@ -10,8 +10,8 @@ from pathlib import Path
 from random import Random
 from urllib.parse import quote
 
-from jinja2 import Environment
-
+from contextcir.files import write_text
+from contextcir.synthesis.outputs.manifest import FOLDER as MANIFEST
 from contextcir.synthesis.records import Description, Instruction, Pair, Verdict
 from contextcir.synthesis.store import Lookup
 
@@ -52,15 +52,15 @@ img { max-width: 100%; max-height: 18em; } figure { margin: 0; } figcaption, sma
 
 
 class SheetImages(ABC):
-    """How the page gets at images."""
+    """How the page refers to images."""
 
     @abstractmethod
     def address(self, image: Path, page: Path) -> str:
-        """Return what the ``src`` of an image is, on a page that lies in a folder ``page``."""
+        """Return the ``src`` of an image on a page in the folder ``page``."""
 
 
 class LinkedImages(SheetImages):
-    """Images stay where they are: the page shows them as long as neither it nor they are moved."""
+    """Links: the page shows the images as long as neither it nor they are moved."""
 
     def address(self, image: Path, page: Path) -> str:
         # quoted, so that no name can be taken for a scheme, a query or markup
@@ -69,7 +69,7 @@ class LinkedImages(SheetImages):
 
 @dataclass(frozen=True)
 class EmbeddedImages(SheetImages):
-    """Small copies inside the page, which may then be sent around.
+    """Small copies inside the page, which can then be passed on as one file.
 
     Args:
         side: Pixels of their longer side.
@@ -97,7 +97,7 @@ def write_sheet(folder: Path, images: Path, show: SheetImages, samples: int, see
     Args:
         folder: of the synthesis; of its judged texts, kept and rejected, samples are drawn.
         images: folder that image paths are below.
-        show: how the page gets at them.
+        show: how the page refers to them.
         samples: how many.
         seed: of the draw.
     """
@@ -106,8 +106,7 @@ def write_sheet(folder: Path, images: Path, show: SheetImages, samples: int, see
     )
     keys = sorted(verdicts)
     drawn = Random(seed).sample(keys, min(samples, len(keys)))
-    path = folder / "manifest" / "samples.html"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = folder / MANIFEST / "samples.html"
     entries = []
     for key in drawn:
         instruction = Instruction.from_json(texts[key])
@@ -120,12 +119,14 @@ def write_sheet(folder: Path, images: Path, show: SheetImages, samples: int, see
                 lambda image: show.address(images / image, path.parent),
             )
         )
-    path.write_text(render(entries), encoding="utf-8")
+    write_text(path, render(entries))
     return path
 
 
 def render(samples: Sequence[dict[str, object]], title: str = "Samples of synthetic triplets") -> str:
     """Return the page; every value is escaped by the template engine."""
+    from jinja2 import Environment  # only the last stage needs it
+
     return Environment(autoescape=True).from_string(PAGE).render(title=title, samples=samples)
 
 
@@ -148,13 +149,12 @@ def _sample(
         }
         for path, objects in ((pair.reference, description.reference), (pair.target, description.target))
     ]
-    figures = ", ".join(f"{name} {value:.3f}" for name, value in verdict.scores.items())
-    told = (verdict.reason or "kept") + (f" ({figures})" if figures else "")
+    scores = ", ".join(f"{name} {value:.3f}" for name, value in verdict.scores.items())
     return {
         "key": instruction.key,
         "caption": instruction.caption,
         "edits": instruction.edits,
         "reason": verdict.reason,
-        "verdict": told,
+        "verdict": (verdict.reason or "kept") + (f" ({scores})" if scores else ""),
         "sides": sides,
     }

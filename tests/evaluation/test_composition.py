@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from contextcir.evaluation.metrics import CompositionMetric
+from contextcir.evaluation.composition import CompositionMetric
+from contextcir.evaluation.metrics import FirstTargetRecallAt, RecallAt
 from contextcir.evaluation.protocol import Protocol
 from tests.helpers.distributed import run_ranks
 from tests.helpers.metric_oracle import (
@@ -17,25 +18,24 @@ from tests.helpers.metric_oracle import (
     WIDTH,
     fed,
     make_embeddings,
+    make_metrics,
     make_protocol,
     make_views,
     naive,
 )
 
 
-@pytest.mark.parametrize("recall_of_first", [True, False])
+@pytest.mark.parametrize("kind", [FirstTargetRecallAt, RecallAt])
 @pytest.mark.parametrize("exclude_reference", [True, False])
 @pytest.mark.parametrize("seed", range(5))
-def test_every_figure_equals_the_loop_also_by_stratum(
-    seed: int, exclude_reference: bool, recall_of_first: bool
-) -> None:
-    protocol = make_protocol(seed, exclude_reference=exclude_reference, recall_of_first=recall_of_first)
+def test_every_figure_equals_the_loop_also_by_stratum(seed: int, exclude_reference: bool, kind: type[RecallAt]) -> None:
+    protocol = make_protocol(seed, exclude_reference=exclude_reference, metrics=make_metrics(kind=kind))
     queries, gallery = make_embeddings(seed + 10)
     expected = naive(protocol, queries, gallery, tuple(range(QUERIES)))
     for stratum, members in protocol.strata.items():
         figures = naive(protocol, queries, gallery, members)
         expected |= {f"{name}_{stratum}": value for name, value in figures.items()}
-    computed = {name: value.item() for name, value in fed(protocol, queries, gallery).compute().items()}
+    computed = {name: value.item() for name, value in fed(protocol, queries, gallery).figures().items()}
     assert computed == pytest.approx(expected, abs=1e-4)
 
 
@@ -48,7 +48,7 @@ def test_order_of_arrival_and_repeats_do_not_matter() -> None:
     order = torch.cat([torch.randperm(GALLERY), torch.tensor([28, 0])])
     for part in order.split(5):
         metric.update_gallery(part, gallery[part])
-    assert metric.compute() == fed(protocol, queries, gallery).compute()
+    assert metric.figures() == fed(protocol, queries, gallery).figures()
     assert metric.coverage() == (QUERIES, GALLERY)
 
 
@@ -59,23 +59,66 @@ def test_a_target_that_was_never_fed_is_not_found() -> None:
     metric = CompositionMetric(protocol)
     metric.update_queries(torch.tensor([0]), gallery[first[:1]])
     metric.update_gallery(kept, gallery[kept])
-    figures = metric.compute()
+    figures = metric.figures()
     assert metric.coverage() == (1, len(kept))
     assert {name for name in figures if name.endswith("concepts_2")} == set(), "query 0 is in the other stratum"
     assert all(value == 0 for value in figures.values()) and figures
 
 
+def with_rows(protocol: Protocol, rows: dict[str, Tensor], gallery: Tensor) -> CompositionMetric:
+    metric = CompositionMetric(protocol)
+    metric.update_gallery(torch.arange(len(gallery)), gallery)
+    for row, queries in rows.items():
+        metric.add_row(row)
+        metric.update_queries(torch.arange(len(queries)), queries, row)
+    return metric
+
+
+def test_rows_of_one_gallery_score_as_if_each_were_alone_to_the_last_bit() -> None:
+    protocol, gallery = make_protocol(), make_embeddings()[1]
+    rows = {"composed": make_embeddings(1)[0], "sum": make_embeddings(2)[0], "part": make_embeddings(3)[0][:5]}
+    metric = with_rows(protocol, rows, gallery)
+    figures = metric.compute()
+    assert list(figures) == list(rows)
+    for row, queries in rows.items():
+        assert figures[row] == fed(protocol, queries, gallery).figures() == metric.figures(row)
+        assert metric.coverage(row) == (len(queries), GALLERY)
+    metric.reset()
+    assert list(metric.rows) == list(rows)
+    with pytest.raises(ValueError, match="a row of queries can't be called 'gallery'"):
+        metric.add_row("gallery")
+
+
+def compute_rows_on_rank(rank: int, protocol: Protocol) -> dict[str, dict[str, float]]:
+    """One rank adds the gallery and one row, the other one the other row."""
+    metric = CompositionMetric(protocol)
+    metric.add_row("sum")
+    if rank == 0:
+        metric.update_gallery(torch.arange(GALLERY), make_embeddings()[1])
+    row = ("composed", "sum")[rank]
+    metric.update_queries(torch.arange(QUERIES), make_embeddings(rank)[0], row)
+    return {row: {name: value.item() for name, value in part.items()} for row, part in metric.compute().items()}
+
+
+def test_ranks_that_add_nothing_to_a_row_take_part_in_it() -> None:
+    protocol = make_protocol()
+    rows = {row: make_embeddings(rank)[0] for rank, row in enumerate(("composed", "sum"))}
+    alone = with_rows(protocol, rows, make_embeddings()[1]).compute()
+    expected = {row: {name: value.item() for name, value in part.items()} for row, part in alone.items()}
+    assert run_ranks(compute_rows_on_rank, 2, protocol) == [expected] * 2
+
+
 def test_hidden_labels_or_nothing_fed_give_no_figures() -> None:
-    hidden = make_protocol(targets=((),) * QUERIES, graded_targets=None)
+    hidden = make_protocol(targets=((),) * QUERIES, graded_targets=None, metrics=make_metrics(soft=False))
     metric = fed(hidden, *make_embeddings())
-    assert metric.compute() == {} and metric.coverage() == (QUERIES, GALLERY)
+    assert metric.figures() == {} and metric.coverage() == (QUERIES, GALLERY)
     with pytest.warns(UserWarning, match="before the"):
-        assert CompositionMetric(hidden).compute() == {}
+        assert CompositionMetric(hidden).figures() == {}
 
 
 def test_collapsed_embeddings_find_nothing() -> None:
-    protocol = make_protocol(subset_recall_at=(1,), recall_at=(1, 5), average_precision_at=(5,), strata={})
-    figures = fed(protocol, torch.ones(QUERIES, WIDTH), torch.ones(GALLERY, WIDTH)).compute()
+    protocol = make_protocol(metrics=make_metrics(subset=(1,), recall=(1, 5), precision=(5,)), strata={})
+    figures = fed(protocol, torch.ones(QUERIES, WIDTH), torch.ones(GALLERY, WIDTH)).figures()
     assert all(value == 0 for value in figures.values()) and len(figures) == 8
 
 
@@ -85,19 +128,19 @@ def test_wrong_shapes_and_foreign_indices_are_refused() -> None:
         metric.update_gallery(torch.arange(2), torch.ones(3, WIDTH))
     metric.update_queries(torch.tensor([0, QUERIES]), torch.ones(2, WIDTH))
     with pytest.raises(ValueError, match=f"queries index {QUERIES} is outside"):
-        metric.compute()
+        metric.figures()
 
 
 def test_reset_and_pickling_keep_the_protocol_only() -> None:
     metric = fed(make_protocol(), *make_embeddings())
-    expected = metric.compute()
+    expected = metric.figures()
     copy = pickle.loads(pickle.dumps(metric))
-    assert copy.compute() == expected and copy.state_dict() == {}
+    assert copy.figures() == expected and copy.state_dict() == {}
     metric.reset()
     assert metric.coverage() == (0, 0)
     metric.update_gallery(torch.arange(GALLERY), make_embeddings()[1])
     metric.update_queries(torch.arange(QUERIES), make_embeddings()[0])
-    assert metric.compute() == expected
+    assert metric.figures() == expected
 
 
 def compute_on_rank(rank: int, protocol: Protocol, shares: dict[str, list[list[list[int]]]]) -> list:
@@ -114,8 +157,8 @@ def compute_views_on_rank(
         metric.update_gallery(torch.tensor(part), gallery[part].half())
     for part in shares["queries"][rank]:
         metric.update_queries(torch.tensor(part), queries[part].half())
-    figures = metric.compute()
-    assert figures == metric.compute()
+    figures = metric.figures()
+    assert figures == metric.figures()
     return [{name: value.item() for name, value in figures.items()}, *metric.coverage()]
 
 
@@ -137,7 +180,7 @@ NOTHING_ANYWHERE = {"gallery": [[], []], "queries": [[list(range(QUERIES))], []]
 def test_two_ranks_equal_one_process_exactly(shares: dict) -> None:
     protocol = make_protocol()
     queries, gallery = make_embeddings()
-    alone = {name: value.item() for name, value in fed(protocol, queries.half(), gallery.half()).compute().items()}
+    alone = {name: value.item() for name, value in fed(protocol, queries.half(), gallery.half()).figures().items()}
     assert run_ranks(compute_on_rank, 2, protocol, shares) == [[alone, QUERIES, GALLERY]] * 2
 
 
@@ -155,7 +198,7 @@ def test_any_number_of_ranks_equals_one_process_exactly(world: int, queries: int
     )
     views = views[: VIEWS * queries]
     alone = {
-        name: value.item() for name, value in fed(few, views.half(), make_embeddings()[1].half()).compute().items()
+        name: value.item() for name, value in fed(few, views.half(), make_embeddings()[1].half()).figures().items()
     }
     assert len(alone) == len(few.metric_names()) and any(alone.values())
     shares = {"gallery": share(GALLERY, world, 1), "queries": share(VIEWS * queries, world, world % 2)}

@@ -1,4 +1,4 @@
-"""Maps as shares of the patches, and their divergence, against plain loops; their limits and invariances."""
+"""Attention maps of phrases, as shares of the patches, and their divergence: against loops, limits, invariances."""
 
 import math
 
@@ -8,15 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contextcir.losses.maps import (
+    ends_of,
     jensen_shannon,
     log_deviations,
     lost_contrast,
     peakedness,
+    phrase_maps,
     shares,
     shares_at_contrast,
+    without_gradient_to_ends,
 )
-from contextcir.losses.text_cc import SpatialConsistency
-from tests.helpers.concept_cases import HEADS, LAYERS, VISION, maps
 
 MAP = st.lists(st.floats(0.01, 1.0), min_size=5, max_size=5)
 
@@ -98,26 +99,28 @@ def test_a_map_without_structure_has_equal_shares_and_a_finite_gradient() -> Non
         assert flat.grad.isfinite().all()
 
 
-def test_spatial_consistency_equals_loops_over_phrases_patches_and_tokens() -> None:
-    found, expected = maps([0, 2, 2, 1]), []
-    for p in range(4):
-        sides = []
-        for layers, row, tokens in (
-            (found.context, found.owner[p], found.context_tokens[p]),
-            (found.isolated, p, found.isolated_tokens[p]),
-        ):
-            values = [
-                [layer[row, head, patch, token].item() for layer in layers for head in range(HEADS)
-                 for token in tokens.nonzero().flatten()]
-                for patch in range(1, VISION)
-            ]  # fmt: skip
-            assert len(values[0]) == LAYERS * HEADS * int(tokens.sum())
-            sides.append(loop_shares_at_contrast([sum(row) / len(row) for row in values], 1.5))
-        expected.append(loop_divergence(*sides))
-    loss = SpatialConsistency(contrast=1.5).of(found).item()
-    assert loss == pytest.approx(sum(expected) / 4, abs=1e-10)
+def test_ends_are_the_first_and_the_last_of_the_valid_tokens() -> None:
+    valid = torch.arange(5) < torch.tensor([[5], [3], [2]])
+    assert ends_of(valid).int().tolist() == [[1, 0, 0, 0, 1], [1, 0, 1, 0, 0], [1, 1, 0, 0, 0]]
 
 
-def test_a_contrast_that_is_none_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"must be positive, got 0 \(--model.concept"):
-        SpatialConsistency(contrast=0)
+def test_without_gradient_to_ends_the_values_are_the_same_but_the_ends_have_no_gradient() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(3, 2, 4, 6, dtype=torch.double, requires_grad=True)
+    valid = torch.arange(6) < torch.tensor([[6], [4], [2]])  # the last caption has no words
+    attention = logits.masked_fill(~valid[:, None, None], float("-inf")).softmax(dim=-1)
+    (found,) = without_gradient_to_ends((attention,), ends_of(valid))
+    words = valid & ~ends_of(valid)
+    torch.testing.assert_close(found.movedim(-1, 1)[words], attention.movedim(-1, 1)[words])
+    weights = torch.randn(3, 2, 4, 6, dtype=torch.double) * words[:, None, None]
+    (found * weights).sum().backward()
+    assert logits.grad.isfinite().all()
+    assert (logits.grad.movedim(-1, 1)[ends_of(valid)].abs() < 1e-12).all()
+    assert (logits.grad.movedim(-1, 1)[words].abs() > 1e-6).all()
+
+
+def test_a_phrase_map_is_a_mean_over_its_tokens() -> None:
+    layer = torch.zeros(1, 1, 3, 4)
+    layer[0, 0, 1] = torch.tensor([0.1, 0.2, 0.4, 0.3])
+    found = phrase_maps((layer,), torch.tensor([0]), torch.tensor([[False, True, True, False]]))
+    torch.testing.assert_close(found, torch.tensor([[0.3, 0.0]]))

@@ -1,0 +1,41 @@
+"""The interface of a fusion."""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from contextcir.encoders.features import Fused, ImageFeatures, TextFeatures
+from contextcir.encoders.phrase_texts import PhraseTexts
+
+
+class Fusion(nn.Module, ABC):
+    """Composes queries, and gives the attention of vision tokens to texts.
+
+    Classes are called with the `Widths` of the backbone and their own settings. What every fusion has to satisfy is
+    checked by tests/fusion/test_every_fusion.py, which finds the classes of this package by itself.
+    """
+
+    reads_text_embedding: bool = False  # where false, the text projection gets no gradient and has to be frozen
+
+    @abstractmethod
+    def forward(self, image: ImageFeatures, text: TextFeatures, phrases: PhraseTexts | None = None) -> Fused:
+        """Return the composed query: ``embedding`` (B, E), and L attention maps (B, H, V, K) over all K keys.
+
+        The first T keys are the text tokens. ``phrases``: the noun phrases of the captions, for fusions that read
+        them; a caption without phrases, or with none given, is composed from its tokens alone.
+        """
+
+    @abstractmethod
+    def attention(self, image: Tensor, text: Tensor, valid: Tensor) -> tuple[Tensor, ...]:
+        """Return L maps (B, H, V, K) over texts that are one noun phrase each, summing to 1 over the valid keys.
+
+        ``image`` (B, V, D) vision tokens, ``text`` (B, T, Dt) text tokens, ``valid`` (B, T). Nothing is computed
+        beyond the last map.
+        """
+
+    def keys_of_phrases(self, tokens: Tensor, slot: Tensor) -> Tensor:
+        """Return which of the K keys stand for each of P phrases, (P, K).
+
+        ``tokens`` (P, T) the phrase's tokens in its text, ``slot`` (P,) its number among the phrases of that text.
+        """
+        return tokens

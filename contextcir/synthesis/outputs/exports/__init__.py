@@ -1,1 +1,0 @@
-"""What was kept, in the file formats of other training sets."""

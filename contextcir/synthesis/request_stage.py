@@ -1,0 +1,208 @@
+"""The stage that sends requests to a model: what it asks about is a `Task`, how it survives kills is the same for all.
+
+Requests are made for items that have neither records nor a failure yet; records go to the disk in small groups as the
+answers come.
+"""
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from threading import Lock
+from typing import Any, ClassVar, NamedTuple
+
+from contextcir.synthesis.models.base import Answer, Request, Stopped, VisionLanguageModel
+from contextcir.synthesis.prompts import Prompt
+from contextcir.synthesis.records import Failure, Stored
+from contextcir.synthesis.stages import Run, Stage, Tally, progress
+from contextcir.synthesis.store import GroupWriter, Shard, read_stage
+
+TASKS = ("describe-reference", "describe", "instruct")  # names of the tasks, in their order
+GROUP = 64  # answers that wait to be written, at most
+Outcome = list[dict[str, Any]] | Failure  # records of one answer, which go to the disk together, or why there are none
+
+
+class ItemFailed(Exception):
+    """There is nothing to ask about an item, or its answer is of no use: ``reason`` in a word or two, and details."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.detail = detail
+
+
+class Item(NamedTuple):
+    """Something to send a request about: the ``key`` of its records, the key of its ``shard``, and what is known."""
+
+    key: str
+    shard: str
+    record: Any
+
+
+class Task(ABC):
+    """What is asked, and what becomes of the answers. A task is a plain object: settings in, no files held open."""
+
+    name: ClassVar[str]  # of its records; one of `TASKS`
+    item_field: ClassVar[str] = "key"  # field of a record that holds the key of the item
+
+    @abstractmethod
+    def items(self, folder: Path) -> Iterator[Item]:
+        """Yield the items of all shards, from the records of earlier stages in ``folder``."""
+
+    @abstractmethod
+    def request(self, item: Item) -> Request:
+        """Return the request about an item; raises ItemFailed where there is nothing to ask."""
+
+    @abstractmethod
+    def records(self, item: Item, answer: Answer) -> Sequence[Stored]:
+        """Return the records of an answer that follows the schema, at least one; raises ItemFailed if it is no use."""
+
+    @property
+    @abstractmethod
+    def prompts(self) -> Sequence[Prompt]:
+        """The prompts in use, for the data card."""
+
+
+class RequestStage(Stage):
+    """Sends the requests of a task.
+
+    Args:
+        name: by which users choose the stage.
+        task: what is asked.
+        model: answers.
+    """
+
+    def __init__(self, name: str, task: Task, model: VisionLanguageModel) -> None:
+        self.name = name  # type: ignore[misc]  # the only stage whose name depends on its arguments
+        self.task = task
+        self.model = model
+
+    def run(self, run: Run) -> Tally:
+        self.model.count_earlier(usages(run))
+        return run_requests(run, self.task, self.model)
+
+
+def usages(run: Run) -> Iterator[Mapping[str, float]]:
+    """Yield the usage of each record in this process's shards, failures among them."""
+    for task in TASKS:
+        for name in (task, f"{task}-failures"):
+            for record in run.shard(name).read():
+                yield record["provenance"].get("usage", {})
+
+
+def run_requests(run: Run, task: Task, model: VisionLanguageModel) -> Tally:
+    """Send a request about every item of this shard that has neither records nor a failure yet.
+
+    A kill at any moment loses the answers that are under way and at most twice `GROUP` that wait to be written; it
+    leaves no item twice. Failed items are recorded and raise nothing.
+
+    Raises:
+        Stopped: by the model, after all of its answers were written; the message says how far the stage is.
+        InputError: if a shard is damaged or in use.
+    """
+    failures_name = f"{task.name}-failures"
+    with run.claimed(task.name), run.shard(task.name) as answers, run.shard(failures_name) as failures:
+        known = {record[task.item_field] for record in read_stage(run.folder, task.name)}
+        if not run.retry:
+            known |= {record["key"] for record in read_stage(run.folder, failures_name)}
+        tally = Tally(task.name)
+        for item in task.items(run.folder):
+            if run.owns(item.shard):
+                tally.total += 1
+                tally.before += item.key in known
+        new = (item for item in task.items(run.folder) if run.owns(item.shard) and item.key not in known)
+        try:
+            asyncio.run(_Requests(task, model, tally, answers, failures).run(new))
+        except Stopped as error:
+            raise type(error)(f"{error} ({tally})") from None
+        return tally
+
+
+class _Requests:
+    """The requests of one task that are under way."""
+
+    def __init__(self, task: Task, model: VisionLanguageModel, tally: Tally, answers: Shard, failures: Shard) -> None:
+        self.task = task
+        self.model = model
+        self.tally = tally
+        self.answers = answers
+        self.failures = failures
+        self.open: dict[str, Item] = {}
+        self.unsent: list[Outcome] = []  # failures of items without a request
+        self.lock = Lock()  # answers are appended by another thread than failures without a request
+
+    async def run(self, items: Iterator[Item]) -> None:
+        with progress(self.tally) as self.bar:
+            async with GroupWriter(self._append, GROUP) as writer:
+                try:
+                    async for answer in self.model.answer(self._requests(items)):
+                        item = self.open.pop(answer.key, None)
+                        if item is None:
+                            raise ValueError(
+                                f"model {self.model.name} answered {answer.key!r}, which was not asked: a bug of it"
+                            )
+                        await writer.put(self._outcome(item, answer))
+                finally:
+                    self._append(self.unsent)
+            if self.open:
+                raise ValueError(f"model {self.model.name} left {len(self.open):,} requests unanswered: a bug of it")
+
+    def _requests(self, items: Iterator[Item]) -> Iterator[Request]:
+        for item in items:
+            try:
+                request = self.task.request(item)
+            except ItemFailed as error:
+                self.unsent.append(Failure(item.key, self.task.name, error.reason, error.detail))
+                if len(self.unsent) >= GROUP:
+                    self._append(self.unsent)
+                    self.unsent = []
+                continue
+            self.open[item.key] = item
+            yield request
+
+    def _outcome(self, item: Item, answer: Answer) -> Outcome:
+        origin = {"model": answer.model, "usage": dict(answer.usage)}
+        if answer.content is None:
+            reason = plain(answer.failure) or "no answer"
+            return Failure(item.key, self.task.name, reason, plain(answer.detail[:500]), origin)
+        try:
+            return [record.to_json() for record in self.task.records(item, answer)]
+        except ItemFailed as error:
+            return Failure(item.key, self.task.name, error.reason, plain(error.detail[:500]), origin)
+
+    def _append(self, outcomes: Sequence[Outcome]) -> None:
+        with self.lock:
+            failed = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
+            done = [outcome for outcome in outcomes if not isinstance(outcome, Failure)]
+            self.answers.append(done)
+            self.failures.append([failure.to_json() for failure in failed])
+            self.tally.done += len(done)
+            self.tally.failed.update(failure.reason for failure in failed)
+            self.bar.update(len(outcomes))
+
+
+def seed_of(seed: int, *names: str) -> int:
+    """Return a seed below 2**31 for what has these names: the same in every run and on every machine."""
+    salt = seed.to_bytes(8, "big", signed=True)
+    return int.from_bytes(blake2b("\n".join(names).encode(), digest_size=4, salt=salt).digest(), "big") >> 1
+
+
+def provenance(prompt: Prompt, request_seed: int, answer: Answer) -> dict[str, Any]:
+    """Return where a record is from: model, prompt, seed and usage."""
+    return {
+        "model": answer.model,
+        "prompt": f"{prompt.name} {prompt.version} {prompt.digest}",
+        "seed": request_seed,
+        "usage": dict(answer.usage),
+    }
+
+
+def plain(text: Any, most: int = 2000) -> str:
+    """Return a model's text with single spaces, without control characters and lone surrogates.
+
+    '' for a value that is no text, or longer than ``most`` characters.
+    """
+    if not isinstance(text, str) or len(text) > most:
+        return ""
+    return "".join(character for character in " ".join(text.split()) if character.isprintable())
