@@ -123,16 +123,16 @@ def known_keys(parser: ArgumentParser, typed: Sequence[str]) -> set[str]:
     """Return the keys of all settings, as a user types them: of the given configs, else of the default ones."""
     command = [word for word in typed[:1] if not word.startswith("-")]
     files = config_files(typed)
-    if command and not files:
-        files = [packaged("configs", name, "config") for name in DEFAULT_CONFIGS]
     keys = {action.dest for part in _parsers(parser, typed) for action in part._actions if ".help" not in action.dest}
-    try:
-        # By the class above, which raises and does not explain.
-        parse = super(OneLineErrors, parser).parse_args  # type: ignore[misc]
-        settings = parse(resolve([*command, *(f"--config={file}" for file in files)]))
-    except (SystemExit, Exception):
-        return keys  # the mistake is in the files
-    return keys | set(_flat(settings[command[0]] if command else settings))
+    parse = super(OneLineErrors, parser).parse_args  # type: ignore[misc]  # raises, and does not explain
+    given = [files[:count] for count in range(len(files), 0, -1)]  # the mistake may be in the last of them
+    for configs in [*given, [packaged("configs", name, "config") for name in DEFAULT_CONFIGS] if command else []]:
+        try:
+            settings = parse(resolve([*command, *(f"--config={file}" for file in configs)]))
+        except (SystemExit, Exception):
+            continue
+        return keys | set(_flat(settings[command[0]] if command else settings))
+    return keys
 
 
 def _parsers(parser: ArgumentParser, typed: Sequence[str]) -> Iterator[ArgumentParser]:

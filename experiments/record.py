@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.trainer.states import TrainerFn
 
 from contextcir.files import write_text
 from experiments.names import config_files
@@ -73,7 +74,7 @@ class RecordSettings(SaveConfigCallback):
         """Write on rank 0."""
         folder = Path(trainer.log_dir or trainer.default_root_dir)  # on all ranks: Lightning broadcasts it
         if trainer.is_global_zero and not self.already_saved:
-            self._write(folder, stage)
+            self._write(folder, TrainerFn(stage).value)  # fit, validate, test or predict
         super().setup(trainer, pl_module, stage)
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
