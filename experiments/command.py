@@ -66,7 +66,7 @@ def packaged(kind: str, name: str | Path, setting: str | None = None) -> Path:
     if bare in own:
         return own[bare]
     close = difflib.get_close_matches(bare, own, n=3, cutoff=0.5)
-    hint = f"close to it: {', '.join(close)}" if close else f"there are {', '.join(own)}"
+    hint = f"close to it: {', '.join(close)}" if close else f"there are {', '.join(n for n in own if '/' not in n)}"
     raise MissingFileError(f"no file {path}, and none of the project's {kind} has this name; {hint}", setting=setting)
 
 
