@@ -1,23 +1,34 @@
-# Everything runs in .venv, which the first target makes from requirements.lock.
+# Everything runs in .venv, which `make install` makes from requirements.lock, with this project in it (editable).
 PYTHON ?= $(firstword $(shell command -v python3.11) $(shell command -v python3.12) python3)
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo demo-smoke synth-demo synth-demo-smoke sweep test test-slow test-slurm lint format help
+.PHONY: install demo demo-smoke synth-demo synth-demo-smoke sweep test test-slow test-slurm lint format help
 
 help:
+	@echo "make install    .venv with all packages and this project; TORCH=cpu: on Linux, without CUDA"
 	@echo "make demo       draw scenes, train, test: the whole of it in minutes"
 	@echo "make synth-demo  triplets from unlabelled scenes, and fits on them against fits on hand-made ones: half an hour"
 	@echo "make sweep      what a sweep would run (FILE=experiments/sweeps/NAME.yaml)"
 	@echo "make test       the tests;  make test-slow: those over 30 s"
 	@echo "make test-slurm the tests of jobs, on a SLURM of one node that they start and stop (root installs it)"
-	@echo "make lint       ruff and the import rule;  make format: ruff format"
+	@echo "make lint       ruff, import rules, dependencies, types;  make format: ruff format"
 
-$(READY): requirements.lock
+install: $(READY)
+
+# TORCH is uv's name of a PyTorch build, such as cpu: PyTorch then comes from its own index, in its own version for that
+# build, and the lock's CUDA packages and Triton stay out.
+$(READY): requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip  # an environment made by uv has no pip
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+ifdef TORCH
+	grep -vE '^(cuda|nvidia|triton)' requirements.lock > .venv/requirements.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --torch-backend=$(TORCH) -r .venv/requirements.txt
+else
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock
+endif
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	touch $@
 
 demo: $(READY)
@@ -55,6 +66,8 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/deptry .
+	$(BIN)/mypy
 
 format: $(READY)
 	$(BIN)/ruff format .

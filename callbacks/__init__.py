@@ -1,17 +1,22 @@
-"""Callbacks of a run. Imported together so that configs can name them without their module."""
+"""Callbacks of a run."""
 
-from callbacks.attention import AttentionFigures
-from callbacks.checkpoint_files import AtomicCheckpoints
-from callbacks.checkpoints import ResumePoints
-from callbacks.concept import ConceptMonitor
-from callbacks.finite import StopWhenNotFinite
-from callbacks.gallery import StoreGallery
-from callbacks.gradients import GradientNorms
-from callbacks.randomness import StepSeeds
-from callbacks.recall import RecallTable
-from callbacks.submission import SubmissionFiles
-from callbacks.summary import RunSummary
-from callbacks.throughput import TrainingSpeed
+from typing import TYPE_CHECKING
+
+from contextcir.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from callbacks.attention import AttentionFigures
+    from callbacks.checkpoint_files import AtomicCheckpoints
+    from callbacks.checkpoints import ResumePoints
+    from callbacks.concept import ConceptMonitor
+    from callbacks.finite import StopWhenNotFinite
+    from callbacks.gallery import StoreGallery
+    from callbacks.gradients import GradientNorms
+    from callbacks.randomness import StepSeeds
+    from callbacks.recall import RecallTable
+    from callbacks.submission import SubmissionFiles
+    from callbacks.summary import RunSummary
+    from callbacks.throughput import TrainingSpeed
 
 __all__ = [
     "AtomicCheckpoints",
@@ -27,3 +32,22 @@ __all__ = [
     "SubmissionFiles",
     "TrainingSpeed",
 ]
+
+# Lazy: each imports Lightning, and some need packages that others do not.
+__getattr__ = lazy_exports(
+    __name__,
+    {
+        "attention": ["AttentionFigures"],
+        "checkpoint_files": ["AtomicCheckpoints"],
+        "checkpoints": ["ResumePoints"],
+        "concept": ["ConceptMonitor"],
+        "finite": ["StopWhenNotFinite"],
+        "gallery": ["StoreGallery"],
+        "gradients": ["GradientNorms"],
+        "randomness": ["StepSeeds"],
+        "recall": ["RecallTable"],
+        "submission": ["SubmissionFiles"],
+        "summary": ["RunSummary"],
+        "throughput": ["TrainingSpeed"],
+    },
+)

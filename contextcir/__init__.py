@@ -1,0 +1,40 @@
+"""Composed image retrieval with text concept-consistency (ConText-CIR): the model, its losses and its evaluation.
+
+The package exports its main nouns; everything else is imported from its own module.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from contextcir.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from contextcir.evaluation.metrics import CompositionMetric
+    from contextcir.evaluation.protocol import Protocol
+    from contextcir.training.module import ContextCIR
+    from contextcir.training.reference import load
+
+    __version__: str
+
+__all__ = ["CompositionMetric", "ContextCIR", "Protocol", "__version__", "load"]
+
+_export = lazy_exports(
+    __name__,
+    {
+        "evaluation.metrics": ["CompositionMetric"],
+        "evaluation.protocol": ["Protocol"],
+        "training.module": ["ContextCIR"],
+        "training.reference": ["load"],
+    },
+)
+
+
+def __getattr__(name: str) -> Any:
+    # Lazy, since ContextCIR imports torch and Lightning, which take seconds.
+    if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("contextcir")
+        except PackageNotFoundError:
+            return "0+checkout"  # used from a folder, without being installed
+    return _export(name)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
@@ -68,8 +69,8 @@ def read_json(path: Path) -> Any:
 def one_writer(folder: Path, work: str, lease: str = ".lock") -> Iterator[None]:
     """Be the only process that writes in a folder, on this machine or another one that shares the disk.
 
-    The lease of a dead process is taken over: at once on the same machine, after `LEASE` seconds without a heartbeat on
-    another one.
+    The lease of a dead process is taken over: at once if it ran on the same machine, otherwise after `LEASE` seconds in
+    which this process saw no heartbeat. It waits for these only if the lease is older than that already.
 
     Args:
         folder: made if it is new; the lease is a file in it.
@@ -82,9 +83,11 @@ def one_writer(folder: Path, work: str, lease: str = ".lock") -> Iterator[None]:
     from filelock import SoftFileLease, Timeout  # as above
 
     folder.mkdir(parents=True, exist_ok=True)
-    held = SoftFileLease(folder / lease, lease_duration=LEASE)
+    marker = folder / lease
+    held = SoftFileLease(marker, lease_duration=LEASE)
+    expired = marker.exists() and time.time() - marker.stat().st_mtime > LEASE
     try:
-        held.acquire(timeout=0)
+        held.acquire(timeout=1.5 * LEASE if expired else 0)
     except Timeout:
         raise InputError(
             f"another process {work} here already: wait for it, or choose another folder", file=folder

@@ -1,10 +1,8 @@
-"""Benchmarks as data modules. Their names are imported when they are first used.
+"""Benchmarks as data modules."""
 
-So whoever only reads annotation files (`data_modules.readers`) starts without torch and Lightning.
-"""
+from typing import TYPE_CHECKING
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from contextcir.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from data_modules.base import CompositionDataModule
@@ -48,21 +46,24 @@ __all__ = [
     "TrainingOrder",
     "VALGallery",
 ]
-MODULES = {
-    "base": ("CompositionDataModule",),
-    "benchmarks": ("CIRCO", "CIRR", "FashionIQ", "GeneCIS", "LaSCo", "Manifest", "Scenes"),
-    "circo": ("QueryText", "RelativeCaption", "SharedConceptMagicLens", "SharedConceptSentence"),
-    "fashioniq": (
-        "BothOrders", "CaptionText", "CategoryGallery", "FirstAndSecond", "OriginalGallery", "SecondAndFirst",
-        "VALGallery",
-    ),
-    "loading.sampling": ("GroupedByImageSet", "GroupedByReference", "Shuffled", "TrainingOrder"),
-    "mixture": ("Mixture",),
-}  # fmt: skip
-_MODULE_OF = {name: f"data_modules.{module}" for module, names in MODULES.items() for name in names}
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_MODULE_OF[name]), name)
+# Lazy: reading annotations (`data_modules.readers`) needs no torch, and a run needs one benchmark of many.
+__getattr__ = lazy_exports(
+    __name__,
+    {
+        "base": ["CompositionDataModule"],
+        "benchmarks": ["CIRCO", "CIRR", "FashionIQ", "GeneCIS", "LaSCo", "Manifest", "Scenes"],
+        "circo": ["QueryText", "RelativeCaption", "SharedConceptMagicLens", "SharedConceptSentence"],
+        "fashioniq": [
+            "BothOrders",
+            "CaptionText",
+            "CategoryGallery",
+            "FirstAndSecond",
+            "OriginalGallery",
+            "SecondAndFirst",
+            "VALGallery",
+        ],
+        "loading.sampling": ["GroupedByImageSet", "GroupedByReference", "Shuffled", "TrainingOrder"],
+        "mixture": ["Mixture"],
+    },
+)

@@ -45,14 +45,14 @@ def command(function: Callable[..., None]) -> None:
         auto_cli(function, as_positional=False)
 
 
-def packaged(kind: str, name: str | Path, setting: str) -> Path:
+def packaged(kind: str, name: str | Path, setting: str | None = None) -> Path:
     """Return a YAML file given by its path, or by its bare name among those that come with the project.
 
     Args:
         kind: the folder of the project's own files: ``configs``, ``studies`` or ``sweeps``. Files of its subfolders
             have names such as ``overlays/bf16``.
         name: a path, or a name with or without ``.yaml``.
-        setting: the argument that gives it, for the message.
+        setting: the argument that gives it, for the message; None for a positional one.
 
     Raises:
         MissingFileError: if it is neither; the message has the closest names.
@@ -66,7 +66,7 @@ def packaged(kind: str, name: str | Path, setting: str) -> Path:
     if bare in own:
         return own[bare]
     close = difflib.get_close_matches(bare, own, n=3, cutoff=0.5)
-    hint = f"close to it: {', '.join(close)}" if close else f"there are {', '.join(own)}"
+    hint = f"close to it: {', '.join(close)}" if close else f"there are {', '.join(n for n in own if '/' not in n)}"
     raise MissingFileError(f"no file {path}, and none of the project's {kind} has this name; {hint}", setting=setting)
 
 

@@ -5,11 +5,11 @@
 Flags go to both `fit` and `test` of experiments.run, after the configs of the scenes experiment.
 """
 
-import json
 import sys
 import time
 from pathlib import Path
 
+from contextcir.files import read_json
 from experiments.command import one_line_errors
 from experiments.run import main
 
@@ -26,7 +26,7 @@ def best_baseline(rows: dict[str, dict[str, float]]) -> tuple[str, float]:
 
 def summarise(folder: Path) -> list[str]:
     """Say in a few lines what the figures of a run mean: composed query against its parts, on val."""
-    results = json.loads((folder / "metrics.json").read_text())
+    results = read_json(folder / "metrics.json")
     composed = results["fit_end"]["val"]["rows"]["composed"]
     # The baselines by whichever encoder does them better: as pretrained, or as trained.
     name, value = max(

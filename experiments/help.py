@@ -6,16 +6,16 @@
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.table import Table
 
+from experiments.arguments import DEFAULT_CONFIGS
+from experiments.names import config_files, import_all, resolve
+
 PROGRAM = "python -m experiments.run"
-CONFIGS = Path(__file__).parent / "configs"
-DEFAULT = ("base.yaml", "scenes.yaml")  # whose values are shown where no config is given
 ASKED = ("-h", "--help")
 ALL = "--help=all"
 
@@ -81,6 +81,7 @@ def answer_help(parser: ArgumentParser, args: Sequence[str] | None) -> None:
     """Print what a command line asks for and end; return if it asks for nothing. None stands for ``sys.argv``."""
     typed = list(sys.argv[1:] if args is None else args)
     if ALL in typed:
+        import_all(("contextcir", "data_modules", "callbacks"))  # all of their classes are listed
         parser.parse_args([argument for argument in typed if argument != ALL] + ["--help"])  # ends
     if not any(argument in ASKED for argument in typed):
         return
@@ -94,16 +95,16 @@ def answer_help(parser: ArgumentParser, args: Sequence[str] | None) -> None:
 
 def overview() -> str:
     """Return the page of the program."""
-    configs = "--config experiments/configs/base.yaml --config experiments/configs"
     lines = [
-        f"usage: {PROGRAM} {{{','.join(COMMANDS)}}} --config FILE [--config FILE ...] [--KEY=VALUE ...]",
+        f"usage: {PROGRAM} {{{','.join(COMMANDS)}}} --config NAME [--config NAME ...] [--KEY=VALUE ...]",
         "",
         *(f"  {name:9} {meaning}" for name, meaning in COMMANDS.items()),
         "",
-        "What comes later on the command line wins, files and flags alike. For example:",
-        f"  {PROGRAM} fit {configs}/scenes.yaml --trainer.max_steps=100",
-        f"  {PROGRAM} fit {configs}/cirr_b32.yaml --data.root=/path/to/CIRR",
-        f"  {PROGRAM} test {configs}/cirr_b32.yaml --data.root=/path/to/CIRR --ckpt_path=FILE",
+        "NAME is a YAML file, or one of the project's by its name (base, overlays/bf16). What comes later on the",
+        "command line wins, files and flags alike; classes are given by their bare names. For example:",
+        f"  {PROGRAM} fit --config base --config scenes --trainer.max_steps=100",
+        f"  {PROGRAM} fit --config base --config cirr_b32 --data.root=/path/to/CIRR",
+        f"  {PROGRAM} test --config runs/cirr_b32/ID/config.yaml --ckpt_path=FILE",
         "",
         f"The settings that matter most, with their values: {PROGRAM} fit --help",
     ]
@@ -112,8 +113,8 @@ def overview() -> str:
 
 def page(command: str, parser: ArgumentParser, flags: list[str]) -> str:
     """Return the page of a subcommand, with the values that flags (or the configs of Scenes) come to."""
-    given = any(flag.partition("=")[0] in ("-c", "--config") for flag in flags)
-    configs = [] if given else [f"--config={CONFIGS / name}" for name in DEFAULT]
+    given = config_files(resolve(flags))
+    configs = [] if given else [f"--config={name}" for name in DEFAULT_CONFIGS]
     settings = parser.parse_args([command, *configs, *flags])[command]
     console = Console(width=118, highlight=False, markup=False)
     table = Table.grid(padding=(0, 2))
@@ -125,9 +126,10 @@ def page(command: str, parser: ArgumentParser, flags: list[str]) -> str:
             table.add_row(f"  --{key}", told(value_of(settings, key)), meaning)
     with console.capture() as capture:
         console.print(table)
-    whose = "the given files and flags" if given else f"{' and '.join(DEFAULT)} (with --config: those of your files)"
+    default = f"{' and '.join(DEFAULT_CONFIGS)} (with --config: those of your files)"
+    whose = "the given files and flags" if given else default
     lines = [
-        f"usage: {PROGRAM} {command} --config FILE [--config FILE ...] [--KEY=VALUE ...]",
+        f"usage: {PROGRAM} {command} --config NAME [--config NAME ...] [--KEY=VALUE ...]",
         COMMANDS[command],
         f"Values are those of {whose}.",
         "",

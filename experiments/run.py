@@ -1,26 +1,27 @@
 """Train and evaluate.
 
-python -m experiments.run {fit,validate,test,predict} --config a.yaml [--config b.yaml] [--key=value]
+python -m experiments.run {fit,validate,test,predict} --config NAME [--config NAME ...] [--key=value ...]
 """
 
-import os
-import secrets
+import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-import yaml
-from jsonargparse import set_parsing_settings
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+import experiments.lean  # noqa: F401  before the first import of Lightning: half of the start-up time
 
-# Imported so that configs can name their classes without the module.
-import callbacks  # noqa: F401
+# isort: split
+import torch
+from jsonargparse import Namespace, set_parsing_settings
+from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+
 from callbacks.progress import show_progress
 from contextcir.training.module import ContextCIR
-from data_modules import benchmarks, mixture  # noqa: F401
+from experiments.arguments import OneLineErrors
 from experiments.command import one_line_errors
 from experiments.help import answer_help
+from experiments.names import resolve
+from experiments.record import RecordSettings, claim_run_id
 from experiments.start import (
     check_checkpoint,
     checkpoint_of_fit,
@@ -28,37 +29,29 @@ from experiments.start import (
     go_offline_if_unreachable,
     quiet,
     quiet_loggers,
+    stay_offline,
 )
 
 # Interpolations are resolved once, after all files and flags are merged.
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
 
-
-def stay_offline() -> None:
-    """Keep W&B on this machine, and quiet, unless the user chose a mode: no account is needed."""
-    if os.environ.setdefault("WANDB_MODE", "offline") == "offline":
-        os.environ.setdefault("WANDB_SILENT", "true")
-
-
-def claim_run_id() -> str:
-    """Return the id that all ranks, a requeued job and the W&B run share, choosing one unless the launcher did."""
-    job = os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ.get("SLURM_JOB_ID")
-    if job and "SLURM_ARRAY_TASK_ID" in os.environ:
-        job = f"{job}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-    return os.environ.setdefault("WANDB_RUN_ID", job or secrets.token_hex(4))
+OPTIONS: dict[str, Any] = {
+    "subclass_mode_data": True,
+    "parser_kwargs": {"parser_mode": "omegaconf+"},
+    "auto_configure_optimizers": False,
+    "seed_everything_default": 0,
+}
 
 
-class SaveAndLogConfig(SaveConfigCallback):
-    """Write the resolved config beside the checkpoints, and send it to the loggers."""
-
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        settings = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
-        for logger in trainer.loggers:
-            logger.log_hyperparams(settings)
+class RunParser(OneLineErrors, LightningArgumentParser):
+    """The parser of ``experiments.run``."""
 
 
 class ExperimentCLI(LightningCLI):
-    """`LightningCLI` with a name for every experiment."""
+    """`LightningCLI` with a name for every experiment, bare names of classes and configs, and errors in one line."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{"parser_class": RunParser, **options})
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument(
@@ -94,9 +87,34 @@ class ExperimentCLI(LightningCLI):
         return kwargs
 
 
+class SettingsOnly(ExperimentCLI):
+    """Neither parses nor builds nor runs anything: for its parser."""
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse nothing."""
+        self.config = Namespace(subcommand="fit", fit=Namespace())
+
+    def instantiate_classes(self) -> None:
+        """Build nothing."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run nothing."""
+
+    def _set_seed(self) -> None:
+        """Leave random numbers alone."""
+
+
+def settings_parser() -> LightningArgumentParser:
+    """Return the parser of this command."""
+    quiet()
+    claim_run_id()  # configs name it
+    return SettingsOnly(ContextCIR, LightningDataModule, save_config_callback=None, args=[], **OPTIONS).parser
+
+
 def main(args: ArgsType = None) -> ExperimentCLI:
     """Parse ``args`` (default: ``sys.argv``) and run the chosen subcommand."""
-    claim_run_id()
+    typed = sys.argv[1:] if args is None else args
+    claim_run_id(resolve(typed) if isinstance(typed, list) else ())
     stay_offline()
     quiet()
     go_offline_if_unreachable()
@@ -104,13 +122,10 @@ def main(args: ArgsType = None) -> ExperimentCLI:
     return ExperimentCLI(
         ContextCIR,
         LightningDataModule,
-        subclass_mode_data=True,
-        parser_kwargs={"parser_mode": "omegaconf+"},
-        save_config_callback=SaveAndLogConfig,
-        save_config_kwargs={"overwrite": True},
-        auto_configure_optimizers=False,
-        seed_everything_default=0,
+        save_config_callback=RecordSettings,
+        save_config_kwargs={"save_to_log_dir": False},
         args=args,
+        **OPTIONS,
     )
 
 

@@ -1,7 +1,4 @@
-"""Which checkpoint a command begins with, and whether it and the command's settings go together.
-
-Leaves out what libraries say at the start of every run and nobody can act on.
-"""
+"""The start of a run: W&B's mode, what is printed, and the checkpoint that a command begins with."""
 
 import logging
 import os
@@ -18,26 +15,81 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from callbacks.checkpoints import newest_checkpoint
+from contextcir.errors import InputError
 
-NAMED = ("best", "hpc")  # words of Lightning's for a checkpoint; "last" is that of the run itself
+NAMED = ("best", "hpc")  # names by which Lightning finds a checkpoint itself; "last" means the run's own newest
 WANDB_URL = "https://api.wandb.ai"
+# Warnings that nobody can act on.
+IGNORED = (
+    r".*isinstance\(treespec, LeafSpec\).* is deprecated",  # Lightning's own use of torch
+    r"Precision .* is not supported by the model summary",  # the summary is read for its counts, not for its megabytes
+    r"You have overridden `transfer_batch_to_device`",  # on purpose: gradient caching moves images chunk by chunk
+    r"The '\w+' does not have many workers",  # data.num_workers is a choice
+    r"LightningCLI's args parameter is intended",  # the demo and studies call the command line from Python
+)
+LOGS = ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.trainer.connectors.checkpoint_connector")
+OUTSIDE_SLURM = r"The `srun` command is available on your system but is not used"
 
 
-def checkpoint_of_fit(trainer: Trainer, asked: str | None) -> str | None:
-    """Return the checkpoint that a ``fit`` begins with: the run's own newest one, else what was asked for.
+def stay_offline() -> None:
+    """Keep W&B on this machine, and quiet, unless the user chose a mode: no account is needed."""
+    if os.environ.setdefault("WANDB_MODE", "offline") == "offline":
+        os.environ.setdefault("WANDB_SILENT", "true")
 
-    The same command goes on where it was interrupted, also one with ``--ckpt_path`` of another run, from which it once
-    began. To go back to an earlier checkpoint of the run itself, ask for that.
+
+def go_offline_if_unreachable(seconds: float = 10.0) -> None:
+    """With ``WANDB_MODE=online``, record the run offline, with a warning, if the server does not answer.
+
+    Only the start is checked: during a run, W&B sends in the background and retries by itself.
     """
-    if trainer.fast_dev_run or asked in NAMED:
-        return asked
+    if os.environ.get("WANDB_MODE") != "online":
+        return
+    url = os.environ.get("WANDB_BASE_URL", WANDB_URL)
+    try:
+        urllib.request.urlopen(url, timeout=seconds).close()
+    except urllib.error.HTTPError:  # any answer will do
+        return
+    except (OSError, ValueError) as error:
+        os.environ["WANDB_MODE"] = "offline"
+        reason = getattr(error, "reason", error)
+        rank_zero_warn(f"W&B at {url} can't be reached ({reason}): recording offline; send it later with `wandb sync`")
+
+
+def quiet() -> None:
+    """Ignore the warnings above, and Lightning's tips."""
+    for message in IGNORED if "SLURM_JOB_ID" in os.environ else (*IGNORED, OUTSIDE_SLURM):
+        warnings.filterwarnings("ignore", message=message)
+    for name in LOGS:
+        logging.getLogger(name).addFilter(matters)  # once, however often it is added
+
+
+def matters(record: logging.LogRecord) -> bool:
+    """Return whether a record is neither an advertisement nor a note on a default that nobody has to choose."""
+    return not str(record.msg).startswith(("💡 Tip", "`weights_only` was not set"))
+
+
+def quiet_loggers(trainer: Trainer) -> None:
+    """Remove an argument that Lightning passes to W&B and W&B no longer takes: it would warn in every run."""
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger) and logger._wandb_init.get("anonymous") is None:
+            logger._wandb_init.pop("anonymous", None)
+
+
+def checkpoint_of_fit(trainer: Trainer, given: str | None) -> str | None:
+    """Return the checkpoint that a ``fit`` begins with: the newest one of this run, else the given one.
+
+    So the same command resumes an interrupted run, even if its ``--ckpt_path`` is a checkpoint of another run, from
+    which it began. An earlier checkpoint of the run itself takes it back to that step.
+    """
+    if trainer.fast_dev_run or given in NAMED:
+        return given
     own = newest_checkpoint(trainer)
     if own is None:
-        return asked
-    if asked not in (None, "last"):
-        if own.parent.resolve() in Path(asked).resolve().parents:
-            return asked
-        rank_zero_info(f"this run has begun already: not starting from --ckpt_path {asked} again")
+        return given
+    if given not in (None, "last"):
+        if own.parent.resolve() in Path(given).resolve().parents:
+            return given
+        rank_zero_info(f"this run has begun already: not starting from --ckpt_path {given} again")
     rank_zero_info(f"resuming this run from {own} (another WANDB_RUN_ID starts a new one)")
     return str(own)
 
@@ -46,14 +98,14 @@ def check_checkpoint(file: Path, model: LightningModule) -> dict[str, tuple[Any,
     """Return the settings of the model that differ from those that a checkpoint was saved with: (then, now) by name.
 
     Raises:
-        ValueError: if the file is no checkpoint, or its weights do not fit the model.
+        InputError: if the file is no checkpoint, or its weights do not fit the model.
     """
     try:
         saved = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
         weights = saved["state_dict"]
     except Exception as error:  # pickle's, zip's and torch's own
         reason = " ".join(str(error).split())[:120]
-        raise ValueError(f"--ckpt_path {file} can't be read as a checkpoint ({reason})") from None
+        raise InputError(f"{file} can't be read as a checkpoint: {reason}", setting="ckpt_path") from None
     then, now = _flat(saved.get("hyper_parameters", {})), _flat(dict(model.hparams))
     names = sorted(name for name in {*then, *now} if not name.startswith("_"))
     differ = {name: (then.get(name), now.get(name)) for name in names if then.get(name) != now.get(name)}
@@ -63,21 +115,20 @@ def check_checkpoint(file: Path, model: LightningModule) -> dict[str, tuple[Any,
     odd += [f"{name} is unknown" for name in weights if name not in own]
     odd += [f"{name} has shape {tuple(weights[name].shape)}, not {tuple(own[name].shape)}" for name in shapes]
     if odd:
-        raise ValueError(
-            f"--ckpt_path {file} does not fit the model of this command: {odd[0]}"
-            f"{f' (and {len(odd) - 1} more)' if odd[1:] else ''}; {_settings(differ)}"
-        )
+        more = f" (and {len(odd) - 1} more)" if odd[1:] else ""
+        problem = f"{file} does not fit the model of this command: {odd[0]}{more}; {_settings(differ)}"
+        raise InputError(problem, setting="ckpt_path")
     return differ
 
 
 class SettingsOfCommand(Callback):
     """Give a resumed optimizer the learning rates, betas and decay of the command, not those it was saved with.
 
-    Its moments and its step are kept. Lightning alone would take the rates from the checkpoint, whatever the flags say.
+    Its moments and its step are kept. Lightning alone would restore the rates of the checkpoint and ignore the flags.
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Set them."""
+        """Set rates, betas and decay in every parameter group."""
         fresh = pl_module.configure_optimizers()
         groups, schedule = trainer.optimizers[0].param_groups, trainer.lr_scheduler_configs[0].scheduler
         schedule.base_lrs = fresh["lr_scheduler"]["scheduler"].base_lrs
@@ -88,29 +139,11 @@ class SettingsOfCommand(Callback):
 
 
 def follow_command(trainer: Trainer, file: Path, differ: Mapping[str, tuple[Any, Any]]) -> None:
-    """Say how a ``fit`` differs from the one that saved a checkpoint, and make its optimizer follow the command."""
+    """Warn of settings that differ from those of a checkpoint, and let the optimizer follow the command's."""
     if differ:
         rank_zero_warn(f"going on from {file} with settings of this command: {_settings(differ)}")
     if any(name.partition(".")[0] == "optimizer" for name in differ):
         trainer.callbacks.insert(0, SettingsOfCommand())
-
-
-def go_offline_if_unreachable(seconds: float = 10.0) -> None:
-    """With ``WANDB_MODE=online``, ask the server whether it is there; if not, say so and record the run offline.
-
-    What comes after that is W&B's own business: it sends in the background, and tries again by itself.
-    """
-    if os.environ.get("WANDB_MODE") != "online":
-        return
-    url = os.environ.get("WANDB_BASE_URL", WANDB_URL)
-    try:
-        urllib.request.urlopen(url, timeout=seconds).close()
-    except urllib.error.HTTPError:  # an answer all the same
-        return
-    except (OSError, ValueError) as error:
-        os.environ["WANDB_MODE"] = "offline"
-        reason = getattr(error, "reason", error)
-        rank_zero_warn(f"W&B at {url} can't be reached ({reason}): recording offline; send it later with `wandb sync`")
 
 
 def _settings(differ: Mapping[str, tuple[Any, Any]]) -> str:
@@ -123,35 +156,3 @@ def _flat(settings: Any, prefix: str = "") -> dict[str, Any]:
     if isinstance(settings, Mapping) and settings:
         return {name: value for key in settings for name, value in _flat(settings[key], f"{prefix}{key}.").items()}
     return {prefix.removesuffix("."): list(settings) if isinstance(settings, tuple) else settings}
-
-
-IGNORED = (
-    r".*isinstance\(treespec, LeafSpec\).* is deprecated",  # Lightning's own use of torch
-    r"Precision .* is not supported by the model summary",  # of which we want the counts, not the megabytes
-    r"You have overridden `transfer_batch_to_device`",  # which is meant: gradient caching moves images chunk by chunk
-    r"The '\w+' does not have many workers",  # data.num_workers is a choice
-    r"LightningCLI's args parameter is intended",  # the demo and studies call the command line from Python
-)
-LOGS = ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.trainer.connectors.checkpoint_connector")
-OUTSIDE_SLURM = r"The `srun` command is available on your system but is not used"
-
-
-def quiet() -> None:
-    """Ignore these warnings, and Lightning's tips."""
-    for message in IGNORED if "SLURM_JOB_ID" in os.environ else (*IGNORED, OUTSIDE_SLURM):
-        warnings.filterwarnings("ignore", message=message)
-    for name in LOGS:
-        if matters not in (log := logging.getLogger(name)).filters:
-            log.addFilter(matters)
-
-
-def matters(record: logging.LogRecord) -> bool:
-    """Tell whether a record is more than an advertisement, or a default that nobody has to choose."""
-    return not str(record.msg).startswith(("💡 Tip", "`weights_only` was not set"))
-
-
-def quiet_loggers(trainer: Trainer) -> None:
-    """Spare W&B an argument that Lightning gives it and that it no longer takes; it warns of that in every run."""
-    for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger) and logger._wandb_init.get("anonymous") is None:
-            logger._wandb_init.pop("anonymous", None)

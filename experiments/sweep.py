@@ -1,28 +1,39 @@
 """Print the commands of a sweep, and make sure that they would run; no W&B account is needed.
 
-    python -m experiments.sweep experiments/sweeps/scenes_losses.yaml [--count 5] [--seed 0]
+    python -m experiments.sweep scenes_losses [--count 5] [--seed 0]
 
 W&B's agent calls the same command lines, with values that W&B's server chooses. Of a grid all are printed; of a random
 or Bayesian search some that are drawn from its distributions, as the server would without earlier results.
+
+The settings are checked by the parser of ``experiments.run``, whose imports take seconds. Its verdict on a command is
+kept in the user's cache, together with a fingerprint of all that it depends on: so the same commands are checked once.
 """
 
-import io
+import functools
+import hashlib
+import importlib.metadata
+import importlib.util
 import itertools
 import math
+import os
+import platform
 import random
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentParser, auto_cli
-from lightning.pytorch import LightningDataModule
+from jsonargparse import auto_cli
 
-from contextcir.training.module import ContextCIR
-from experiments.run import ExperimentCLI, claim_run_id
-from experiments.start import quiet
+from contextcir.errors import InputError
+from contextcir.files import read_json, write_json
+from experiments.arguments import ArgumentMistake, Parser
+from experiments.command import one_line_errors, packaged
+from experiments.names import PACKAGES, config_files, with_paths
 
 ARGS = "${args}"
 PROGRAM = "experiments.run"
@@ -33,49 +44,49 @@ DISTRIBUTIONS: dict[str, Callable[[random.Random, float, float], float]] = {
     "int_uniform": lambda chance, low, high: chance.randint(low, high),
     "log_uniform_values": lambda chance, low, high: math.exp(chance.uniform(math.log(low), math.log(high))),
 }
+PARSING = ("jsonargparse", "lightning", "omegaconf", "pyyaml", "torch")  # decide what is accepted
+KEPT = 2000  # commands in the cache
 
 
 def read_sweep(file: Path) -> dict[str, Any]:
     """Return the content of a sweep file.
 
     Raises:
-        FileNotFoundError, ValueError: if there is no such file, or it is no sweep of ours.
+        InputError: if there is no such file, or it is not a sweep over commands of ``experiments.run``.
     """
-    if not file.is_file():
-        raise FileNotFoundError(f"no file {file}: name one of experiments/sweeps/*.yaml")
-    sweep = yaml.safe_load(file.read_text())
+    sweep = yaml.safe_load(packaged("sweeps", file, "file").read_text(encoding="utf-8"))
     if not isinstance(sweep, dict) or not isinstance(sweep.get("parameters"), dict):
-        raise ValueError(f"{file}: expected a mapping with method, metric, command and parameters")
+        raise InputError("expected a mapping with method, metric, command and parameters", file=file)
     if sweep.get("method") not in METHODS:
-        raise ValueError(f"{file}: method must be one of {', '.join(METHODS)}, got {sweep.get('method')!r}")
+        raise InputError(f"method must be one of {', '.join(METHODS)}, got {sweep.get('method')!r}", file=file)
     metric = sweep.get("metric")
     if not isinstance(metric, dict) or not metric.get("name") or metric.get("goal") not in GOALS:
-        raise ValueError(f"{file}: metric must have a name and a goal, {' or '.join(GOALS)}, got {metric!r}")
+        raise InputError(f"metric must have a name and a goal, {' or '.join(GOALS)}, got {metric!r}", file=file)
     command = sweep.get("command")
     if not isinstance(command, list) or ARGS not in command or PROGRAM not in command:
-        raise ValueError(f"{file}: command must be a list with {PROGRAM!r}, its subcommand, and {ARGS!r} of its own")
+        problem = f"command must be a list with {PROGRAM!r}, its subcommand, and {ARGS!r} of its own"
+        raise InputError(problem, file=file)
     for key, space in sweep["parameters"].items():
-        _check_space(f"{file}: {key}", space, sweep["method"])
+        if problem := _problem(space, sweep["method"]):
+            raise InputError(f"{key}: {problem}", file=file)
     return sweep
 
 
-def _check_space(what: str, space: Any, method: str) -> None:
+def _problem(space: Any, method: str) -> str | None:
+    """Return what is wrong with the values of a setting."""
     if not isinstance(space, dict) or "parameters" in space:
-        raise ValueError(f"{what} must be a mapping with values, value, or min and max; keys are flat, with dots")
+        return "expected a mapping with values, value, or min and max; keys are flat, with dots"
     choices = space.get("values", [space["value"]] if "value" in space else None)
     if choices is not None:
         if not isinstance(choices, list) or not choices:
-            raise ValueError(f"{what}: values must be a list, got {choices!r}")
-        if None in choices:
-            raise ValueError(f'{what}: write null as a string, "null": None would arrive as the word None')
-        return
+            return f"values must be a list, got {choices!r}"
+        return 'write null as a string, "null": None would arrive as the word None' if None in choices else None
     if method == "grid":
-        raise ValueError(f"{what}: a grid needs values")
+        return "a grid needs values"
     low, high, kind = space.get("min"), space.get("max"), distribution(space)
     if not all(isinstance(end, (int, float)) for end in (low, high)) or low >= high:
-        raise ValueError(f"{what}: min and max must be two numbers, got {low!r} and {high!r} (YAML wants 1.0e-5)")
-    if kind not in DISTRIBUTIONS:
-        raise ValueError(f"{what}: distribution must be one of {', '.join(DISTRIBUTIONS)}, got {kind!r}")
+        return f"min and max must be two numbers, got {low!r} and {high!r} (YAML wants 1.0e-5)"
+    return None if kind in DISTRIBUTIONS else f"distribution must be one of {', '.join(DISTRIBUTIONS)}, got {kind!r}"
 
 
 def distribution(space: Mapping[str, Any]) -> str:
@@ -113,70 +124,81 @@ def arguments(command: list[str]) -> list[str]:
     return command[command.index(PROGRAM) + 1 :]
 
 
-class SettingsOnly(ExperimentCLI):
-    """Parses; neither builds nor runs anything."""
+def check(commands: Sequence[list[str]], file: Path) -> None:
+    """Parse the arguments of commands, except those that were accepted before by the same program.
 
-    def instantiate_classes(self) -> None:
-        """Build nothing."""
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        """Run nothing."""
-
-    def _set_seed(self) -> None:
-        """Leave random numbers alone."""
-
-
-def parser_for(args: list[str]) -> ArgumentParser:
-    """Return the parser of ``experiments.run``, having parsed these arguments."""
-    quiet()
-    claim_run_id()  # configs name it
-    options = {"subclass_mode_data": True, "parser_kwargs": {"parser_mode": "omegaconf+"}}
-    options |= {"auto_configure_optimizers": False, "seed_everything_default": 0, "save_config_callback": None}
-    return SettingsOnly(ContextCIR, LightningDataModule, args=args, **options).parser
-
-
-def check(parser: ArgumentParser, args: list[str], file: Path) -> None:
-    """Raise ValueError, in one line, unless the parser takes these arguments."""
-    said = io.StringIO()
+    Raises:
+        InputError: if an argument is not accepted.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "contextcir" / "sweeps.json"
     try:
-        with redirect_stderr(said):
-            parser.parse_args(args)
-    except SystemExit:
-        lines = [line.strip() for line in said.getvalue().splitlines() if line.strip()]
-        words = ("not accept", "Problem with", "error:")
-        reason = next((line for word in words for line in lines if word in line), lines[-1])
-        raise ValueError(f"{file}: {reason.removeprefix('error: ')}, of {shlex.join(args)}") from None
+        known = read_json(cache) or []
+    except ValueError:
+        known = []
+    new = {key: args for args in commands if (key := _fingerprint(args)) not in known}
+    if not new:
+        return
+    from experiments.run import settings_parser  # seconds of imports
+
+    parser = settings_parser()
+    for args in new.values():
+        try:
+            with redirect_stderr(StringIO()):
+                parser.parse_args(args)
+        except ArgumentMistake as mistake:
+            raise InputError(f"{mistake.error}, in {shlex.join(args)}", file=file) from None
+    try:
+        write_json(cache, [*known, *new][-KEPT:])
+    except OSError as error:
+        print(f"note: {cache} can't be written ({error}): the next call checks again", file=sys.stderr)
+
+
+def _fingerprint(args: list[str]) -> str:
+    """Return a hash of arguments, of the config files that they name, and of the program that accepts them."""
+    text = [_program(), *args]
+    for config in config_files(with_paths(args)):
+        text.append(config.read_text(encoding="utf-8"))
+    return hashlib.sha256("\0".join(text).encode()).hexdigest()
+
+
+@functools.cache
+def _program() -> str:
+    """Return a hash of the project's source files and the versions of what parses and types its settings."""
+    content = hashlib.sha256(platform.python_version().encode())
+    for name in PARSING:
+        content.update(f"{name} {importlib.metadata.version(name)}\n".encode())
+    for package in PACKAGES:
+        for folder in importlib.util.find_spec(package).submodule_search_locations:
+            for source in sorted(Path(folder).rglob("*.py")):
+                content.update(source.read_bytes())
+    return content.hexdigest()
 
 
 def sweep(file: Path, count: int | None = None, seed: int = 0) -> None:
     """Print the commands of a sweep, having checked that their settings exist.
 
     Args:
-        file: One of experiments/sweeps/*.yaml.
+        file: A sweep file, or the name of one of the project's: scenes_losses, cirr_losses, ...
         count: How many; null for all of a grid, and five of a search.
         seed: Of the draw.
     """
     settings = read_sweep(file)
     commands = [command_of(settings, trial) for trial in trials(settings, count, seed)]
     plain = [word for word in map(str, settings["command"]) if word != ARGS]
-    parser = parser_for(arguments(plain))
-    for command in commands:
-        check(parser, arguments(command), file)
+    check([arguments(command) for command in (plain, *commands)], file)
     size = math.prod(len(space.get("values", [0])) for space in settings["parameters"].values())
-    of = f" of {size}" if settings["method"] == "grid" else ", drawn for this list"
+    total = f" of {size}" if settings["method"] == "grid" else ", drawn for this list"
     print(f"# {file}: {settings['method']}, to {settings['metric']['goal']} {settings['metric']['name']}")
-    print(f"# {len(commands)} trials{of}:")
+    print(f"# {len(commands)} trials{total}:")
     for command in commands:
         print(shlex.join(command))
-    print(f"# to run them: wandb sweep {file}, then the `wandb agent` command that it prints")
+    print(f"# to run them: wandb sweep {packaged('sweeps', file, 'file')}, then the `wandb agent` command it prints")
 
 
 def main(args: list[str] | None = None) -> None:
     """Parse the command line."""
-    try:
-        auto_cli(sweep, args=args, as_positional=True)
-    except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(f"error: {error}") from None
+    with one_line_errors():
+        auto_cli(sweep, args=args, as_positional=True, parser_class=Parser)
 
 
 if __name__ == "__main__":

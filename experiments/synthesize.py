@@ -1,6 +1,6 @@
 """Make triplets for training from pairs of images, or from images alone, with a vision-language model.
 
-python -m experiments.synthesize --config experiments/configs/synthesis/scenes.yaml
+python -m experiments.synthesize --config synthesis/scenes
 python -m experiments.synthesize --config my.yaml --stage describe --shard 0/8
 
 Stages: pairs, describe, instruct, filter, write; all of them in this order if none is named. Finished work is kept: the
@@ -27,6 +27,7 @@ from contextcir.synthesis.outputs.write import WriteSettings, WriteStage
 from contextcir.synthesis.pairs import PairSource, PairStage
 from contextcir.synthesis.request_stage import RequestStage
 from contextcir.synthesis.stages import Run, Stage
+from experiments.arguments import Parser
 from experiments.command import one_line_errors, read_shard
 
 STAGES = ("pairs", "describe", "instruct", "filter", "write")
@@ -95,7 +96,7 @@ class Synthesis:
 
 def build_parser() -> ArgumentParser:
     """Return the parser of the command line."""
-    parser = ArgumentParser(prog="python -m experiments.synthesize", description=(__doc__ or "").partition("\n")[0])
+    parser = Parser(prog="python -m experiments.synthesize", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--config", action="config", help="YAML file with settings; several add up")
     parser.add_argument("--stage", type=Literal[STAGES] | None, default=None, help="only this one; null for all")
     parser.add_argument("--shard", type=str, default="0/1", help="I/N: only part I of N, from 0 on")

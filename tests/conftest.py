@@ -6,20 +6,29 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.helpers import golden as golden_record
 from tests.helpers import tiny
+from tests.helpers.paths import PROJECT
 
 torch.set_num_threads(1)
 os.environ.setdefault("WANDB_MODE", "disabled")
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+SHARED = PROJECT.parent / "shared"
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of recorded values and official annotation files; tests that need it skip where it is absent."""
+    """Return the folder of the full record and of official annotation files; without it, tests that need it skip."""
     if not SHARED.is_dir():
-        pytest.skip("needs the folder `shared` beside the checkout (recorded values and official annotation files)")
+        pytest.skip("needs the folder `shared` beside the checkout (the full record and official annotation files)")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def golden(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the recorded run of the published implementation."""
+    packed = PROJECT / "tests" / "data" / "golden" / "reference_tiny"
+    return golden_record.unpack(packed, tmp_path_factory.mktemp("golden"))
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 open_clip has no type annotations: the classes here declare the attributes for type checkers and are never built.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,10 +17,7 @@ class Transformer(nn.Module):
 
     resblocks: nn.ModuleList
     grad_checkpointing: bool
-
-    def get_cast_dtype(self) -> torch.dtype:
-        """Return the type in which the blocks compute."""
-        raise NotImplementedError
+    get_cast_dtype: Callable[[], torch.dtype]
 
 
 class ImageTower(nn.Module):
@@ -55,14 +53,8 @@ class ClipModel(nn.Module):
     visual: ImageTower
     logit_scale: nn.Parameter
     logit_bias: nn.Parameter | None
-
-    def set_grad_checkpointing(self, enable: bool) -> None:
-        """Recompute activations of both towers in backward."""
-        raise NotImplementedError
-
-    def forward_intermediates(self, **options: Any) -> dict[str, Any]:
-        """Return embeddings and the tokens of chosen blocks."""
-        raise NotImplementedError
+    set_grad_checkpointing: Callable[[bool], None]
+    forward_intermediates: Callable[..., dict[str, Any]]
 
 
 def check_towers(clip: nn.Module, name: str) -> None:

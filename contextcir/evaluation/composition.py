@@ -11,6 +11,7 @@ from torch.nn import functional
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from contextcir.batch import first_of_each
 from contextcir.evaluation.protocol import Protocol, averaging_groups
 from contextcir.evaluation.ranking import score_chunks
 from contextcir.evaluation.scoring import Answers, known_answers, score_queries
@@ -146,14 +147,12 @@ class EvaluationEmbeddings(Metric):
         if not len(index):
             return torch.empty(0, 0, device=self.device), torch.empty(0, dtype=torch.int64, device=self.device)
         index, pieces = dim_zero_cat(index), [embeddings] if isinstance(embeddings, Tensor) else embeddings
-        unique, inverse = index.unique(return_inverse=True)
+        unique, _, first = first_of_each(index)
         if not 0 <= int(unique[0]) <= int(unique[-1]) < size:
             outside = int(unique[0]) if unique[0] < 0 else int(unique[-1])
             what = GALLERY if side == GALLERY else "queries"
             name = f"{self.protocol.benchmark} {self.protocol.split}"
             raise ValueError(f"{name}: {what} index {outside} is outside the protocol's {size}")
-        arrival = torch.arange(len(index), device=index.device)
-        first = torch.full_like(unique, len(index)).scatter_reduce_(0, inverse, arrival, "amin")
         # Straight from the pieces, some rows at a time: joining them first would be one more copy of a large gallery.
         dtype = reduce(torch.promote_types, (piece.dtype for piece in pieces))
         kept = pieces[0].new_empty(len(unique), pieces[0].shape[1], dtype=dtype)

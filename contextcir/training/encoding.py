@@ -19,17 +19,9 @@ from contextcir.losses.text_cc import ConceptLoss
 class Model(Protocol):
     """What an encoding needs of a model, such as `contextcir.training.module.ContextCIR`."""
 
-    @property
-    def backbone(self) -> OpenCLIPBackbone:
-        """The two encoders."""
-
-    @property
-    def fusion(self) -> Fusion:
-        """The fusion of `compose`."""
-
-    @property
-    def concept(self) -> ConceptLoss | None:
-        """The Text-CC loss, None for a model without one."""
+    backbone: OpenCLIPBackbone
+    fusion: Fusion
+    concept: ConceptLoss | None
 
     def compose(self, image: ImageFeatures, captions: Sequence[str], phrases: Phrases | None) -> QueryFeatures:
         """Compose encoded references with B captions."""

@@ -1,4 +1,4 @@
-"""Counting floating-point operations exactly, without doing them: a training step of ViT-H/14 takes seconds."""
+"""Count floating-point operations exactly without executing them: seconds for a training step of ViT-H/14."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -12,24 +12,24 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 class ShapesOnly(TorchDispatchMode):
-    """Inside of it, floating-point tensors have shapes and no content: their results are zeros that take no memory.
+    """Compute only the shapes of floating-point results: they are zeros, expanded from one element.
 
-    Integers and masks are computed as ever, so that code that looks at them takes the way it always takes (which it
-    can't on torch's meta device).
+    Integers and masks are computed as usual, so that code that branches on them takes its usual path (on torch's meta
+    device it could not).
     """
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
         if func.is_view or not any(is_float(leaf) for leaf in tree_leaves((args, kwargs))):
             return func(*args, **kwargs)
-        if func._schema.is_mutable:  # in place: the same tensor, with other content
+        if func._schema.is_mutable:  # in place: only the content changes
             return args[0] if is_float(args[0]) else func(*args, **kwargs)
         try:
             shapes = func(*tree_map(on_meta, args), **tree_map(on_meta, kwargs))
-        except (NotImplementedError, RuntimeError):  # its shape depends on content, e.g. that of a mask
+        except (NotImplementedError, RuntimeError):  # the shape depends on content, e.g. a mask's
             return func(*args, **kwargs)
         if not all(is_float(leaf) for leaf in tree_leaves(shapes) if leaf is not None):
-            return func(*args, **kwargs)  # comparisons, and numbers for Python
+            return func(*args, **kwargs)  # comparisons, and Python numbers
         return tree_map_only(Tensor, empty_of, shapes)
 
 
@@ -39,19 +39,19 @@ def is_float(value: Any) -> bool:
 
 
 def on_meta(value: Any) -> Any:
-    """Return a tensor's shape as a tensor, a device as torch's meta device, and anything else as it is."""
+    """Move a tensor without its content to the meta device; replace a device by it; return anything else unchanged."""
     if isinstance(value, Tensor):
         return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
     return torch.device("meta") if isinstance(value, torch.device) else value
 
 
 def empty_of(shape: Tensor) -> Tensor:
-    """Return zeros of this shape in the memory of one."""
+    """Return zeros of this shape that take the memory of one element."""
     return torch.zeros((), dtype=shape.dtype).expand(shape.shape)
 
 
 class NoModules(AbstractContextManager[None]):
-    """Counts for all modules together: torch's tracker of modules fails in passes without gradients."""
+    """Attribute all operations to one module: torch's tracker of modules fails in passes without gradients."""
 
     parents = frozenset({"Global"})
 
@@ -60,13 +60,23 @@ class NoModules(AbstractContextManager[None]):
 
 
 def count_flops(loss: Callable[[], Tensor], parameters: list[nn.Parameter]) -> int:
-    """Return the operations of a loss and of its gradients, counted by torch; 2 for a multiplication and addition.
+    """Return the floating-point operations of a loss and its gradients; a multiply-add counts as 2.
 
-    Attention is counted as the two matrix products that it consists of: the caller has to be on a CPU, where the
-    backbone asks for them (torch counts the fused kernel of a CPU as nothing).
+    Attention is counted as its two matrix products: the caller has to be on a CPU, where the backbone computes them
+    separately (torch counts the fused kernel of a CPU as nothing).
     """
+    return _count(lambda: torch.autograd.grad(loss(), parameters, allow_unused=True))
+
+
+def forward_flops(function: Callable[[], object]) -> int:
+    """Return the floating-point operations of a pass without gradients."""
+    with torch.no_grad():
+        return _count(function)
+
+
+def _count(function: Callable[[], object]) -> int:
     counter = FlopCounterMode(display=False)
     counter.mod_tracker = NoModules()
     with ShapesOnly(), counter:
-        torch.autograd.grad(loss(), parameters, allow_unused=True)
+        function()
     return counter.get_total_flops()

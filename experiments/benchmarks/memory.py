@@ -1,9 +1,8 @@
-"""Measure what a large batch takes: peak memory and time, all rows at once against gradient caching.
+"""Measure peak memory and time of a step with a large batch: all rows at once against gradient caching.
 
 python -m experiments.benchmarks.memory --markdown memory.md
 """
 
-import platform
 import sys
 import time
 from collections.abc import Sequence
@@ -23,16 +22,16 @@ from contextcir.training.encoding import WholeBatch
 from contextcir.training.gradient_cache import GradientCache
 from contextcir.training.module import ContextCIR
 from contextcir.training.optim import AdamWWarmupCosine
-from experiments.benchmarks.ranking import peak_memory
+from experiments.benchmarks.measure import choose_device, measured_on, peak_memory, require_at_least
 from experiments.benchmarks.workload import random_triplets
-from experiments.command import command, processor, publish
+from experiments.command import command, publish, table
 
 WARM_UP = 8  # steps
 PLAIN, CACHED = "all rows at once", "gradient cache"
 
 
 class Setting(NamedTuple):
-    """The model, triplets per chunk, rows of logits at a time, threads of a CPU, seed of weights and batch."""
+    """The model, triplets per chunk, rows of logits at a time, CPU threads, seed of weights and batch, device."""
 
     model: str
     chunk: int
@@ -43,17 +42,17 @@ class Setting(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """A step: peak memory in 2^20 bytes beyond torch and the input pixels, and seconds for a triplet (see `step`)."""
+    """Peak memory of a step in MiB, without torch and the input pixels, and seconds per triplet (see `step`)."""
 
     memory: float
     seconds: float
 
 
 def train(setting: Setting, way: str, batch: int) -> Measured:
-    """Train for some steps of a chunk, then for the one that is meant; to be called in a process of its own.
+    """Warm up with steps of one chunk, then measure a step of the batch; to be called in a process of its own.
 
-    With the first steps come weights, gradients and the optimizer's state, and texts of all lengths: only then does the
-    memory that a CPU's allocator holds stop growing, whatever the batch.
+    The warm-up allocates weights, gradients and the optimizer's state, and meets texts of all lengths: only then does
+    the memory that a CPU's allocator holds stop growing, whatever the batch.
     """
     torch.set_num_threads(setting.threads)
     torch.manual_seed(setting.seed)
@@ -66,23 +65,23 @@ def train(setting: Setting, way: str, batch: int) -> Measured:
     model = ContextCIR(backbone, contrastive=contrastive, concept=TextConceptConsistency(), encoding=encoding)
     model = model.to(device)
     optimizer, _ = AdamWWarmupCosine()(backbone, [model.fusion], total_steps=1000)
-    given = random_triplets(batch, 4, backbone.image_size, setting.seed)
-    pixels = 2 * given.target.numel() * given.target.element_size() / 2**20
+    triplets = random_triplets(batch, 4, backbone.image_size, setting.seed)
+    pixels = 2 * triplets.target.numel() * triplets.target.element_size() / 2**20
     for number in range(WARM_UP):
         step(model, optimizer, random_triplets(setting.chunk, 4, backbone.image_size, setting.seed + number), device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    seconds = step(model, optimizer, given, device)
+    seconds = step(model, optimizer, triplets, device)
     if device.type == "cuda":
-        # All rows at once have their images on the GPU.
+        # Without gradient caching, the images of all rows are on the GPU.
         return Measured(torch.cuda.max_memory_allocated() / 2**20 - (0 if cached else pixels), seconds / batch)
     return Measured(peak_memory() - before - pixels, seconds / batch)
 
 
 def step(model: ContextCIR, optimizer: torch.optim.Optimizer, batch: TripletBatch, device: torch.device) -> float:
-    """Move a batch, train on it, and return the seconds that this took: on a CPU those of processors.
+    """Move a batch to the device, train on it, and return the seconds: on a CPU those of CPU time.
 
-    Other work on the machine hardly changes these.
+    Background load hardly affects CPU time.
     """
     wait, clock = (torch.cuda.synchronize, time.perf_counter) if device.type == "cuda" else (int, time.process_time)
     wait()
@@ -96,51 +95,44 @@ def step(model: ContextCIR, optimizer: torch.optim.Optimizer, batch: TripletBatc
 
 
 def measure(setting: Setting, batches: Sequence[int], limit: float) -> dict[str, dict[int, Measured]]:
-    """Return what each way takes of each batch; all rows at once only as far as the last one says that it fits.
+    """Measure each batch both ways; all rows at once only where they are expected to fit into ``limit`` MiB.
 
-    ``limit``: of its memory, in 2^20 bytes.
+    The expectation is proportional to the memory of the batch before.
     """
-    found: dict[str, dict[int, Measured]] = {PLAIN: {}, CACHED: {}}
+    results: dict[str, dict[int, Measured]] = {PLAIN: {}, CACHED: {}}
     expected = 0.0
     for batch in sorted(batches):
-        for way in found:
+        for way in results:
             if way == PLAIN and expected * batch > limit:
                 continue
             with ProcessPoolExecutor(1, get_context("spawn" if setting.device == "cuda" else "fork")) as process:
-                found[way][batch] = process.submit(train, setting, way, batch).result()
-            print(f"{way}, batch {batch}: {found[way][batch]}", file=sys.stderr, flush=True)
+                results[way][batch] = process.submit(train, setting, way, batch).result()
+            print(f"{way}, batch {batch}: {results[way][batch]}", file=sys.stderr, flush=True)
             if way == PLAIN:
-                expected = found[way][batch].memory / batch
-    return found
+                expected = results[way][batch].memory / batch
+    return results
 
 
-def as_markdown(setting: Setting, found: dict[str, dict[int, Measured]], pixels: float) -> str:
-    """Return the results as a table with what they were measured on; ``pixels``: 2^20 bytes of a triplet's images."""
-    plain, cached = found[PLAIN], found[CACHED]
-    least, most = (f(row.memory for row in cached.values()) for f in (min, max))
-    on_gpu = setting.device == "cuda"
-    machine = torch.cuda.get_device_name() if on_gpu else f"{processor()}, {setting.threads} thread(s)"
-    time_is = "ms" if on_gpu else "CPU ms"
-    lines = [
-        f"**{setting.model}**, both towers trained, Text-CC with 4 phrases per caption, float32, seed {setting.seed}; "
-        f"chunks of {setting.chunk} triplets, logits {setting.rows} rows at a time; {machine}; "
-        f"torch {torch.__version__}, Python {platform.python_version()}; {time.strftime('%Y-%m-%d')}",
-        "",
-        f"| batch | input pixels, MiB | {PLAIN}: peak MiB | {CACHED}: peak MiB | {PLAIN}: {time_is} per triplet | "
-        f"{CACHED}: {time_is} per triplet |",
-        "|---:|---:|---:|---:|---:|---:|",
-    ]
+def as_markdown(setting: Setting, results: dict[str, dict[int, Measured]], pixels: float) -> str:
+    """Return the results as a table with what they were measured on; ``pixels``: MiB of a triplet's images."""
+    plain, cached = results[PLAIN], results[CACHED]
+    low, high = (limit(row.memory for row in cached.values()) for limit in (min, max))
+    unit = "ms" if setting.device == "cuda" else "CPU ms"
+    header = ["batch", "input pixels, MiB", f"{PLAIN}: peak MiB", f"{CACHED}: peak MiB"]
+    header += [f"{way}: {unit} per triplet" for way in (PLAIN, CACHED)]
+    rows = []
     for batch, row in cached.items():
-        other = plain.get(batch)
-        cells = [f"{batch:,}", f"{batch * pixels:,.0f}"]
-        cells += [f"{other.memory:,.0f}" if other else "-", f"{row.memory:,.0f}"]
-        cells += [f"{1000 * other.seconds:.1f}" if other else "-", f"{1000 * row.seconds:.1f}"]
-        lines.append(f"| {' | '.join(cells)} |")
-    lines += [
-        "",
-        f"Peak of the gradient cache: {least:,.0f} to {most:,.0f} MiB, {100 * (most / least - 1):.1f} % apart.",
-    ]
-    return "\n".join(lines) + "\n"
+        rows.append(
+            [f"{batch:,}", f"{batch * pixels:,.0f}", "-", f"{row.memory:,.0f}", "-", f"{1000 * row.seconds:.1f}"]
+        )
+        if batch in plain:
+            rows[-1][2::2] = f"{plain[batch].memory:,.0f}", f"{1000 * plain[batch].seconds:.1f}"
+    return (
+        f"**{setting.model}**, both towers trained, Text-CC with 4 phrases per caption, float32, seed {setting.seed}; "
+        f"chunks of {setting.chunk} triplets, logits {setting.rows} rows at a time; "
+        f"{measured_on(torch.device(setting.device), setting.threads)}\n\n{table(header, rows, left=0)}\n"
+        f"Peak of the gradient cache: {low:,.0f} to {high:,.0f} MiB, {100 * (high / low - 1):.1f} % apart.\n"
+    )
 
 
 def memory(
@@ -156,36 +148,26 @@ def memory(
 ) -> None:
     """Measure a training step with growing batches, each in a process of its own.
 
-    Peak memory is torch's count on a GPU, and on a CPU the peak resident memory beyond Python, torch and the input
-    pixels: weights, gradients and the optimizer's state are in it.
+    Peak memory is torch's count on a GPU, and on a CPU the peak resident memory without Python, torch and the input
+    pixels; it includes weights, gradients and the optimizer's state.
 
     Args:
         batches: Triplets of a step.
         model: open_clip model; its image tower is trained as well.
         chunk: Triplets that the gradient cache encodes at a time.
         rows: Rows of logits at a time, with the gradient cache.
-        limit: All rows at once only as far as they are expected to fit in so many MiB.
-        threads: Threads on a CPU.
-        seed: Of the fusion's weights and of the batch.
+        limit: Memory in MiB; larger batches are not measured with all rows at once.
+        threads: CPU threads.
+        seed: Seed of the fusion's weights and of the batch.
         device: The GPU where there is one, by default.
         markdown: File for the table.
     """
-    if not batches or min(*batches, chunk, rows, threads) < 1:
-        raise ValueError(
-            f"--batches, --chunk, --rows and --threads must be at least 1, got {batches}, {chunk}, {rows} and {threads}"
-        )
+    require_at_least(1, batches=batches, chunk=chunk, rows=rows, threads=threads)
     torch.set_num_threads(1)  # processes are forked from this one
-    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    setting = Setting(model, chunk, rows, threads, seed, place)
+    setting = Setting(model, chunk, rows, threads, seed, choose_device(device).type)
     side = OpenCLIPBackbone(model).image_size
-    text = as_markdown(setting, measure(setting, batches, limit), 2 * 3 * side**2 * 4 / 2**20)
-    publish(text, markdown)
-
-
-def main() -> None:
-    """Parse the command line."""
-    command(memory)
+    publish(as_markdown(setting, measure(setting, batches, limit), 2 * 3 * side**2 * 4 / 2**20), markdown)
 
 
 if __name__ == "__main__":
-    main()
+    command(memory)

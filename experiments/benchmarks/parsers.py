@@ -1,10 +1,8 @@
-"""Measure the parsers of noun phrases: captions per second one by one and in bulk, and how far the two agree.
+"""Measure the parsers of noun phrases: captions per second one by one and in bulk, and how far the parsers agree.
 
 python -m experiments.benchmarks.parsers --captions CIRR/captions/cap.rc2.val.json CIRR/captions/cap.rc2.test1.json
 """
 
-import json as json_format
-import platform
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -14,31 +12,33 @@ from typing import Any, TypeVar
 
 import torch
 
+from contextcir.errors import InputError
+from contextcir.files import write_json
 from contextcir.phrases.chunks import ChunkParser
 from contextcir.phrases.constituency import ConstituencyParser
 from contextcir.phrases.parser import PhraseParser, Span
 from contextcir.phrases.selection import AllPhrases, Candidate, HighestPhrases, Level, LowestPhrases, Quota
-from experiments.command import command
+from experiments.command import command, processor
 from experiments.phrases.captions import read_captions
 
-Found = list[tuple[Span, ...]]
+Phrases = list[tuple[Span, ...]]  # by caption
 Result = TypeVar("Result")
-EVERYTHING = Quota(max_phrases=10_000)  # what is compared is what is found, not what has no place
-PAPER = 10  # places that the published code has for phrases of a caption
+EVERYTHING = Quota(max_phrases=10_000)  # parsers are compared without a limit
+PAPER = 10  # phrases of a caption that the published code keeps at most
 
 
 @dataclass
 class Speed:
-    """Captions per second, by the clock, and per second of processor time, which other work hardly changes.
+    """Captions per second of wall-clock time, and per second of CPU time, which background load hardly affects.
 
     Args:
-        load: Seconds of processor time to load the model.
-        one_by_one: On the sample, by the clock.
-        one_by_one_cpu: On the sample.
-        bulk: On all captions, by the clock.
-        bulk_cpu: On all captions.
-        changed: How many captions have other phrases when all are parsed in another order.
-        changed_alone: How many of the sample have other phrases when they are parsed alone.
+        load: CPU seconds to load the model.
+        one_by_one: Rate on the sample, by wall-clock time.
+        one_by_one_cpu: Rate on the sample, by CPU time.
+        bulk: Rate on all captions, by wall-clock time.
+        bulk_cpu: Rate on all captions, by CPU time.
+        changed: Number of captions with other phrases when all are parsed in another order.
+        changed_alone: Number of captions of the sample with other phrases when they are parsed alone.
     """
 
     load: float
@@ -52,14 +52,14 @@ class Speed:
 
 @dataclass
 class Agreement:
-    """How the spans of one parser agree with those of another, in percent.
+    """Agreement of one parser's spans with another's, in percent.
 
     Args:
-        per_caption: Phrases of the first parser in a caption, mean.
-        precision: Of its spans, the part that the other finds.
-        recall: Of the other's spans, the part that it finds.
+        per_caption: Mean number of the first parser's phrases in a caption.
+        precision: Share of its spans that the other finds.
+        recall: Share of the other's spans that it finds.
         f1: Their harmonic mean.
-        equal: Captions in which both find the same.
+        equal: Share of captions with the same spans.
     """
 
     per_caption: float
@@ -70,31 +70,31 @@ class Agreement:
 
 
 def timed(work: Callable[[], Result]) -> tuple[Result, float, float]:
-    """Return a result, seconds by the clock, and seconds of the processor."""
+    """Return a result, its wall-clock seconds, and its CPU seconds."""
     start, cpu = time.perf_counter(), time.process_time()
     return work(), time.perf_counter() - start, time.process_time() - cpu
 
 
-def measure(parser: PhraseParser, captions: Sequence[str], sample: Sequence[int], seed: int) -> tuple[Found, Speed]:
-    """Return the phrases of all captions, and what finding them took."""
+def measure(parser: PhraseParser, captions: Sequence[str], sample: Sequence[int], seed: int) -> tuple[Phrases, Speed]:
+    """Return the phrases of all captions, and the parser's speed."""
     _, _, load = timed(lambda: parser.parse(["a small dog"]))
     alone, alone_wall, alone_cpu = timed(lambda: [parser.parse([captions[place]])[0] for place in sample])
-    found, wall, cpu = timed(lambda: parser.parse(captions))
+    phrases, wall, cpu = timed(lambda: parser.parse(captions))
     order = random.Random(seed + 1).sample(range(len(captions)), len(captions))
     again = parser.parse([captions[place] for place in order])
-    changed = sum(phrases != found[place] for place, phrases in zip(order, again, strict=True))
-    changed_alone = sum(phrases != found[place] for place, phrases in zip(sample, alone, strict=True))
+    changed = sum(phrases[place] != other for place, other in zip(order, again, strict=True))
+    changed_alone = sum(phrases[place] != other for place, other in zip(sample, alone, strict=True))
     rates = (len(sample) / alone_wall, len(sample) / alone_cpu, len(captions) / wall, len(captions) / cpu)
-    return found, Speed(load, *rates, changed, changed_alone)
+    return phrases, Speed(load, *rates, changed, changed_alone)
 
 
-def choose(found: Found, level: Level) -> list[set[Span]]:
-    """Return of all phrases of each caption those of a level."""
-    return [{one.span for one in level.choose([Candidate(span, 0) for span in spans])} for spans in found]
+def choose(phrases: Phrases, level: Level) -> list[set[Span]]:
+    """Return the phrases of a level in each caption."""
+    return [{one.span for one in level.choose([Candidate(span, 0) for span in spans])} for spans in phrases]
 
 
 def compare(first: list[set[Span]], other: list[set[Span]]) -> Agreement:
-    """Return how the phrases of captions agree."""
+    """Return the agreement of two parsers on the same captions."""
     common = sum(len(one & two) for one, two in zip(first, other, strict=True))
     counts = sum(map(len, first)), sum(map(len, other))
     return Agreement(
@@ -122,40 +122,35 @@ def parsers(
         model_dir: Folder of Stanza's models; by default that of STANZA_RESOURCES_DIR, or Stanza's own.
         package: Set of Stanza's models.
         sample: Number of captions that are also parsed one by one.
-        seed: Of the sample.
+        seed: Seed of the sample.
         threads: Threads of PyTorch.
         json: File for the results.
     """
     torch.set_num_threads(threads)
     texts = [caption for path in captions for caption in read_captions(path)]
     if not 0 < sample <= len(texts):
-        raise ValueError(f"--sample must be from 1 to the number of captions, {len(texts)}, got {sample}")
+        raise InputError(f"expected 1 to {len(texts)} (the number of captions), got {sample}", setting="sample")
     places = random.Random(seed).sample(range(len(texts)), sample)
     different = len(set(texts))
     print(f"{len(texts):,} captions ({different:,} different), {sample} of them also one by one, threads: {threads}")
     report: dict[str, Any] = {"captions": len(texts), "different": different, "sample": sample, "threads": threads}
-    report |= {"machine": platform.machine(), "torch": torch.__version__, "speed": {}, "agreement": {}}
-    found = {}
+    report |= {"machine": processor(), "torch": torch.__version__, "speed": {}, "agreement": {}}
+    phrases: dict[str, Phrases] = {}
     for parser in (ConstituencyParser(EVERYTHING, AllPhrases(), model_dir, package), ChunkParser(EVERYTHING)):
-        found[parser.key.parser], speed = measure(parser, texts, places, seed)
+        phrases[parser.key.parser], speed = measure(parser, texts, places, seed)
         report["speed"][str(parser.key)] = vars(speed)
         print(f"\n{parser.key}")
         print("\n".join(f"  {name:16}{value:10,.1f}" for name, value in vars(speed).items()), flush=True)
-    beyond = sum(len(spans) > PAPER for spans in found["stanza"])
+    beyond = sum(len(spans) > PAPER for spans in phrases["stanza"])
     print(f"\ncaptions with more than {PAPER} phrases by stanza: {beyond}")
     print(f"{'stanza against spacy':22}{'phrases':>10}{'precision':>10}{'recall':>10}{'F1':>10}{'equal':>10}")
     for level in (AllPhrases(), LowestPhrases(), HighestPhrases()):
-        agreement = compare(choose(found["stanza"], level), [set(spans) for spans in found["spacy"]])
+        agreement = compare(choose(phrases["stanza"], level), [set(spans) for spans in phrases["spacy"]])
         report["agreement"][level.name] = vars(agreement)
         print(f"{level.name:22}" + "".join(f"{value:10.2f}" for value in vars(agreement).values()))
     if json is not None:
-        json.write_text(json_format.dumps(report | {"beyond_quota": beyond}, indent=2) + "\n")
-
-
-def main() -> None:
-    """Parse the command line."""
-    command(parsers)
+        write_json(json, report | {"beyond_quota": beyond}, indent=2)
 
 
 if __name__ == "__main__":
-    main()
+    command(parsers)

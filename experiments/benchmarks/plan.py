@@ -1,15 +1,10 @@
-"""Calculate what training on many GPUs takes, from what is counted and measured here and from assumptions about them.
+"""Estimate training on many GPUs: operations counted and loading measured on this machine, and assumptions on theirs.
 
 python -m experiments.benchmarks.plan --model ViT-H-14 --gpus "[8, 64]" --markdown plan.md
-
-
-What one triplet and one image take, counted and measured on this machine: the ground that a plan stands on.
 """
 
 import io
-import platform
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,49 +12,46 @@ from typing import NamedTuple
 
 import torch
 from PIL import Image
-from torch.utils.flop_counter import FlopCounterMode
 
 from contextcir.encoders.backbone import OpenCLIPBackbone
+from contextcir.errors import InputError
 from contextcir.fusion.cross_attention import CrossAttentionFusion
 from contextcir.losses.text_cc import TextConceptConsistency
 from contextcir.training.encoding import WholeBatch
 from contextcir.training.gradient_cache import GradientCache
 from contextcir.training.module import ContextCIR
-from experiments.benchmarks.flops import NoModules, ShapesOnly, count_flops
+from experiments.benchmarks.flops import count_flops, forward_flops
+from experiments.benchmarks.measure import require_at_least, versions
 from experiments.benchmarks.workload import Recipe, Setting, build
-from experiments.command import command, processor, publish
+from experiments.command import command, processor, publish, table
 
 BATCH = 8  # triplets that are counted at a time
+FLOAT, ID = 4, 8  # bytes of a float32 number, and of an image's id
 
 
 class Counts(NamedTuple):
-    """Of a model: operations (a multiplication and an addition are 2), numbers and seconds.
+    """The cost of one triplet and one image of a model; a multiply-add counts as 2 operations."""
 
-    ``plain`` and ``cached``: operations of a training step, per triplet. ``image`` and ``query``: those of evaluating
-    one. ``parameters``: all, ``trained``: those with gradients. ``embed``: width E. ``load``: seconds in which one core
-    decodes and prepares an image.
-    """
-
-    plain: float
-    cached: float
-    image: float
-    query: float
+    plain: float  # operations of a training step per triplet
+    cached: float  # the same with gradient caching
+    image: float  # operations to encode an image
+    query: float  # operations to encode a query
     parameters: int
-    trained: int
-    embed: int
-    load: float
+    trained: int  # parameters with gradients
+    embed: int  # width E of embeddings
+    load: float  # seconds in which one core decodes and preprocesses an image
 
 
 def count(model: str, phrases: int, size: tuple[int, int], images: int) -> Counts:
-    """Count a model's operations without doing them, and time the loading of noise JPEGs of a size (width, height)."""
-    setting, wanted = Setting(model, BATCH, phrases, "32"), {}
+    """Count a model's operations without executing them, and time loading noise JPEGs of a size (width, height)."""
+    setting, variants = Setting(model, BATCH, phrases, "32"), {}
     for name, encoding in (("plain", WholeBatch()), ("cached", GradientCache(BATCH))):
         whole = partial(ContextCIR, encoding=encoding)
-        wanted[name] = Recipe(CrossAttentionFusion, TextConceptConsistency(), whole)
-    work = build(setting, wanted, torch.device("cpu"), weights=False)
+        variants[name] = Recipe(CrossAttentionFusion, TextConceptConsistency(), whole)
+    work = build(setting, variants, torch.device("cpu"), weights=False)
     net, query = work.variants["plain"], work.batch.query
     trained = [p for p in net.parameters() if p.requires_grad]
-    per_step = [count_flops(lambda name=name: work.loss(name), trained) / BATCH for name in wanted]
+    per_step = [count_flops(lambda name=name: work.loss(name), trained) / BATCH for name in variants]
     return Counts(
         *per_step,
         forward_flops(lambda: net.backbone.encode_image(query.reference)) / BATCH,
@@ -71,17 +63,8 @@ def count(model: str, phrases: int, size: tuple[int, int], images: int) -> Count
     )
 
 
-def forward_flops(function: Callable[[], object]) -> int:
-    """Return the operations of a pass without gradients, without doing them."""
-    counter = FlopCounterMode(display=False)
-    counter.mod_tracker = NoModules()
-    with torch.no_grad(), ShapesOnly(), counter:
-        function()
-    return counter.get_total_flops()
-
-
 def seconds_per_image(backbone: OpenCLIPBackbone, size: tuple[int, int], images: int) -> float:
-    """Return the processor's seconds for decoding a JPEG from memory and preparing it for the image tower."""
+    """Return the CPU seconds to decode a JPEG from memory and preprocess it for the image tower."""
     small = torch.randint(0, 256, (size[1] // 8, size[0] // 8, 3), generator=torch.Generator().manual_seed(0))
     picture = Image.fromarray(small.to(torch.uint8).numpy()).resize(size, Image.Resampling.BICUBIC)
     file = io.BytesIO()
@@ -93,21 +76,18 @@ def seconds_per_image(backbone: OpenCLIPBackbone, size: tuple[int, int], images:
     return (time.process_time() - start) / images
 
 
-FLOAT, ID = 4, 8  # bytes of a number, and of an image's id
-
-
 @dataclass
 class Machine:
-    """What is assumed of the machines; nothing of it is measured.
+    """Assumptions about the machines; none of them is measured.
 
     Args:
-        teraflops: Of a GPU at its best, in 10^12 operations per second (H100 SXM, bfloat16, dense).
-        utilisation: The share of it that training reaches.
-        gpus_per_node: GPUs that reach each other without the network.
-        node_link: 10^9 bytes per second and GPU between GPUs of a node, as a reduction gets them.
+        teraflops: Peak rate of a GPU in 10^12 operations per second (H100 SXM, bfloat16, dense).
+        utilisation: Share of the peak rate that training reaches.
+        gpus_per_node: GPUs connected without the network.
+        node_link: Bandwidth of a reduction between GPUs of a node, in 10^9 bytes per second and GPU.
         network: The same between nodes.
-        latency: Microseconds of a collective, for each GPU that takes part.
-        cores: Processor cores for each GPU that load images.
+        latency: Microseconds of a collective per participating GPU.
+        cores: CPU cores per GPU that load images.
     """
 
     teraflops: float = 989.0
@@ -121,7 +101,7 @@ class Machine:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if value <= 0:
-                raise ValueError(f"--machine.{name} must be positive, got {value}")
+                raise InputError(f"must be positive, got {value}", setting=f"machine.{name}")
 
 
 @dataclass
@@ -132,9 +112,9 @@ class Job:
         batch: Triplets per GPU and step.
         chunk: Triplets that the gradient cache encodes at a time.
         rows: Rows of logits at a time.
-        triplets: Of an epoch.
-        gallery: Images of an evaluation.
-        queries: Of an evaluation.
+        triplets: Triplets of an epoch.
+        gallery: Gallery images of an evaluation.
+        queries: Queries of an evaluation.
     """
 
     batch: int = 64
@@ -145,9 +125,7 @@ class Job:
     queries: int = 4_181
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if value < 1:
-                raise ValueError(f"--job.{name} must be at least 1, got {value}")
+        require_at_least(1, **{f"job.{name}": value for name, value in vars(self).items()})
 
 
 def plan(counts: Counts, machine: Machine, job: Job, gpus: int) -> dict[str, str]:
@@ -160,7 +138,9 @@ def plan(counts: Counts, machine: Machine, job: Job, gpus: int) -> dict[str, str
     gradients = FLOAT * counts.trained
     reduce = 2 * share * gradients / link + latency
     embeddings = total * (3 * counts.embed * FLOAT + 2 * ID)
-    gather = share * (embeddings + 2 * total * 3 * counts.embed * FLOAT) / link + 3 * latency  # there, and back: a sum
+    gather = (
+        share * (embeddings + 2 * total * 3 * counts.embed * FLOAT) / link + 3 * latency
+    )  # embeddings, and gradients back, which are summed
     step = compute + reduce + gather
     needed, loaded = 2 * job.batch / step, machine.cores / counts.load
     step_with_loader = max(step, 2 * job.batch / loaded)
@@ -193,25 +173,20 @@ def plan(counts: Counts, machine: Machine, job: Job, gpus: int) -> dict[str, str
 
 
 def as_markdown(model: str, counts: Counts, machine: Machine, job: Job, gpus: list[int]) -> str:
-    """Return the plan as tables: what is counted and measured, what is assumed, and what follows."""
+    """Return the plan in Markdown: what is counted and measured, what is assumed, and what follows."""
     plans = [plan(counts, machine, job, number) for number in gpus]
-    lines = [
-        f"**{model}**, everything trained; counted and measured on {processor()}, one core; torch {torch.__version__}, "
-        f"Python {platform.python_version()}; {time.strftime('%Y-%m-%d')}",
-        "",
+    rows = [[name, *(one[name] for one in plans)] for name in plans[0]]
+    return (
+        f"**{model}**, everything trained; counted and measured on {processor()}, one core; {versions()}\n\n"
         f"Counted: {counts.plain / 1e12:.2f} x 10^12 operations per triplet, {counts.cached / 1e12:.2f} with the "
         f"gradient cache; {counts.image / 1e12:.2f} to encode an image, {counts.query / 1e12:.2f} a query; "
         f"{counts.trained / 1e6:,.0f} of {counts.parameters / 1e6:,.0f} million parameters trained; "
-        f"E = {counts.embed}.",
-        f"Measured: {1 / counts.load:.0f} images per second and core (JPEG decoded and prepared).",
-        f"Assumed: {', '.join(f'{name} {value:g}' for name, value in vars(machine).items())}.",
-        f"Of the job: {', '.join(f'{name} {value:,}' for name, value in vars(job).items())}.",
-        "",
-        f"| GPUs | {' | '.join(map(str, gpus))} |",
-        f"|---{'|---:' * len(gpus)}|",
-    ]
-    lines += [f"| {name} | {' | '.join(one[name] for one in plans)} |" for name in plans[0]]
-    return "\n".join(lines) + "\n"
+        f"E = {counts.embed}.\n"
+        f"Measured: {1 / counts.load:.0f} images per second and core (JPEG decoded and prepared).\n"
+        f"Assumed: {', '.join(f'{name} {value:g}' for name, value in vars(machine).items())}.\n"
+        f"Job: {', '.join(f'{name} {value:,}' for name, value in vars(job).items())}.\n\n"
+        f"{table(['GPUs', *map(str, gpus)], rows)}"
+    )
 
 
 def calculate(
@@ -224,7 +199,7 @@ def calculate(
     job: Job = Job(),  # noqa: B008
     markdown: Path | None = None,
 ) -> None:
-    """Calculate a plan. Nothing is run but the loading of images; communication is not hidden behind computing.
+    """Estimate training on many GPUs. Only loading of images is run; communication does not overlap with computation.
 
     Args:
         model: open_clip model.
@@ -236,20 +211,11 @@ def calculate(
         job: What is trained.
         markdown: File for the tables.
     """
-    if not gpus or min(*gpus, images, phrases, *image_size) < 1 or min(image_size) < 8:
-        raise ValueError(
-            "--gpus, --images and --phrases must be at least 1, and --image_size at least 8 by 8, "
-            f"got {gpus}, {images}, {phrases} and {image_size}"
-        )
+    require_at_least(1, gpus=gpus, images=images, phrases=phrases)
+    require_at_least(8, image_size=image_size)
     torch.set_num_threads(1)
-    text = as_markdown(model, count(model, phrases, image_size, images), machine, job, gpus)
-    publish(text, markdown)
-
-
-def main() -> None:
-    """Parse the command line."""
-    command(calculate)
+    publish(as_markdown(model, count(model, phrases, image_size, images), machine, job, gpus), markdown)
 
 
 if __name__ == "__main__":
-    main()
+    command(calculate)

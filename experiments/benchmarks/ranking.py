@@ -3,15 +3,9 @@
 python -m experiments.benchmarks.ranking --threads 2 --repeats 3 --json ranking.json
 """
 
-import json as json_format
 import math
-import multiprocessing
-import platform
 import random
-import resource
 import statistics
-import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +19,9 @@ from contextcir.evaluation.composition import CompositionMetric
 from contextcir.evaluation.metrics import AveragePrecisionAt, RecallAt
 from contextcir.evaluation.protocol import Protocol
 from contextcir.evaluation.ranking import pad_rows
-from experiments.command import command
+from contextcir.files import write_json
+from experiments.benchmarks.measure import in_a_fork, require_at_least
+from experiments.command import command, processor
 
 ELEMENTS = 2**25  # scores that are there at a time: that of `ranking.score_chunks`, for all variants
 CUTOFFS = (1, 5, 10, 50)  # of recall
@@ -34,12 +30,12 @@ BATCH = 256  # rows that an evaluation feeds at a time
 
 @dataclass
 class Size:
-    """How much is ranked.
+    """The size of a benchmark.
 
     Args:
         queries: Number of queries.
         gallery: Number of gallery images.
-        targets: Most right answers of a query.
+        targets: Largest number of targets of a query.
     """
 
     queries: int
@@ -49,12 +45,12 @@ class Size:
 
 @dataclass
 class Measured:
-    """What a variant took.
+    """Time and memory of a variant.
 
     Args:
-        seconds: By the clock, the median over the repeats.
-        cpu_seconds: Of all processors together, likewise; other work on the machine hardly changes it.
-        extra_mb: Most memory beyond the features at any time, over all repeats, in 2^20 bytes.
+        seconds: Wall-clock time, median over the repeats.
+        cpu_seconds: CPU time of all threads, median over the repeats; background load hardly affects it.
+        extra_mb: Peak memory in addition to the features, over all repeats, in MiB.
     """
 
     seconds: float
@@ -63,7 +59,7 @@ class Measured:
 
 
 def make_protocol(size: Size) -> Protocol:
-    """Return a protocol with random answers; most queries have few, as in CIRCO with 14 at most and 4.2 on average."""
+    """Return a protocol with random targets; most queries have few, as in CIRCO with 14 at most and 4.2 on average."""
     generator = random.Random(0)
     counts = [min(size.targets, 1 + int(generator.expovariate(4 / size.targets))) for _ in range(size.queries)]
     return Protocol(
@@ -79,7 +75,7 @@ def make_protocol(size: Size) -> Protocol:
 
 
 def ours(protocol: Protocol, queries: Tensor, gallery: Tensor) -> None:
-    """What an evaluation does once everything is encoded."""
+    """Score as an evaluation does once everything is encoded."""
     metric = CompositionMetric(protocol)
     for start in range(0, len(gallery), BATCH):
         part = gallery[start : start + BATCH]
@@ -91,16 +87,16 @@ def ours(protocol: Protocol, queries: Tensor, gallery: Tensor) -> None:
 
 
 def bare(protocol: Protocol, queries: Tensor, gallery: Tensor) -> None:
-    """The product in float32 and the first 50 images, without norms, protocol or figures: less can't be done."""
+    """Compute the product in float32 and the first 50 images, without norms, protocol or metrics: a lower bound."""
     columns = gallery.float().T
     for piece in queries.float().tensor_split(chunks(queries, gallery)):
         (piece @ columns).topk(min(50, len(gallery)))
 
 
 def full_sort(protocol: Protocol, queries: Tensor, gallery: Tensor) -> None:
-    """All images of every query in order, and which of the first 50 are answers.
+    """Sort all images of every query, and find targets among the first 50.
 
-    In pieces, which is kind to it: LaSCo's whole would take 14 GB.
+    In chunks, which favours this variant: all of LaSCo at once would take 14 GB.
     """
     for order, wanted in sorted_pieces(protocol, queries, gallery):
         first = order[:, : max(CUTOFFS)]
@@ -109,7 +105,7 @@ def full_sort(protocol: Protocol, queries: Tensor, gallery: Tensor) -> None:
 
 
 def full_sort_of_names(protocol: Protocol, queries: Tensor, gallery: Tensor) -> None:
-    """All image names of every query in order, compared with those of its answers: as much published code does it."""
+    """Sort all image names of every query, and compare them with those of its targets, as much published code does."""
     names = np.array(protocol.gallery)
     for order, wanted in sorted_pieces(protocol, queries, gallery):
         in_order = names[order.numpy()]  # (rows, G)
@@ -120,12 +116,13 @@ def full_sort_of_names(protocol: Protocol, queries: Tensor, gallery: Tensor) -> 
 
 
 def sorted_pieces(protocol: Protocol, queries: Tensor, gallery: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield all images in order (rows, G), and the answers (rows, K), of some queries."""
+    """Yield the sorted images (rows, G) and the targets (rows, K) of one chunk of queries after the other."""
     queries = torch.nn.functional.normalize(queries.float(), dim=-1)
     columns = torch.nn.functional.normalize(gallery.float(), dim=-1).T
     parts = chunks(queries, gallery)
-    for piece, wanted in zip(queries.tensor_split(parts), pad_rows(protocol.targets).tensor_split(parts), strict=True):
-        yield (1 - piece @ columns).argsort(dim=-1), wanted
+    targets = pad_rows(protocol.targets).tensor_split(parts)
+    for piece, of_piece in zip(queries.tensor_split(parts), targets, strict=True):
+        yield (1 - piece @ columns).argsort(dim=-1), of_piece
 
 
 BARE = "product and top-k"
@@ -138,15 +135,15 @@ VARIANTS: dict[str, Callable[[Protocol, Tensor, Tensor], None]] = {
 
 
 def chunks(queries: Tensor, gallery: Tensor) -> int:
-    """Return into how many pieces queries are cut."""
+    """Return the number of chunks of queries."""
     return math.ceil(len(queries) * len(gallery) / ELEMENTS)
 
 
 def measure(size: Size, width: int, threads: int, repeats: int) -> dict[str, Measured]:
-    """Return what each variant takes on the same random features.
+    """Measure each variant on the same random features.
 
-    Every single measurement has its own process, forked with the features in memory, and the variants take turns, so
-    that whatever else the machine does meets all of them alike. The caller must not have used more than one thread.
+    Every measurement has its own process, forked with the features in memory, and the variants are interleaved, so that
+    background load affects all of them equally. The caller must not have used more than one thread.
     """
     protocol = make_protocol(size)
     generator = torch.Generator().manual_seed(0)
@@ -159,50 +156,17 @@ def measure(size: Size, width: int, threads: int, repeats: int) -> dict[str, Mea
             results[name].append(in_a_fork(variant, (protocol, queries, gallery), threads))
     return {
         name: Measured(statistics.median(seconds), statistics.median(cpu), max(extra))
-        for name, (seconds, cpu, extra) in ((name, zip(*found, strict=True)) for name, found in results.items())
+        for name, (seconds, cpu, extra) in ((name, zip(*times, strict=True)) for name, times in results.items())
     }
-
-
-def in_a_fork(variant: Callable[..., None], arguments: tuple[Any, ...], threads: int) -> tuple[float, float, float]:
-    """Return seconds by the clock and of processors, and extra memory in 2^20 bytes, of a call in its own process.
-
-    Raises:
-        RuntimeError: if that process ends without a result, e.g. for lack of memory.
-    """
-    receive, send = multiprocessing.get_context("fork").Pipe(duplex=False)
-
-    def work() -> None:
-        torch.set_num_threads(threads)
-        warm = torch.randn(256, 256)
-        warm @ warm  # starts the threads
-        before, start, cpu = peak_memory(), time.perf_counter(), time.process_time()
-        variant(*arguments)
-        send.send((time.perf_counter() - start, time.process_time() - cpu, peak_memory() - before))
-
-    process = multiprocessing.get_context("fork").Process(target=work)
-    process.start()
-    send.close()
-    try:
-        return receive.recv()
-    except EOFError:
-        raise RuntimeError(f"{variant.__name__}: the process ended without a result; was memory short?") from None
-    finally:
-        process.join()
-
-
-def peak_memory() -> float:
-    """Return the most memory that this process has held so far, in 2^20 bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
 def show(name: str, size: Size, results: dict[str, Measured]) -> None:
     """Print the results of one size as a table."""
     print(f"\n{name}: {size.queries:,} queries on {size.gallery:,} images, up to {size.targets} targets")
     print(f"{'':20}{'seconds':>10}{'of product':>12}{'cpu seconds':>13}{'of product':>12}{'extra MB':>10}")
-    for variant, found in results.items():
-        wall, cpu = found.seconds / results[BARE].seconds, found.cpu_seconds / results[BARE].cpu_seconds
-        figures = f"{found.seconds:10.2f}{wall:12.2f}{found.cpu_seconds:13.2f}{cpu:12.2f}{found.extra_mb:10.0f}"
+    for variant, row in results.items():
+        wall, cpu = row.seconds / results[BARE].seconds, row.cpu_seconds / results[BARE].cpu_seconds
+        figures = f"{row.seconds:10.2f}{wall:12.2f}{row.cpu_seconds:13.2f}{cpu:12.2f}{row.extra_mb:10.0f}"
         print(f"{variant:20}{figures}", flush=True)
 
 
@@ -220,29 +184,23 @@ def ranking(
     Args:
         circo: The size of CIRCO's test set.
         lasco: The size of LaSCo's validation set.
-        width: Of the features.
-        threads: Threads of every variant.
+        width: Width of the features.
+        threads: CPU threads.
         repeats: Measurements of each variant.
-        only: Leave the other size out.
+        only: Measure one size only.
         json: File for the results.
     """
-    if min(width, threads, repeats) < 1:
-        raise ValueError(f"--width, --threads and --repeats must be at least 1, got {width}, {threads}, {repeats}")
+    require_at_least(1, width=width, threads=threads, repeats=repeats)
     torch.set_num_threads(1)
     sizes = {name: size for name, size in {"circo": circo, "lasco": lasco}.items() if only in (None, name)}
-    report: dict[str, Any] = {"torch": torch.__version__, "machine": platform.machine(), "threads": threads}
+    report: dict[str, Any] = {"torch": torch.__version__, "machine": processor(), "threads": threads}
     for name, size in sizes.items():
         results = measure(size, width, threads, repeats)
         show(name, size, results)
-        report[name] = vars(size) | {"width": width, "variants": {key: vars(found) for key, found in results.items()}}
+        report[name] = vars(size) | {"width": width, "variants": {key: vars(row) for key, row in results.items()}}
     if json is not None:
-        json.write_text(json_format.dumps(report, indent=2) + "\n")
-
-
-def main() -> None:
-    """Parse the command line."""
-    command(ranking)
+        write_json(json, report, indent=2)
 
 
 if __name__ == "__main__":
-    main()
+    command(ranking)

@@ -1,12 +1,10 @@
-"""Measure what the Text-CC loss costs a training step: operations, time and memory, against lambda = 0.
+"""Measure the cost of the Text-CC loss in a training step: operations, time and memory, relative to lambda = 0.
 
 python -m experiments.benchmarks.step --model ViT-B-32 --batch 8 --markdown step.md
 python -m experiments.benchmarks.step --model ViT-H-14 --batch 2 --repeats 0    # counts only, in seconds
 """
 
-import platform
 import statistics
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +14,7 @@ import torch
 
 from contextcir.losses.text_cc import ConceptLoss, TextConceptConsistency
 from experiments.benchmarks.flops import count_flops
-from experiments.benchmarks.ranking import in_a_fork
+from experiments.benchmarks.measure import choose_device, in_a_fork, measured_on, require_at_least
 from experiments.benchmarks.workload import (
     BASELINE,
     PUBLISHED,
@@ -29,18 +27,18 @@ from experiments.benchmarks.workload import (
     name_of,
     recipes,
 )
-from experiments.command import command, processor, publish
+from experiments.command import command, publish, table
 
 
 @dataclass
 class Measured:
-    """What a step of a variant takes.
+    """The cost of a variant's step.
 
     Args:
         flops: Floating-point operations, forward and backward.
-        memory: Peak, in 2^20 bytes; 0 where it was not measured.
-        seconds: Each time, with the optimizer.
-        paired: For each time, the mean of lambda = 0 right before and right after; none for lambda = 0 itself.
+        memory: Peak in MiB; 0 where it was not measured.
+        seconds: Time of each step, with the optimizer.
+        paired: For each step, the mean of the baseline steps right before and after; empty for the baseline.
     """
 
     flops: int
@@ -49,93 +47,95 @@ class Measured:
     paired: list[Seconds] = field(default_factory=list)
 
     def ratios(self, kind: Literal["clock", "cpu"]) -> list[float]:
-        """Return each time over that of lambda = 0 around it."""
+        """Return the time of each step relative to the baseline steps around it."""
         return [getattr(a, kind) / getattr(b, kind) for a, b in zip(self.seconds, self.paired, strict=False)]
 
 
 def measure(
-    setting: Setting, wanted: Mapping[str, Recipe], device: torch.device, threads: int, repeats: int
+    setting: Setting, variants: Mapping[str, Recipe], device: torch.device, threads: int, repeats: int
 ) -> dict[str, Measured]:
-    """Return what each variant takes; with 0 repeats its operations only, for which nothing is computed.
+    """Measure each variant; with 0 repeats only count its operations, for which nothing is computed.
 
     The caller must not have used more than one thread.
     """
     on_gpu = device.type == "cuda"
-    memory = dict.fromkeys(wanted, 0.0)
-    if repeats and not on_gpu:  # first, as a process begins with the memory of the one that it is forked from
-        memory = {name: in_a_fork(train, (setting, {name: wanted[name]}), threads)[2] for name in wanted}
-    found = {name: Measured(flops, memory[name]) for name, flops in operations(setting, wanted).items()}
+    memory = dict.fromkeys(variants, 0.0)
+    if repeats and not on_gpu:  # first, as a process starts with the memory of the one that it is forked from
+        memory = {name: in_a_fork(train, (setting, {name: variants[name]}), threads)[2] for name in variants}
+    results = {name: Measured(flops, memory[name]) for name, flops in operations(setting, variants).items()}
     if repeats:
         torch.set_num_threads(threads)
-        work = build(setting, wanted, device)
-        for name in wanted:
-            work.step(name)  # the first one allocates, and starts threads
-        for name in wanted if on_gpu else ():
+        work = build(setting, variants, device)
+        for name in variants:
+            work.step(name)  # the first step allocates memory, and starts threads
+        for name in variants if on_gpu else ():
             torch.cuda.reset_peak_memory_stats()
             work.step(name)
-            found[name].memory = torch.cuda.max_memory_allocated() / 2**20
-        take_times(work, found, repeats)
-    return found
+            results[name].memory = torch.cuda.max_memory_allocated() / 2**20
+        take_times(work, results, repeats)
+    return results
 
 
-def train(setting: Setting, wanted: Mapping[str, Recipe]) -> None:
-    """Build a variant, and train it for as long as its memory grows."""
-    work = build(setting, wanted, torch.device("cpu"))
+def train(setting: Setting, variants: Mapping[str, Recipe]) -> None:
+    """Build a variant, and train it until its memory no longer grows."""
+    work = build(setting, variants, torch.device("cpu"))
     for _ in range(2):
-        for name in wanted:
+        for name in variants:
             work.step(name)
 
 
-def operations(setting: Setting, wanted: Mapping[str, Recipe]) -> dict[str, int]:
-    """Return the floating-point operations of each variant, counted on the CPU without doing them."""
-    work = build(setting, wanted, torch.device("cpu"), weights=False)
+def operations(setting: Setting, variants: Mapping[str, Recipe]) -> dict[str, int]:
+    """Return the floating-point operations of each variant, counted on the CPU without executing them."""
+    work = build(setting, variants, torch.device("cpu"), weights=False)
     return {
         name: count_flops(lambda name=name: work.loss(name), [p for p in variant.parameters() if p.requires_grad])
         for name, variant in work.variants.items()
     }
 
 
-def take_times(work: Workload, found: Mapping[str, Measured], repeats: int) -> None:
-    """Run every variant between two steps of lambda = 0, so that what else the machine does meets both alike."""
+def take_times(work: Workload, results: Mapping[str, Measured], repeats: int) -> None:
+    """Interleave each variant with baseline steps, so that background load affects both equally."""
     for _ in range(repeats):
         before = work.step(BASELINE)
-        found[BASELINE].seconds.append(before)
-        for name in found:
+        results[BASELINE].seconds.append(before)
+        for name in results:
             if name != BASELINE:
-                found[name].seconds.append(work.step(name))
+                results[name].seconds.append(work.step(name))
                 after = work.step(BASELINE)
-                found[name].paired.append(Seconds(*((a + b) / 2 for a, b in zip(before, after, strict=True))))
-                found[BASELINE].seconds.append(after)
+                results[name].paired.append(Seconds(*((a + b) / 2 for a, b in zip(before, after, strict=True))))
+                results[BASELINE].seconds.append(after)
                 before = after
 
 
-def as_markdown(setting: Setting, found: Mapping[str, Measured], device: torch.device, threads: int) -> str:
+def as_markdown(setting: Setting, results: Mapping[str, Measured], device: torch.device, threads: int) -> str:
     """Return the results as a table with what they were measured on."""
     kinds = ("clock",) if device.type == "cuda" else ("clock", "cpu")
-    machine = torch.cuda.get_device_name() if device.type == "cuda" else f"{processor()}, {threads} thread(s)"
-    heads = ["step", "GFLOP", "of lambda = 0", "seconds, median"]
-    heads += [f"of lambda = 0, by {kind} (quartiles)" for kind in kinds]
-    lines = [
-        f"**{setting.model}**, batch {setting.batch}, {setting.phrases} phrases per caption, "
-        f"{'float32' if setting.precision == '32' else 'bf16-mixed'}; {machine}; torch {torch.__version__}, "
-        f"Python {platform.python_version()}; {time.strftime('%Y-%m-%d')}",
-        "",
-        f"| {' | '.join([*heads, 'peak MiB'])} |",
-        f"|---{'|---:' * len(heads)}|",
+    header = ["step", "GFLOP", "of lambda = 0", "seconds, median"]
+    header += [f"of lambda = 0, by {kind} (quartiles)" for kind in kinds]
+    rows = [
+        [
+            name,
+            f"{row.flops / 1e9:,.1f}",
+            f"{row.flops / results[BASELINE].flops:.3f}",
+            f"{statistics.median(seconds.clock for seconds in row.seconds):.3f}" if row.seconds else "",
+            *(spread(row.ratios(kind)) for kind in kinds),
+            f"{row.memory:,.0f}" if row.memory else "",
+        ]
+        for name, row in results.items()
     ]
-    for name, row in found.items():
-        cells = [name, f"{row.flops / 1e9:,.1f}", f"{row.flops / found[BASELINE].flops:.3f}"]
-        cells.append(f"{statistics.median(time.clock for time in row.seconds):.3f}" if row.seconds else "")
-        cells += [spread(row.ratios(kind)) for kind in kinds]
-        lines.append(f"| {' | '.join([*cells, f'{row.memory:,.0f}' if row.memory else ''])} |")
-    ours, published = found.get(name_of(TextConceptConsistency())), found[PUBLISHED]
+    text = (
+        f"**{setting.model}**, batch {setting.batch}, {setting.phrases} phrases per caption, "
+        f"{'float32' if setting.precision == '32' else 'bf16-mixed'}; {measured_on(device, threads)}\n\n"
+        f"{table([*header, 'peak MiB'], rows)}"
+    )
+    ours, published = results.get(name_of(TextConceptConsistency())), results[PUBLISHED]
     if ours:
-        line = f"The {PUBLISHED}, over ours: {published.flops / ours.flops:.2f} times the operations"
+        text += f"\nThe {PUBLISHED}, over ours: {published.flops / ours.flops:.2f} times the operations"
         for kind in kinds if ours.paired else ():
             ratios = [a / b for a, b in zip(published.ratios(kind), ours.ratios(kind), strict=True)]
-            line += f", {spread(ratios)} times as long by {kind}"
-        lines += ["", f"{line}."]
-    return "\n".join(lines) + "\n"
+            text += f", {spread(ratios)} times as long by {kind}"
+        text += ".\n"
+    return text
 
 
 def spread(values: list[float]) -> str:
@@ -160,39 +160,30 @@ def step(
 ) -> None:
     """Measure a training step (forward, backward, optimizer) without the Text-CC loss, and with each.
 
-    Peak memory is torch's count on a GPU, and on a CPU that of a process of its own, beyond Python and torch. Every
-    step of a variant is compared with lambda = 0 right before and after; "cpu" is the time of processors, which other
-    work on the machine hardly changes.
+    Peak memory is torch's count on a GPU, and on a CPU that of a process of its own, without Python and torch. Every
+    step of a variant is compared with the baseline steps (lambda = 0) right before and after; "cpu" is CPU time, which
+    background load hardly affects.
 
     Args:
         model: open_clip model; its weights are random.
         batch: Triplets of a step.
         phrases: Noun phrases of each caption.
         losses: Text-CC losses, as class paths with their settings; by default the published one.
-        fusion: Another fusion than cross-attention, to be measured too: without a loss, and with each.
-        precision: bf16: forward passes in bfloat16, as mixed precision has it.
+        fusion: Another fusion to measure besides cross-attention: without a loss, and with each.
+        precision: 32, or bf16 for mixed precision.
         repeats: Measurements of each variant; 0 only counts operations, which is possible for any model.
-        threads: Threads on a CPU.
+        threads: CPU threads.
         device: The GPU where there is one, by default.
         markdown: File for the table.
     """
-    if min(batch, phrases, threads) < 1 or repeats < 0:
-        raise ValueError(
-            "--batch, --phrases and --threads must be at least 1, and --repeats at least 0, "
-            f"got {batch}, {phrases}, {threads} and {repeats}"
-        )
+    require_at_least(1, batch=batch, phrases=phrases, threads=threads)
+    require_at_least(0, repeats=repeats)
     torch.set_num_threads(1)
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = choose_device(device)
     setting = Setting(model, batch, phrases, precision)
-    found = measure(setting, recipes(losses or [TextConceptConsistency()], fusion), place, threads, repeats)
-    text = as_markdown(setting, found, place, threads)
-    publish(text, markdown)
-
-
-def main() -> None:
-    """Parse the command line."""
-    command(step)
+    results = measure(setting, recipes(losses or [TextConceptConsistency()], fusion), place, threads, repeats)
+    publish(as_markdown(setting, results, place, threads), markdown)
 
 
 if __name__ == "__main__":
-    main()
+    command(step)

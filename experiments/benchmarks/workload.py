@@ -1,9 +1,6 @@
-"""What a benchmark of training steps runs: variants of one model, with the same weights on the same batch.
+"""The training step that benchmarks measure: variants of one model, with the same weights, on the same random batch.
 
-The way of the published code, in our words: the same loss at about twice the cost, as a yardstick.
-
-
-Random training triplets with noun phrases, of the lengths that real ones have.
+One variant computes the loss as the published code does, for comparison: the same value at about twice the cost.
 """
 
 import random
@@ -20,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
+from contextcir import errors
 from contextcir.batch import QueryBatch, TripletBatch, phrases_of
 from contextcir.encoders.backbone import OpenCLIPBackbone, Widths
 from contextcir.encoders.features import ImageFeatures, TextFeatures, TokenBatch
@@ -29,18 +27,27 @@ from contextcir.losses.text_cc import ConceptLoss, TextConceptConsistency
 from contextcir.training.module import ContextCIR
 from contextcir.training.optim import AdamWWarmupCosine
 
-CHUNK = 32  # phrases that are read at a time
+BASELINE, PUBLISHED = "lambda = 0", "published way"
+FusionClass = Callable[[Widths], Fusion]
+CHUNK = 32  # phrases that `PublishedWay` encodes at a time
+NOUNS = """
+dog cat ball chair table lamp horse car boat house tree bird hat shirt cup plate book phone clock door wall sofa bench
+road river train bus bike kite flag box bag shoe glove ring spoon fork knife bed rug
+"""
+ADJECTIVES = "small large old new red blue green white black brown round long short tall thin dark wet"
+GLUE = ("make", " look like", ", and put", " next to")
+ENDINGS = (" and keep the rest", ", seen from above", " with more light", " in the snow")
 
 
 class PublishedWay(ContextCIR):
     """`ContextCIR` with `TextConceptConsistency`, computed as in column cc07007 of paper section 1.2.
 
-    All texts are padded to the model's context length. For every phrase, also where it was met before, its image is
-    encoded again, the phrase alone is encoded, and both are composed to the end, of which only the maps are read.
+    All texts are padded to the model's context length. For every phrase, also a repeated one, its image is encoded
+    again, the isolated phrase is encoded, and both go through all of the fusion, of which only the maps are used.
     """
 
     def losses(self, batch: TripletBatch) -> dict[str, Tensor]:
-        """As those of `ContextCIR`; every image that the batch names twice is encoded twice."""
+        """Return the losses of `ContextCIR`; an image that occurs twice in the batch is encoded twice."""
         images = self.backbone.encode_image(torch.cat([batch.query.reference, batch.target]))
         reference, target = images.embedding.chunk(2)  # (B, E)
         tokens = images.tokens.chunk(2)[0]  # (B, V, D)
@@ -50,7 +57,7 @@ class PublishedWay(ContextCIR):
         return {"loss": contrastive + self.concept.weight * concept, "contrastive": contrastive, "concept": concept}
 
     def maps(self, batch: TripletBatch, context: tuple[Tensor, ...]) -> ConceptMaps:
-        """Attention in context, which is there already, and a whole second pass for the phrases alone."""
+        """Return the given attention in context, and that of a complete second pass for the isolated phrases."""
         query, tokenizer = batch.query, self.backbone.tokenizer
         owner, spans, _ = query.phrases
         texts = tokenizer.isolated(query.captions, owner, spans)
@@ -67,33 +74,29 @@ class PublishedWay(ContextCIR):
 
     @torch.no_grad()
     def alone(self, images: Tensor, texts: list[str]) -> tuple[Tensor, ...]:
-        """L maps (P, H, V, 77) of P phrases, each over its own image (P, 3, S, S)."""
+        """Return L maps (P, H, V, 77) of P isolated phrases, each over its own image (P, 3, S, S)."""
         return self.fusion(self.backbone.encode_image(images), self.encode_padded(texts)).attention
 
     def encode_padded(self, texts: list[str]) -> TextFeatures:
-        """Texts at the model's context length: tokens (B, 77, Dt)."""
+        """Encode texts padded to the model's context length: tokens (B, 77, Dt)."""
         ids, valid = self.backbone.tokenizer(texts)
         padding = (0, self.missing(texts))
         return self.backbone.encode_text(TokenBatch(functional.pad(ids, padding), functional.pad(valid, padding)))
 
     def missing(self, texts: list[str]) -> int:
-        """How many tokens the longest of these texts falls short of the context length."""
+        """Return by how many tokens the longest text is shorter than the context length."""
         return self.backbone.tokenizer.context_length - self.backbone.tokenizer(texts).ids.shape[1]
-
-
-BASELINE, PUBLISHED = "lambda = 0", "published way"
-FusionClass = Callable[[Widths], Fusion]
 
 
 @dataclass
 class Setting:
-    """Of what model a step is measured, and on how much.
+    """The model and size of a step.
 
     Args:
         model: open_clip model; its weights are random.
         batch: Triplets of a step.
         phrases: Noun phrases of each caption.
-        precision: bf16: forward passes in bfloat16, as mixed precision has it.
+        precision: 32, or bf16 for mixed precision.
     """
 
     model: str
@@ -103,7 +106,7 @@ class Setting:
 
 
 class Recipe(NamedTuple):
-    """A variant: its fusion, its loss, and the class of the whole."""
+    """A variant: its fusion, its loss, and the class of the model."""
 
     fusion: FusionClass
     concept: ConceptLoss | None
@@ -111,33 +114,38 @@ class Recipe(NamedTuple):
 
 
 def recipes(losses: list[ConceptLoss], fusion: FusionClass | None = None) -> dict[str, Recipe]:
-    """Return lambda = 0 and every loss, also of another fusion, and the published way, by name."""
+    """Return the variants by name: lambda = 0 and every loss, both also with another fusion, and the published way.
+
+    Raises:
+        InputError: if two losses are of the same class.
+    """
     named = {name_of(loss): loss for loss in losses}
     if len(named) < len(losses):
-        raise ValueError(f"each of --losses needs a name of its own, got {', '.join(map(name_of, losses))}")
-    found = {BASELINE: Recipe(CrossAttentionFusion, None)}
-    found |= {name: Recipe(CrossAttentionFusion, loss) for name, loss in named.items()}
+        names = ", ".join(map(name_of, losses))
+        raise errors.InputError(f"each loss needs a class of its own, got {names}", setting="losses")
+    variants = {BASELINE: Recipe(CrossAttentionFusion, None)}
+    variants |= {name: Recipe(CrossAttentionFusion, loss) for name, loss in named.items()}
     if fusion is not None:
-        other = type(fusion(Widths(64, 64, 64))).__name__  # the command line gives a function that makes one
-        found[f"{other}, {BASELINE}"] = Recipe(fusion, None)
-        found |= {f"{other}, {name}": Recipe(fusion, loss) for name, loss in named.items()}
-    return found | {PUBLISHED: Recipe(CrossAttentionFusion, TextConceptConsistency(), PublishedWay)}
+        other = type(fusion(Widths(64, 64, 64))).__name__  # the command line gives a function that builds one
+        variants[f"{other}, {BASELINE}"] = Recipe(fusion, None)
+        variants |= {f"{other}, {name}": Recipe(fusion, loss) for name, loss in named.items()}
+    return variants | {PUBLISHED: Recipe(CrossAttentionFusion, TextConceptConsistency(), PublishedWay)}
 
 
 def name_of(loss: ConceptLoss) -> str:
-    """Return what a loss is called."""
+    """Return the name of a loss in tables."""
     return type(loss).__name__
 
 
 class Seconds(NamedTuple):
-    """What a step took by the ``clock``, and of all processors together (``cpu``)."""
+    """Wall-clock time of a step, and CPU time of all its threads."""
 
     clock: float
     cpu: float
 
 
 class Workload(NamedTuple):
-    """Variants that share their weights, the optimizer of all of these, and the batch that they train on."""
+    """Variants that share their weights, the optimizer of these, and the batch to train on."""
 
     variants: dict[str, ContextCIR]
     optimizer: Optimizer
@@ -162,9 +170,9 @@ class Workload(NamedTuple):
 
 
 def build(setting: Setting, wanted: Mapping[str, Recipe], device: torch.device, weights: bool = True) -> Workload:
-    """Build variants; without weights they are memory that nobody has written to."""
+    """Build variants; without ``weights`` their memory is allocated, but not initialised."""
     with device if weights else torch.device("meta"), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*from a non-meta parameter", UserWarning)  # weights of a folder go nowhere
+        warnings.filterwarnings("ignore", ".*from a non-meta parameter", UserWarning)  # weights of a folder are dropped
         backbone = OpenCLIPBackbone(setting.model)
         fusions = {recipe.fusion: recipe.fusion(backbone.widths) for recipe in wanted.values()}
     shared = nn.ModuleList([backbone, *fusions.values()])
@@ -179,31 +187,23 @@ def build(setting: Setting, wanted: Mapping[str, Recipe], device: torch.device, 
     return Workload(variants, optimizer, move_data_to_device(batch, device), setting.precision)
 
 
-NOUNS = """
-dog cat ball chair table lamp horse car boat house tree bird hat shirt cup plate book phone clock door wall sofa bench
-road river train bus bike kite flag box bag shoe glove ring spoon fork knife bed rug
-"""
-ADJECTIVES = "small large old new red blue green white black brown round long short tall thin dark wet"
-GLUE = ("make", " look like", ", and put", " next to")
-ENDINGS = (" and keep the rest", ", seen from above", " with more light", " in the snow")
-
-
 def random_triplets(batch: int, phrases: int, image_size: int, seed: int = 0) -> TripletBatch:
-    """Return triplets of 2B different noise images, each caption with so many noun phrases.
+    """Return triplets of 2B different noise images, with ``phrases`` noun phrases in each caption.
 
-    A phrase has 4 to 6 tokens with start and end of text; a caption with four phrases has 21 to 31, and 25 on average.
+    Lengths are those of real data: with start and end of text, a phrase has 4 to 6 tokens, and a caption with four
+    phrases has 21 to 31, 25 on average.
     """
     choose = random.Random(seed)
     captions, spans = [], []
     for _ in range(batch):
-        caption, found, glue = "", [], chain(GLUE, repeat(" and"))
+        caption, places, glue = "", [], chain(GLUE, repeat(" and"))
         for _ in range(phrases):
             words = [choose.choice(("the", "a")), *choose.sample(ADJECTIVES.split(), choose.randint(0, 2))]
             phrase = " ".join([*words, choose.choice(NOUNS.split())])
             caption += f"{next(glue)} {phrase}"
-            found.append((len(caption) - len(phrase), len(caption)))
+            places.append((len(caption) - len(phrase), len(caption)))
         captions.append(caption + choose.choice(ENDINGS))
-        spans.append(found)
+        spans.append(places)
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(2 * batch, 3, image_size, image_size, generator=generator)  # (2B, 3, S, S)
     reference, target = images.chunk(2)

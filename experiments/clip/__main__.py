@@ -3,17 +3,17 @@
     python -m experiments.clip --out runs/train_clip
 
 Contrastive training as CLIP's, on scenes drawn by the same generator as the scenes benchmark but from another seed. A
-batch holds whole image sets, so that images which differ in one attribute of one object are each other's negatives.
+batch holds whole image sets, so that images that differ in one attribute of one object are each other's negatives.
 
-Part of the descriptions are told as a story: what was there, and then what is different now. CLIP has read all kinds of
-sentences; a text tower that has read nothing but lists of objects can't tell who is meant to change.
+Part of the descriptions are stories: first the reference is described, then how the image differs from it. CLIP was
+trained on all kinds of sentences; a text tower trained on lists of objects only can't tell which object is to change.
 
-A second phase adds bases whose images differ in the shape or fill of one object only. Without them colours, sizes and
-places tell nearly all images of a batch apart, and the image tower hardly learns shapes, by which phrases name objects.
+A second phase adds bases whose images differ in the shape or fill of one object only. Without them, colours, sizes and
+places distinguish nearly all images of a batch, and the image tower hardly learns shapes, which phrases name.
 
 A third phase adds a contrastive loss between regions and names, as in RegionCLIP (Zhong et al., CVPR 2022): the patches
-of an object against the names of all objects in the batch. A pair of image and text says once what a scene holds; this
-says it of every object, and teaches in minutes what CLIP has learned from hundreds of millions of pictures.
+of an object against the names of all objects in the batch. It supervises every object separately, and so teaches in
+minutes what CLIP has learned from hundreds of millions of images.
 """
 
 import math
@@ -25,18 +25,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jsonargparse import auto_cli
 from torch import Tensor
 from torch.nn import functional
 
 from contextcir import assets
 from experiments.clip.model import SmallCLIP, naming, naming_logits, retrieval
 from experiments.clip.scenes import Pairs, Pool, draw_edited, draw_looks, make_pool
+from experiments.command import command
 
 
 @dataclass
 class Phase:
-    """A part of the training, with its own warm-up and cosine.
+    """A part of the training, with its own warm-up and cosine schedule.
 
     Args:
         steps: Optimizer steps; 0 leaves the phase out.
@@ -53,12 +53,12 @@ class Phase:
 
 @dataclass
 class Batches:
-    """What a batch is made of.
+    """The composition of a batch.
 
     Args:
-        size: Image and text pairs.
-        per_base: Pairs of one base (a reference with its image sets) in a batch: hard negatives.
-        stories: Share of the descriptions that are told as a change of the base's reference.
+        size: Pairs of image and text.
+        per_base: Pairs of one base (a reference with its image sets): hard negatives of each other.
+        stories: Share of descriptions by the reference of the base and the difference from it.
     """
 
     size: int = 256
@@ -66,14 +66,14 @@ class Batches:
     stories: float = 0.5
 
     def draw(self, rng: np.random.Generator, pools: list[Pool]) -> Pairs:
-        """Draw a batch, as much from one pool as from the other."""
+        """Draw a batch, in equal parts from all pools."""
         parts = [pool.batch(rng, self.size // len(pools), self.per_base, self.stories) for pool in pools]
         images, texts, scenes = zip(*parts, strict=True)
         return Pairs(torch.cat(images), list(chain(*texts)), list(chain(*scenes)))
 
 
 def optimizer_of(clip: torch.nn.Module, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW that decays matrices only."""
+    """Return AdamW with weight decay on matrices only."""
     matrices = [p for p in clip.parameters() if p.ndim >= 2]
     others = [p for p in clip.parameters() if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
@@ -81,7 +81,7 @@ def optimizer_of(clip: torch.nn.Module, weight_decay: float) -> torch.optim.Adam
 
 
 def pair_loss(model: SmallCLIP, pairs: Pairs, weight: float) -> Tensor:
-    """InfoNCE of images and texts, both ways, and ``weight`` times that of objects and their names, one way."""
+    """Return InfoNCE of images and texts, in both directions, plus ``weight`` times that from objects to names."""
     scale = model.clip.logit_scale.exp().clamp(max=100)
     image = model.encode_images(pairs.images)
     logits = scale * image.embedding @ model.embed_texts(pairs.texts).T  # (B, B)
@@ -96,7 +96,7 @@ def pair_loss(model: SmallCLIP, pairs: Pairs, weight: float) -> Tensor:
 def run_phase(
     model: SmallCLIP, phase: Phase, batches: Batches, pools: list[Pool], seed: int, report: Callable[[int], None]
 ) -> None:
-    """Train for the steps of a phase; ``report`` is called after each."""
+    """Train for the steps of a phase; ``report`` is called after each step."""
     clip, optimizer = model.clip, optimizer_of(model.clip, 0.05)
     rng = np.random.default_rng(seed)
     start, total = time.time(), 0.0
@@ -134,14 +134,14 @@ def train_clip(
 ) -> None:
     """Train the small CLIP and write it, packed, to OUT.
 
-    Each phase begins with the packed weights of the one before it, in half precision: one that was interrupted can be
-    done again alone, with ``--edited.steps=0`` (and ``--looks.steps=0``).
+    Each phase begins with the packed weights of the previous one, in half precision: an interrupted phase can be
+    repeated by itself, with ``--edited.steps=0`` (and ``--looks.steps=0``).
 
     Args:
-        edited: Phase on image sets of the benchmark's kind.
-        looks: Phase on these and, half of each batch, on scenes that differ in a shape or fill.
-        names: Phase on the same scenes, with the loss between regions and names.
-        batches: Batches.
+        edited: First phase, on image sets like the benchmark's.
+        looks: Second phase, with half of each batch from scenes that differ in a shape or fill.
+        names: Third phase, on the same scenes, with the loss between regions and names.
+        batches: Composition of the batches.
         edited_bases: Bases rendered for all phases, of 11 images each.
         looks_bases: Bases rendered for the later phases, of 11 images each.
         seed: Seed of scenes, weights and batches.
@@ -177,4 +177,4 @@ def train_clip(
 
 
 if __name__ == "__main__":
-    auto_cli(train_clip, as_positional=False)
+    command(train_clip)

@@ -1,4 +1,4 @@
-"""The small CLIP while it trains: its vocabulary, what it embeds, how it names single objects, and how it retrieves."""
+"""The small CLIP in training: its vocabulary, embeddings of images, regions and texts, and zero-shot evaluations."""
 
 import numpy as np
 import open_clip
@@ -17,7 +17,7 @@ from experiments.clip.scenes import IMAGES_PER_BASE, STREAM, Pool, normalise
 
 
 def vocabulary(seed: int, tokenizer: Tokenizer) -> list[int]:
-    """Return the token ids of all words that scenes are described, edited and asked for with, in order."""
+    """Return the sorted token ids of all words in descriptions, edits and queries of scenes."""
     words = {"find a picture that also shows, but . ; : an the is has does not and or with"}
     for number in range(3000):
         rng = np.random.default_rng([seed, STREAM, number])
@@ -28,7 +28,7 @@ def vocabulary(seed: int, tokenizer: Tokenizer) -> list[int]:
 
 
 class SmallCLIP:
-    """The small CLIP while it trains: its token table holds the vocabulary only, not 49,408 rows."""
+    """The small CLIP in training: its token table holds the vocabulary only, not 49,408 rows."""
 
     def __init__(self, settings: dict, seed: int) -> None:
         tokenizer = Tokenizer("ViT-B-32")
@@ -41,15 +41,15 @@ class SmallCLIP:
         self._position[self.rows] = torch.arange(len(self.rows))
 
     def encode_images(self, images: Tensor) -> ImageFeatures:
-        """Preprocessed images (B, 3, S, S) -> tokens (B, V, D) and embeddings (B, E), L2-normalised."""
+        """Encode preprocessed images (B, 3, S, S): tokens (B, V, D) and L2-normalised embeddings (B, E)."""
         with _autocast():
             tokens, embedding = self.backbone.encode_image(images)
         return ImageFeatures(tokens, functional.normalize(embedding.float(), dim=-1))
 
     def embed_regions(self, tokens: Tensor) -> Tensor:
-        """Vision tokens (B, V, D) -> what is in each cell of the layout, (B, 9, E), L2-normalised.
+        """Embed the cells of the layout from vision tokens (B, V, D): (B, 9, E), L2-normalised.
 
-        A cell is the mean of its patches, taken through the norm and the projection of the image tower.
+        A cell is the mean of its patches, followed by the norm and the projection of the image tower.
         """
         visual, side = self.clip.visual, round(len(PLACES) ** 0.5)
         rows, columns = (extent // side for extent in visual.grid_size)
@@ -60,7 +60,7 @@ class SmallCLIP:
         return functional.normalize(projected.float(), dim=-1)
 
     def embed_texts(self, texts: list[str]) -> Tensor:
-        """Texts -> (B, E), L2-normalised."""
+        """Embed texts: (B, E), L2-normalised."""
         tokens = self.backbone.tokenizer(texts)
         with _autocast():
             text = self.backbone.encode_text(TokenBatch(self._position[tokens.ids], tokens.valid))
@@ -69,7 +69,7 @@ class SmallCLIP:
 
 @torch.no_grad()
 def retrieval(model: SmallCLIP, pool: Pool, seed: int) -> dict[str, float]:
-    """Return zero-shot recall at 1 in percent over the whole pool: text to image, image to text, and inside a base."""
+    """Return zero-shot recall at 1 in percent over the pool: text to image, image to text, and within a base."""
     rng = np.random.default_rng(seed)
     texts = [describe(rng, scene, omit=0.0) for scene in pool.scenes]
     images = torch.cat([model.encode_images(normalise(chunk)).embedding for chunk in np.array_split(pool.images, 16)])
@@ -90,7 +90,7 @@ def _autocast() -> torch.autocast:
 
 
 def named_objects(scenes: list[Scene]) -> tuple[list[int], list[int], list[str], list[int]]:
-    """List all objects of B scenes by their cells: row, cell, the N different names, number of the name."""
+    """Return all objects of B scenes: row, cell, the N different names, and each object's index in these."""
     objects = [(row, item) for row, scene in enumerate(scenes) for item in scene.objects]
     number: dict[str, int] = {}
     names = [number.setdefault(describe_object(item), len(number)) for _, item in objects]
@@ -98,14 +98,14 @@ def named_objects(scenes: list[Scene]) -> tuple[list[int], list[int], list[str],
 
 
 def naming_logits(model: SmallCLIP, tokens: Tensor, scenes: list[Scene]) -> tuple[Tensor, Tensor]:
-    """Cosine of every object's cell with all names that occur in the batch (O, N), and the right names (O,)."""
+    """Return cosines of every object's cell and all names of the batch (O, N), and the right names' indices (O,)."""
     row, cell, names, right = named_objects(scenes)
     return model.embed_regions(tokens)[row, cell] @ model.embed_texts(names).T, torch.tensor(right)
 
 
 @torch.no_grad()
 def naming(model: SmallCLIP, pool: Pool) -> float:
-    """Percentage of the pool's objects whose cell is closest to their own name, among all names in the pool."""
+    """Return the percentage of objects whose cell is closest to their own name among all names in the pool."""
     tokens = torch.cat([model.encode_images(normalise(chunk)).tokens for chunk in np.array_split(pool.images, 16)])
     logits, right = naming_logits(model, tokens, pool.scenes)
     return round(100 * (logits.argmax(dim=-1) == right).float().mean().item(), 2)

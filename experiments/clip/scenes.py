@@ -1,4 +1,4 @@
-"""Scenes that the small CLIP is trained on, with descriptions: drawn by the generator of the scenes benchmark."""
+"""Scenes with descriptions to train the small CLIP on, drawn by the generator of the scenes benchmark."""
 
 import re
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from data_modules.scenes.wording import describe
 
 STREAM, LOOKS_STREAM = 9, 10  # keep these scenes apart from those of the benchmark, numbered from 0
 IMAGES_PER_BASE = 11  # a reference and two sets of five
-LONGEST = 75  # words and marks, so that they fit into CLIP's 77 tokens with start and end
+LONGEST = 75  # words and punctuation marks of a story, to fit into CLIP's 77 tokens with start and end of text
 
 
 class Pairs(NamedTuple):
@@ -39,24 +39,24 @@ class Pool:
     edits: list[tuple[Edit, ...] | None]
 
     def batch(self, rng: np.random.Generator, size: int, per_base: int, stories: float) -> Pairs:
-        """Draw images, ``per_base`` of each base, with new descriptions, a share of them told as `stories`."""
+        """Draw images, ``per_base`` of each base, with new descriptions. ``stories``: share of stories."""
         bases = rng.choice(len(self.scenes) // IMAGES_PER_BASE, size // per_base, replace=False)
         rows = [b * IMAGES_PER_BASE + i for b in bases for i in rng.permutation(IMAGES_PER_BASE)[:per_base]]
         texts = [self.story(rng, row) if rng.random() < stories else describe(rng, self.scenes[row]) for row in rows]
         return Pairs(normalise(self.images[rows]), texts, [self.scenes[row] for row in rows])
 
     def story(self, rng: np.random.Generator, row: int) -> str:
-        """Describe an image by what its reference shows, and what is different from it."""
+        """Describe an image by its reference, and by how it differs from it."""
         reference = self.scenes[row - row % IMAGES_PER_BASE]
-        if self.edits[row] is None:  # the reference itself, or an image that no edits can tell
+        if self.edits[row] is None:  # the reference itself, or an image without a caption of edits
             return describe(rng, self.scenes[row])
         text = f"{describe(rng, reference, omit=0.0)}. {caption(rng, reference, self.edits[row]).text}"
-        # Every word and mark is one token; a story without its end would be a wrong description.
+        # Every word and mark is one token; a truncated story would be a wrong description.
         return text if len(re.findall(r"\w+|[^\w\s]", text)) <= LONGEST else describe(rng, self.scenes[row])
 
 
 def normalise(images: np.ndarray) -> Tensor:
-    """Turn uint8 (B, S, S, 3) into what the model's preprocessing makes of such images: float32 (B, 3, S, S)."""
+    """Preprocess uint8 images (B, S, S, 3) as the model does: float32 (B, 3, S, S)."""
     return torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(255).sub_(0.5).div_(0.25)  # (B, 3, S, S)
 
 
@@ -64,7 +64,7 @@ Drawn = tuple[list[Scene], list[tuple[Edit, ...] | None], np.ndarray]
 
 
 def draw_edited(seed: int, number: int) -> Drawn:
-    """Draw a reference and two image sets of the benchmark's kind: scenes, edits that make them, pixels."""
+    """Draw a reference and two image sets like the benchmark's: scenes, the edits that lead to them, pixels."""
     rng = np.random.default_rng([seed, STREAM, number])
     reference, sets = draw_sets(rng, 2)
     members = [member for members in sets for member in members]

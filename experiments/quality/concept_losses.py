@@ -1,13 +1,11 @@
-"""Measure what the concept losses do to a trained model: influence of the map alone, pull, and where each leads.
+"""Measure the effect of the concept losses on a trained model: their gradients, and where each leads by itself.
 
 python -m experiments.quality.concept_losses --checkpoint runs/scenes/ID/checkpoints/last.ckpt --json losses.json
 """
 
 import copy
 import itertools
-import json as json_format
 import math
-import platform
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,27 +18,29 @@ from callbacks.concept import attention_figures
 from contextcir.batch import TripletBatch
 from contextcir.encoders.phrase_texts import QueryFeatures
 from contextcir.evaluation.grounding import PointingGame
+from contextcir.files import write_json
 from contextcir.losses.grounded import GroundedConsistency
 from contextcir.losses.maps import ConceptReading, phrase_attention, phrase_maps
 from contextcir.losses.text_cc import ConceptLoss, SpatialConsistency, TextConceptConsistency
 from contextcir.training.module import ContextCIR
 from data_modules import GroupedByReference, Scenes
-from experiments.command import command
+from experiments.command import command, processor
 
 LOSSES = {"published": TextConceptConsistency, "spatial": SpatialConsistency, "grounded": GroundedConsistency}
 
 
 @dataclass
 class Pull:
-    """How a loss pulls at a model, next to the contrastive loss.
+    """The gradient of a loss, also relative to that of the contrastive loss.
 
     Args:
-        influence: Cosine of the gradient with that for the map alone replaced by equal shares of the patches.
-        influence_of_mean: By the mean over phrases of the maps alone.
-        fusion_ratio: Norm of the weighted gradient over that of the contrastive loss's, on the fusion.
-        fusion_cosine: Cosine of the two.
-        text_ratio: On the text tower.
-        text_cosine: Likewise.
+        influence: Cosine of the gradient with the one whose maps of isolated phrases are replaced by equal shares of
+            all patches: 1 if these maps have no influence.
+        influence_of_mean: The same with the mean over phrases of these maps.
+        fusion_ratio: Norm of the weighted gradient divided by that of the contrastive loss, on the fusion.
+        fusion_cosine: Cosine of these two gradients.
+        text_ratio: As ``fusion_ratio``, on the text tower.
+        text_cosine: As ``fusion_cosine``, on the text tower.
     """
 
     influence: float
@@ -52,13 +52,13 @@ class Pull:
 
 
 def queries_of(model: ContextCIR, batch: TripletBatch) -> tuple[QueryFeatures, ConceptReading]:
-    """Compose the queries of a batch, to be read by concept losses."""
+    """Encode the queries of a batch, and read their attention for concept losses."""
     features = model.encode_query(batch.query)
     return features, ConceptReading(model.fusion, features, batch.reference_id)
 
 
 def with_constant(loss: ConceptLoss, reading: ConceptReading, constant: str) -> tuple[Tensor, Tensor]:
-    """Return the consistency that compares maps, as it is and with a ``constant`` (equal, mean) for those alone."""
+    """Return a loss as it is, and with its maps of isolated phrases replaced by a ``constant``: equal or mean."""
     if isinstance(loss, GroundedConsistency):
         context, found = reading.in_context()
         places = loss.places(reading.embeddings())[found]
@@ -74,14 +74,14 @@ def with_constant(loss: ConceptLoss, reading: ConceptReading, constant: str) -> 
 
 
 def gradient(loss: Tensor, *parts: nn.Module) -> Tensor:
-    """Return the gradient of a loss on the weights of some parts, flat."""
+    """Return the gradient of a loss on the weights of some modules, flattened and concatenated."""
     weights = [weight for part in parts for weight in part.parameters() if weight.requires_grad]
-    found = torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True, materialize_grads=True)
-    return torch.cat([part.flatten() for part in found])
+    gradients = torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True, materialize_grads=True)
+    return torch.cat([part.flatten() for part in gradients])
 
 
 def cosine(first: Tensor, second: Tensor) -> float:
-    """Return the cosine of two gradients; 0 where one has no length."""
+    """Return the cosine of two gradients; 0 where one is zero."""
     return functional.cosine_similarity(first.double(), second.double(), dim=0, eps=1e-300).item()
 
 
@@ -104,7 +104,10 @@ def measure_pull(model: ContextCIR, loss: ConceptLoss, batch: TripletBatch) -> P
 
 @torch.no_grad()
 def length_effect(model: ContextCIR, batches: list[TripletBatch]) -> float:
-    """Return R^2 between the published loss of phrases and |1/tokens alone - 1/tokens of the caption|, with ends."""
+    """Return R^2 between the published loss of phrases and |1/n - 1/m|, for n tokens of the phrase, m of its caption.
+
+    Both numbers include start and end of text.
+    """
     losses, lengths = [], []
     for batch in batches:
         features, reading = queries_of(model, batch)
@@ -119,7 +122,7 @@ def length_effect(model: ContextCIR, batches: list[TripletBatch]) -> float:
 
 @torch.no_grad()
 def state(model: ContextCIR, loss: ConceptLoss, batches: list[TripletBatch]) -> dict[str, float]:
-    """Return the loss and where attention goes: means over batches, and the pointing game over all of them."""
+    """Return the loss and figures of attention: means over batches, and the pointing game over all of them."""
     model.eval()
     rows = []
     game = PointingGame(sum(len(batch.target) for batch in batches), model.backbone.grid)
@@ -159,14 +162,14 @@ def concept_losses(
     """Measure every concept loss on a model that was trained on scenes.
 
     Args:
-        checkpoint: Of the model.
+        checkpoint: Checkpoint of the model.
         root: Folder of the scenes benchmark.
-        batches: Training batches that are measured on, and minimised on in turn.
+        batches: Training batches to measure and to minimise on, in turn.
         batch_size: Triplets in each.
-        steps: Of minimising a loss alone.
-        lr: Learning rate of that.
-        seed: Of the order of the batches.
-        threads: Of the processor.
+        steps: Steps that minimise nothing but the loss.
+        lr: Learning rate of these.
+        seed: Seed of the order of the batches.
+        threads: CPU threads.
         json: File for all figures.
     """
     torch.set_num_threads(threads)
@@ -177,7 +180,7 @@ def concept_losses(
     )
     given = list(itertools.islice(data.train_dataloader(), batches))
     effect = length_effect(trained, given)
-    report = {"checkpoint": checkpoint.name, "seed": seed, "machine": f"{platform.processor() or platform.machine()}"}
+    report = {"checkpoint": checkpoint.name, "seed": seed, "machine": processor()}
     report |= {"torch": torch.__version__, "length_effect_r2": effect, "losses": {}}
     print(f"R^2 of the published loss with |1/n alone - 1/n caption|: {effect:.3f}")
     for name, kind in LOSSES.items():
@@ -192,13 +195,8 @@ def concept_losses(
         for key, value in before.items():
             print(f"  {key:20} {value:10.4f} -> {after[key]:10.4f}")
     if json is not None:
-        json.write_text(json_format.dumps(report, indent=2) + "\n")
-
-
-def main() -> None:
-    """Parse the command line."""
-    command(concept_losses)
+        write_json(json, report, indent=2)
 
 
 if __name__ == "__main__":
-    main()
+    command(concept_losses)

@@ -6,13 +6,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parents[1]
-RESERVED = {"name", "seed_everything", "trainer.default_root_dir", "ckpt_path"}  # the runner's own
+from experiments.command import packaged
+
+OVERLAYS = Path(__file__).parents[1] / "configs" / "overlays"
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One of the things compared. ``levels``: of each factor; ``flags`` of experiments.run; ``train``: whether to."""
+    """One of the things compared.
+
+    Args:
+        name: its levels, joined by ``-``.
+        levels: level of each factor.
+        flags: arguments of experiments.run.
+        train: whether there is anything to train; if not, it is only evaluated.
+    """
 
     name: str
     levels: Mapping[str, str]
@@ -22,7 +30,15 @@ class Variant:
 
 @dataclass(frozen=True)
 class Trial:
-    """A run. ``name``: its folder below the study's. ``subcommands`` of experiments.run, one after the other."""
+    """One run.
+
+    Args:
+        name: its folder, relative to the study's.
+        variant: name of the variant.
+        seed: seed of the run.
+        flags: arguments of experiments.run.
+        subcommands: subcommands of experiments.run, one after the other.
+    """
 
     name: str
     variant: str
@@ -33,7 +49,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Tune:
-    """How settings are chosen. ``settings``: candidates by variant, equally many for each."""
+    """Settings are chosen by the mean of ``metric`` over ``seeds``. ``settings``: equally many for each variant."""
 
     metric: str
     seeds: tuple[int, ...]
@@ -42,19 +58,33 @@ class Tune:
 
 @dataclass(frozen=True)
 class Plan:
-    """A study. ``metrics``: by section and label, the pattern of the name (see `Figures`)."""
+    """A study.
 
-    name: str
+    Args:
+        file: its YAML file.
+        title: heading of the report.
+        variants: what is compared.
+        seeds: seeds of every variant.
+        references: by variant, the one that it is compared with.
+        tune: how settings are chosen; None if they are given.
+        metrics: by section and label, the name or pattern of a metric (see `Figures.names`).
+    """
+
+    file: Path
     title: str
     variants: tuple[Variant, ...]
     seeds: tuple[int, ...]
     references: Mapping[str, str]
     tune: Tune | None
     metrics: Mapping[str, Mapping[str, str]]
-    folder: Path
+
+    @property
+    def name(self) -> str:
+        """Name of the study, and of the files of its report."""
+        return self.file.stem
 
     def tuning_trials(self) -> list[Trial]:
-        """Return the runs that settings are chosen by: they see val, never test."""
+        """Return the runs by which settings are chosen: they are evaluated on val, never on test."""
         if self.tune is None:
             return []
         return [
@@ -66,43 +96,38 @@ class Plan:
         ]
 
     def trials(self, chosen: Mapping[str, int]) -> list[Trial]:
-        """Return the runs of the study, seed by seed. ``chosen``: number of the setting of each variant."""
+        """Return the runs of the study, seed by seed. ``chosen``: index of each variant's setting."""
+        settings = {} if self.tune is None else {v: s[chosen[v]] for v, s in self.tune.settings.items()}
         return [
-            self._trial(
-                f"study/{variant.name}",
-                variant,
-                self.tune.settings[variant.name][chosen[variant.name]] if self.tune else {},
-                seed,
-                test=True,
-            )
+            self._trial(f"study/{variant.name}", variant, settings.get(variant.name, {}), seed, test=True)
             for seed in self.seeds
             for variant in self.variants
         ]
 
     def _trial(self, folder: str, variant: Variant, setting: Mapping[str, Any], seed: int, test: bool) -> Trial:
-        flags = (*variant.flags, *flags_of(setting, self.folder), f"--seed_everything={seed}")
+        flags = (*variant.flags, *flags_of(setting, self.file.parent), f"--seed_everything={seed}")
         first = "fit" if variant.train else "validate"
         return Trial(f"{folder}/seed-{seed}", variant.name, seed, flags, (first, "test") if test else (first,))
 
 
 def flags_of(overrides: Mapping[str, Any], folder: Path) -> list[str]:
-    """Return the flags of experiments.run for dotted keys; ``config`` names one or more overlay files."""
+    """Return the arguments of experiments.run for dotted keys; ``config`` names one or more overlay files.
+
+    Raises:
+        MissingFileError: if there is no config of this name.
+    """
     flags = []
     for key, value in overrides.items():
         if key == "config":
             files = [value] if isinstance(value, str) else value
             flags += [f"--config={find_config(name, folder)}" for name in files]
-        elif key in RESERVED:
-            raise ValueError(f"{key} is set by the study: leave it out")
         else:
             flags.append(f"--{key}={value if isinstance(value, str) else json.dumps(value)}")
     return flags
 
 
 def find_config(name: str, folder: Path) -> Path:
-    """Return a config by its path from the study's folder, or from that of the configs or their overlays."""
-    places = [folder / name, HERE / "configs" / name, HERE / "configs" / "overlays" / name]
-    found = next((place for place in places if place.is_file()), None)
-    if found is None:
-        raise FileNotFoundError(f"no config {name}: looked for {', '.join(str(place) for place in places)}")
-    return found.relative_to(Path.cwd()) if found.is_relative_to(Path.cwd()) else found
+    """Return a config: beside the study, in ``configs/overlays``, or as `packaged` finds it."""
+    places = [folder / name, OVERLAYS / name]
+    path = next((place for place in places if place.is_file()), None) or packaged("configs", name)
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

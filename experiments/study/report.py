@@ -1,77 +1,34 @@
-"""What a study found: tables in Markdown and CSV, and a figure.
-
-The figure of a study: for every figure a panel with a point and an interval for each variant.
-"""
+"""The report of a study: tables in Markdown and CSV, and a figure."""
 
 import csv
 import io
 import itertools
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from experiments.study.lock import write_at_once
+from contextcir.errors import InputError
+from contextcir.files import write_text
+from experiments import command
 from experiments.study.plan import Plan
-from experiments.study.results import Figures, Interval, interval, paired_difference
-from experiments.study.runner import read_result
+from experiments.study.results import (
+    Choices,
+    Figures,
+    Interval,
+    interval,
+    paired_difference,
+    read_result,
+)
 
-if TYPE_CHECKING:
-    from experiments.study.report import Table
-
-
-PANEL = (2.6, 0.26)  # inches: width, height of a variant
-MOST = 6  # panels in a row
+NONE = "–"
+PANEL = (2.6, 0.26)  # inches: width of a panel, height of a variant in it
+PANELS = 6  # at most in a row
 BLUE, GREY = "#0072B2", "#555555"
 
 
-def draw(tables: Sequence["Table"], references: Mapping[str, str], path: Path) -> None:
-    """Draw all tables; variants that others are compared with are grey."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    rows = [(t, t.labels[i : i + MOST]) for t in tables for i in range(0, len(t.labels), MOST)]
-    names = list(tables[0].cells)
-    columns = max(len(labels) for _, labels in rows)
-    height = 0.75 + PANEL[1] * len(names)
-    figure = Figure(figsize=(1.2 + PANEL[0] * columns, height * len(rows)), layout="constrained", dpi=110)
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(len(rows), columns, squeeze=False)
-    for (table, labels), line in zip(rows, axes, strict=True):
-        for number, axis in enumerate(line):
-            if number >= len(labels):
-                axis.set_axis_off()
-                continue
-            for place, name in enumerate(names):
-                cell = table.cells[name].get(labels[number])
-                if cell is not None:
-                    colour = GREY if name in references.values() else BLUE
-                    axis.errorbar(cell.mean.mean, place, xerr=cell.mean.half, fmt="o", ms=4, color=colour, capsize=2)
-                    dots = list(cell.values.values())
-                    axis.plot(dots, [place + 0.25] * len(dots), ".", ms=2, color=colour, alpha=0.5)
-            axis.set_title(f"{table.title}: {labels[number]}" if table.title else labels[number], fontsize=7)
-            axis.set_yticks(range(len(names)), names if number == 0 else [""] * len(names), fontsize=7)
-            axis.set_ylim(len(names) - 0.4, -0.6)
-            axis.tick_params(axis="x", labelsize=6)
-            axis.grid(axis="x", alpha=0.3)
-    figure.savefig(path)
-
-
-NONE = "–"
-
-
-class Choices(NamedTuple):
-    """What tuning has found: mean of the ``metric`` by variant and setting, and the number of the chosen setting."""
-
-    metric: str
-    seeds: tuple[int, ...]
-    means: dict[str, list[float]]
-    chosen: dict[str, int]
-
-
 class Cell(NamedTuple):
-    """A figure of a variant: its values by seed, and what is made of them. ``difference``: to the reference."""
+    """A metric of a variant: its values by seed, their mean, and the paired difference from the reference's."""
 
     values: dict[int, float]
     mean: Interval
@@ -79,7 +36,7 @@ class Cell(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A section of the study: ``cells`` by variant and label of the metric."""
+    """A section of the report: ``cells`` by variant and label of the metric."""
 
     title: str
     labels: tuple[str, ...]
@@ -87,44 +44,48 @@ class Table(NamedTuple):
 
 
 def collect(plan: Plan, results: Mapping[str, Mapping[int, Figures]], complete: bool) -> list[Table]:
-    """Return the tables of a study from its runs' figures by variant and seed.
+    """Return the tables of a study from its runs' metrics by variant and seed.
 
-    Figures that only ``test`` has seen are left out until the study is ``complete``: they are looked at once.
+    Metrics that only ``test`` has evaluated are left out until the study is ``complete``: they are looked at once.
 
     Raises:
-        ValueError: if a pattern fits no figure of any run, though all are there.
+        InputError: if a pattern matches no metric of any run, though all are done.
     """
     runs = [figures for by_seed in results.values() for figures in by_seed.values()]
+
+    def matches(pattern: str) -> dict[str, str]:
+        names = {
+            match: name
+            for figures in runs
+            for match, name in figures.names(pattern).items()
+            if complete or not figures.is_test(name)
+        }
+        return dict(sorted(names.items()))
+
+    def values_of(variant: str, name: str) -> dict[int, float]:
+        values = {seed: figures.get(name) for seed, figures in sorted(results.get(variant, {}).items())}
+        return {seed: value for seed, value in values.items() if value is not None}
+
     tables = []
     for title, patterns in plan.metrics.items():
         names: dict[str, str] = {}
         for label, pattern in patterns.items():
-            found: dict[str, str] = {}
-            for figures in runs:
-                found |= {
-                    k: name for k, name in figures.names(pattern).items() if complete or not figures.is_test(name)
-                }
-            if complete and not found:
+            matching = matches(pattern)
+            if complete and not matching:
                 known = ", ".join(sorted({name for figures in runs for name in figures.values}))
-                raise ValueError(f"metrics: no run has {pattern} ({label}); known: {known}")
-            names |= {label.replace("*", what.replace("_", " ")): found[what] for what in sorted(found)}
+                raise InputError(f"no run has {pattern} ({label}); known: {known}", file=plan.file, field="metrics")
+            names |= {label.replace("*", match.replace("_", " ")): name for match, name in matching.items()}
         cells: dict[str, dict[str, Cell]] = {variant.name: {} for variant in plan.variants}
-        for (label, name), variant in itertools.product(names.items(), plan.variants):
-            values = _values(results, variant.name, name)
-            if not values:
-                continue
-            reference = _values(results, plan.references.get(variant.name, ""), name)
-            both = sorted(values.keys() & reference.keys())
-            difference = paired_difference([values[s] for s in both], [reference[s] for s in both]) if both else None
-            cells[variant.name][label] = Cell(values, interval(list(values.values())), difference)
+        for (label, name), variant in itertools.product(names.items(), cells):
+            values, reference = values_of(variant, name), values_of(plan.references.get(variant, ""), name)
+            if values:
+                both = sorted(values.keys() & reference.keys())
+                pairs = [values[seed] for seed in both], [reference[seed] for seed in both]
+                difference = paired_difference(*pairs) if both else None
+                cells[variant][label] = Cell(values, interval(list(values.values())), difference)
         if names:
             tables.append(Table(title, tuple(names), cells))
     return tables
-
-
-def _values(results: Mapping[str, Mapping[int, Figures]], variant: str, name: str) -> dict[int, float]:
-    found = {seed: figures.get(name) for seed, figures in results.get(variant, {}).items()}
-    return {seed: value for seed, value in sorted(found.items()) if value is not None}
 
 
 def write_report(plan: Plan, root: Path, choices: Choices | None, commands: Sequence[str]) -> list[Path]:
@@ -152,14 +113,8 @@ def write_report(plan: Plan, root: Path, choices: Choices | None, commands: Sequ
         parts.append(f"![Means and 95 % intervals]({picture.name})")
     files = {f"{plan.name}.md": "\n\n".join(parts) + "\n", f"{plan.name}.csv": csv_text(tables)}
     for name, text in files.items():
-        write_at_once(root / name, text)
+        write_text(root / name, text)
     return [*(root / name for name in files), *([picture] if tables else [])]
-
-
-def publish_report(report: Sequence[Path], plan: Plan, folder: Path) -> list[Path]:
-    """Copy the files of a report to a folder; return the copies."""
-    folder.mkdir(parents=True, exist_ok=True)
-    return [Path(shutil.copy(path, folder / path.name)) for path in report]
 
 
 def header(plan: Plan, results: Sequence[Mapping[str, Any]], commands: Sequence[str]) -> list[str]:
@@ -167,8 +122,8 @@ def header(plan: Plan, results: Sequence[Mapping[str, Any]], commands: Sequence[
     lines = ["    " + "\n    ".join(commands)] if commands else []
 
     def all_of(key: str) -> str:
-        found = dict.fromkeys(str(result[key]) for result in results if result.get(key) is not None)
-        return " and ".join(found) or NONE
+        values = dict.fromkeys(str(result[key]) for result in results if result.get(key) is not None)
+        return " and ".join(values) or NONE
 
     seeds = f"Seeds {', '.join(map(str, plan.seeds))}"
     if plan.tune is not None:
@@ -202,32 +157,32 @@ def tuning_table(plan: Plan, choices: Choices) -> str:
 
 
 def markdown(plan: Plan, table: Table) -> list[str]:
-    """Return a section: the means, and the differences to the references where there are any."""
+    """Return a section: the means, and the differences from the references where there are any."""
     title = f"## {table.title}\n\n" if table.title else ""
     means = [
         [name, *(cells[label].mean.text() if label in cells else NONE for label in table.labels)]
         for name, cells in table.cells.items()
     ]
-    parts = [title + grid(["", *table.labels], means)]
     differences = [
-        [f"{name} - {plan.references[name]}", *(_difference(cells.get(label)) for label in table.labels)]
+        [f"{name} - {plan.references[name]}", *(difference_text(cells.get(label)) for label in table.labels)]
         for name, cells in table.cells.items()
         if name in plan.references
     ]
+    parts = [title + grid(["", *table.labels], means)]
     return parts + ([grid(["difference", *table.labels], differences)] if differences else [])
 
 
-def _difference(cell: Cell | None) -> str:
+def difference_text(cell: Cell | None) -> str:
+    """Return a difference as it stands in a table, in bold where its interval excludes 0."""
     if cell is None or cell.difference is None:
         return NONE
     text = cell.difference.text(signed=True)
     return f"**{text}**" if cell.difference.excludes_zero else text
 
 
-def grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table."""
-    lines = [head, ["---", *("---:" for _ in head[1:])], *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+def grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table without its last line break."""
+    return command.table(header, rows).rstrip("\n")
 
 
 def csv_text(tables: Sequence[Table]) -> str:
@@ -240,9 +195,38 @@ def csv_text(tables: Sequence[Table]) -> str:
             for label, cell in cells.items():
                 values = " ".join(f"{seed}:{value:g}" for seed, value in cell.values.items())
                 numbers = [*cell.mean[:2], cell.mean.count, *(cell.difference or (None, None))[:2]]
-                writer.writerow([table.title, variant, label, *map(_number, numbers), values])
+                figures = ["" if number is None else f"{number:.6g}" for number in numbers]
+                writer.writerow([table.title, variant, label, *figures, values])
     return text.getvalue()
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.6g}"
+def draw(tables: Sequence[Table], references: Mapping[str, str], path: Path) -> None:
+    """Draw a panel for every metric, with a point and an interval for each variant; references are grey."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = [(t, t.labels[i : i + PANELS]) for t in tables for i in range(0, len(t.labels), PANELS)]
+    names = list(tables[0].cells)
+    columns = max(len(labels) for _, labels in rows)
+    height = 0.75 + PANEL[1] * len(names)
+    figure = Figure(figsize=(1.2 + PANEL[0] * columns, height * len(rows)), layout="constrained", dpi=110)
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(rows), columns, squeeze=False)
+    for (table, labels), line in zip(rows, axes, strict=True):
+        for number, axis in enumerate(line):
+            if number >= len(labels):
+                axis.set_axis_off()
+                continue
+            for place, name in enumerate(names):
+                cell = table.cells[name].get(labels[number])
+                if cell is not None:
+                    colour = GREY if name in references.values() else BLUE
+                    axis.errorbar(cell.mean.mean, place, xerr=cell.mean.half, fmt="o", ms=4, color=colour, capsize=2)
+                    dots = list(cell.values.values())
+                    axis.plot(dots, [place + 0.25] * len(dots), ".", ms=2, color=colour, alpha=0.5)
+            axis.set_title(f"{table.title}: {labels[number]}" if table.title else labels[number], fontsize=7)
+            axis.set_yticks(range(len(names)), names if number == 0 else [""] * len(names), fontsize=7)
+            axis.set_ylim(len(names) - 0.4, -0.6)
+            axis.tick_params(axis="x", labelsize=6)
+            axis.grid(axis="x", alpha=0.3)
+    figure.savefig(path)

@@ -1,20 +1,45 @@
-"""Figures of a trial by name, from its ``metrics.json``: ``test.composed.recall_at_1_concepts_3``.
-
-Means over seeds with intervals by Student's t: exact, in plain Python.
-"""
+"""What the runs of a study have measured: metrics by name, the settings that they choose, and means over seeds."""
 
 import math
 import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any, NamedTuple
 
-PHASES = ("fit_end", "validate", "test")  # of metrics.json, the most wanted last
+from contextcir.errors import InputError
+from contextcir.files import read_json
+from experiments.study.plan import Plan, Trial
+
+RESULT = "result.json"  # of a trial, in its folder
+LEVEL = 0.95  # of all confidence intervals
+PHASES = ("fit_end", "validate", "test")  # of metrics.json; later ones take precedence
 POOLED = re.compile(r"(?P<stem>.+_)(?P<parts>\d+(?:\+\d+)+)$")  # ..._concepts_3+4
 
 
+def read_result(trial: Trial, root: Path) -> dict[str, Any] | None:
+    """Return the result of a trial, None while there is none.
+
+    Raises:
+        InputError: if other settings made it: the study has changed since.
+    """
+    path = root / trial.name / RESULT
+    result = read_json(path)
+    if result is None:
+        return None
+    if result["flags"] != list(trial.flags) or result["subcommands"] != list(trial.subcommands):
+        changed = ", ".join(sorted(set(result["flags"]) ^ set(trial.flags))) or "in another order"
+        raise InputError(
+            f"was made with other settings ({changed}): the study has changed; choose another folder for it, or remove "
+            "that of this trial",
+            file=path,
+            setting="out",
+        )
+    return result
+
+
 class Figures:
-    """All numbers of a run, named ``SPLIT.ROW.METRIC`` (recall tables) and ``SPLIT.METRIC`` (anything else).
+    """All metrics of a run, named ``SPLIT.ROW.METRIC`` (recall tables) and ``SPLIT.METRIC`` (anything else).
 
     ``SPLIT.ROW.METRIC_concepts_3+4`` is the mean over the queries of both groups.
 
@@ -24,8 +49,8 @@ class Figures:
 
     def __init__(self, results: Mapping[str, Any]) -> None:
         self.values: dict[str, float] = {}
-        self.sizes: dict[str, Mapping[str, int]] = {}  # queries of each group, by split
-        self.tested: set[str] = set()  # splits that only `test` has seen
+        self.sizes: dict[str, Mapping[str, int]] = {}  # number of queries by split and group
+        self.tested: set[str] = set()  # splits that only `test` has evaluated
         for phase in PHASES:
             for split, entry in results.get(phase, {}).items():
                 if phase == "test" and split not in self.sizes:
@@ -40,24 +65,22 @@ class Figures:
                 }
 
     def get(self, name: str) -> float | None:
-        """Return one figure, None where there is none of this name."""
+        """Return one metric, None where there is none of this name."""
         pooled = POOLED.match(name)
         if name in self.values or not pooled:
             return self.values.get(name)
         sizes = self.sizes.get(name.split(".", 1)[0], {})
         total, count = 0.0, 0
         for part in pooled["parts"].split("+"):
-            value = self.values.get(pooled["stem"] + part)
-            size = next(
-                (size for group, size in sizes.items() if f"{pooled['stem']}{part}".endswith(f"_{group}")), None
-            )
-            if value is None or size is None:
+            metric = pooled["stem"] + part
+            size = next((size for group, size in sizes.items() if metric.endswith(f"_{group}")), None)
+            if metric not in self.values or size is None:
                 return None
-            total, count = total + value * size, count + size
+            total, count = total + self.values[metric] * size, count + size
         return total / count
 
     def names(self, pattern: str) -> dict[str, str]:
-        """Return what stands for the ``*`` of a pattern, and the whole name of the figure, sorted.
+        """Return the names that match a pattern, sorted, by what its ``*`` stands for.
 
         The ``*`` never covers the name of a group: ``first_*`` is every ``first_ROLE``, but not those by concepts.
         Without a ``*`` it is one name, which may be that of pooled groups.
@@ -65,24 +88,51 @@ class Figures:
         if "*" not in pattern:
             return {"": pattern} if self.get(pattern) is not None else {}
         before, _, behind = pattern.partition("*")
-        found = {
-            name[len(before) : len(name) - len(behind)]: name
-            for name in sorted(self.values)
-            if fnmatchcase(name, pattern)
-        }
-        groups = {group for of in self.sizes.values() for group in of}
-        return {what: name for what, name in found.items() if not what.endswith(tuple(f"_{g}" for g in groups))}
+        groups = tuple({f"_{group}" for sizes in self.sizes.values() for group in sizes})
+        names = [name for name in sorted(self.values) if fnmatchcase(name, pattern)]
+        matches = {name[len(before) : len(name) - len(behind)]: name for name in names}
+        return {match: name for match, name in matches.items() if not match.endswith(groups)}
 
     def is_test(self, name: str) -> bool:
-        """Tell whether a figure comes from a split that only ``test`` has seen."""
+        """Tell whether a metric comes from a split that only ``test`` has evaluated."""
         return name.split(".", 1)[0] in self.tested
 
 
-LEVEL = 0.95  # of all intervals
+class Choices(NamedTuple):
+    """The outcome of tuning: mean of ``metric`` by variant and setting, and the index of the chosen setting."""
+
+    metric: str
+    seeds: tuple[int, ...]
+    means: dict[str, list[float]]
+    chosen: dict[str, int]
+
+
+def choose(plan: Plan, root: Path) -> Choices | None:
+    """Return the setting of the highest mean for each variant, the first of equal ones; None until all runs are done.
+
+    Raises:
+        InputError: if a run lacks the metric that decides.
+    """
+    if plan.tune is None:
+        return Choices("", (), {}, dict.fromkeys((variant.name for variant in plan.variants), 0))
+    scores: dict[str, dict[str, list[float]]] = {}
+    for trial in plan.tuning_trials():
+        result = read_result(trial, root)
+        if result is None:
+            return None
+        value = Figures(result["metrics"]).get(plan.tune.metric)
+        if value is None:
+            path = root / trial.name / RESULT
+            raise InputError(f"has no {plan.tune.metric}, by which tune.metric chooses settings", file=path)
+        setting = trial.name.split("/")[2]
+        scores.setdefault(trial.variant, {}).setdefault(setting, []).append(value)
+    means = {name: [mean(values) for values in settings.values()] for name, settings in scores.items()}
+    chosen = {name: values.index(max(values)) for name, values in means.items()}
+    return Choices(plan.tune.metric, plan.tune.seeds, means, chosen)
 
 
 class Interval(NamedTuple):
-    """A mean over ``count`` values, and the half-width of its interval; None where one value can't tell."""
+    """A mean over ``count`` values, and the half-width of its confidence interval; None for a single value."""
 
     mean: float
     half: float | None
@@ -94,53 +144,30 @@ class Interval(NamedTuple):
         return self.half is not None and abs(self.mean) > self.half
 
     def text(self, digits: int = 2, signed: bool = False) -> str:
-        """Return it as it stands in a table."""
+        """Format it for a table."""
         mean = f"{self.mean:{'+' if signed else ''}.{digits}f}"
         return mean if self.half is None else f"{mean} ± {self.half:.{digits}f}"
 
 
-def student_central(t: float, degrees: int) -> float:
-    """Return the probability that |T| <= t for Student's T with ``degrees`` of freedom.
-
-    The finite series for whole degrees of freedom (Abramowitz and Stegun, 26.7.3 and 26.7.4).
-    """
-    if degrees < 1:
-        raise ValueError(f"Student's t needs at least 1 degree of freedom, got {degrees}")
-    angle = math.atan2(t, math.sqrt(degrees))
-    sine, cosine = math.sin(angle), math.cos(angle)
-    odd = degrees % 2
-    term = total = cosine if odd else 1.0
-    for k in range(3 if odd else 2, degrees, 2):  # cos^k times (k - 1) / k times the one before
-        term *= cosine * cosine * (k - 1) / k
-        total += term
-    if not odd:
-        return sine * total
-    return 2 / math.pi * (angle + (sine * total if degrees > 1 else 0.0))
+def mean(values: Sequence[float]) -> float:
+    """Return the mean, rounded once."""
+    return math.fsum(values) / len(values)
 
 
 def student_quantile(degrees: int, level: float = LEVEL) -> float:
     """Return the t with |T| <= t of probability ``level`` in [0, 1): 2.776 at 4 degrees of freedom and 0.95."""
-    if not 0 <= level < 1:
-        raise ValueError(f"expected a level from 0 up to, but not, 1, got {level}")
-    low, high = 0.0, 1.0
-    while student_central(high, degrees) < level:
-        high *= 2
-    for _ in range(200):
-        middle = (low + high) / 2
-        if middle in (low, high):
-            break
-        low, high = (middle, high) if student_central(middle, degrees) < level else (low, middle)
-    return high
+    from scipy.special import stdtrit  # what scipy.stats.t.ppf calls, at a third of its import time
+
+    return float(stdtrit(degrees, (1 + level) / 2))
 
 
 def interval(values: Sequence[float]) -> Interval:
-    """Return mean and interval of independent values, one for each seed."""
-    count = len(values)
-    mean = math.fsum(values) / count
+    """Return mean and confidence interval (Student's t) of independent values, one for each seed."""
+    count, centre = len(values), mean(values)
     if count < 2:
-        return Interval(mean, None, count)
-    variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
-    return Interval(mean, student_quantile(count - 1) * math.sqrt(variance / count), count)
+        return Interval(centre, None, count)
+    variance = math.fsum((value - centre) ** 2 for value in values) / (count - 1)
+    return Interval(centre, student_quantile(count - 1) * math.sqrt(variance / count), count)
 
 
 def paired_difference(values: Sequence[float], reference: Sequence[float]) -> Interval:

@@ -1,10 +1,9 @@
-"""The runs of a study: each in a process and a folder of its own, done once however often and wherever it is asked for.
+"""The runs of a study, each in a process and a folder of its own; each is done once, by however many runners.
 
-A folder holds ``trial.json`` (what is to be done), ``log.txt``, ``run/`` (what experiments.run leaves) and, once all is
-done, ``result.json``, which is written at once. A run that was cut has no result, and is repeated from its beginning.
+A folder holds ``trial.json`` (what to run), ``log.txt``, ``run/`` (what experiments.run leaves) and, once all is done,
+``result.json``. A run that was interrupted has no result, and is repeated from its beginning.
 """
 
-import json
 import os
 import shutil
 import subprocess
@@ -13,13 +12,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
 
-from experiments.study.lock import Lock, write_at_once
+from filelock import SoftFileLease, Timeout
+
+from contextcir import files
+from contextcir.errors import InputError
 from experiments.study.plan import Trial
+from experiments.study.results import read_result
 
-TRIAL, RESULT, LOG, RUN = "trial.json", "result.json", "log.txt", "run"
-POLL = 0.2  # seconds between two looks at running trials
+TRIAL, LOG, RUN, LOCK = "trial.json", "log.txt", "run", "lock"
+POLL = 0.2  # seconds between two checks of running trials
 
 Command = Callable[[Path], list[str]]
 
@@ -29,46 +31,27 @@ def trial_command(folder: Path) -> list[str]:
     return [sys.executable, "-m", "experiments.study.trial", str(folder)]
 
 
-def read_result(trial: Trial, root: Path) -> dict[str, Any] | None:
-    """Return the result of a trial, None while there is none.
-
-    Raises:
-        ValueError: if it is the result of something else: the study was changed since.
-    """
-    path = root / trial.name / RESULT
-    try:
-        result = json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    if result["flags"] != list(trial.flags) or result["subcommands"] != list(trial.subcommands):
-        changed = sorted(set(result["flags"]) ^ set(trial.flags))
-        raise ValueError(
-            f"{path} was made with other settings ({', '.join(changed) or 'in another order'}): the study has changed; "
-            "choose another --out, or remove that trial's folder"
-        )
-    return result
-
-
 @dataclass
 class Running:
     """A trial in progress."""
 
     trial: Trial
     process: subprocess.Popen
-    lock: Lock
-    log: IO[bytes]
     start: float
 
 
 class Runner:
-    """Runs trials, some at a time.
+    """Runs trials, some of them at a time.
 
     Args:
         root: folder of the study.
         jobs: processes at a time.
-        threads: of the processor, for each.
-        command: of the process, by the trial's folder.
-        say: called with a line on every trial that ends.
+        threads: CPU threads of each process.
+        command: returns the command of the process for a trial's folder.
+        report: is given a line on every trial that ends.
+
+    Attributes:
+        failed: last line of the log by trial, for those that failed; they do not keep the others from running.
     """
 
     def __init__(
@@ -77,21 +60,20 @@ class Runner:
         jobs: int = 1,
         threads: int = 1,
         command: Command = trial_command,
-        say: Callable[[str], None] = print,
+        report: Callable[[str], None] = print,
     ) -> None:
-        if jobs < 1 or threads < 1:
-            raise ValueError(f"expected at least one job and one thread, got --jobs {jobs} and --threads {threads}")
-        self.root, self.jobs, self.threads, self.command, self.say = root, jobs, threads, command, say
+        for setting, value in (("jobs", jobs), ("threads", threads)):
+            if value < 1:
+                raise InputError(f"expected at least 1, got {value}", setting=setting)
+        self.root, self.jobs, self.threads, self.command, self.report = root, jobs, threads, command, report
         self.failed: dict[str, str] = {}
         self._running: list[Running] = []
+        self._leases: dict[str, SoftFileLease] = {}
 
     def run(self, trials: Sequence[Trial]) -> None:
-        """Do what is not done; wait for what other processes are doing, and take over what they leave.
-
-        A trial that fails does not keep the others from running: see `failed`, its last line by trial.
-        """
+        """Run what is not done; wait for trials that other runners have begun, and take over those of dead runners."""
         waiting = [trial for trial in trials if read_result(trial, self.root) is None]
-        total, begun = len(trials), time.time()
+        total, start = len(trials), time.time()
         self._done = 0
         try:
             while waiting or self._running:
@@ -101,11 +83,9 @@ class Runner:
                     if read_result(trial, self.root) is not None or self._start(trial):
                         waiting.remove(trial)
                 time.sleep(POLL)
-                for running in list(self._running):
-                    running.lock.keep()
-                    if running.process.poll() is not None:
-                        self._finish(running)
-                        self._report(running, len(waiting) + len(self._running), total, begun)
+                for running in [running for running in self._running if running.process.poll() is not None]:
+                    self._finish(running)
+                    self._report(running, len(waiting) + len(self._running), total, start)
         finally:
             for running in list(self._running):  # interrupted
                 running.process.kill()
@@ -113,26 +93,30 @@ class Runner:
                 self._end(running)
 
     def _start(self, trial: Trial) -> bool:
+        """Start a trial; return False if another runner has it."""
         folder = self.root / trial.name
         folder.mkdir(parents=True, exist_ok=True)
-        lock = Lock(folder / "lock")
-        if not lock.acquire():
+        # One object for all attempts: it measures for how long it has seen no heartbeat of the owner.
+        lease = self._leases.setdefault(trial.name, SoftFileLease(folder / LOCK, lease_duration=files.LEASE))
+        try:
+            lease.acquire(timeout=0)
+        except Timeout:
             return False
-        if read_result(trial, self.root) is not None:  # by another process, in between
-            lock.release()
+        if read_result(trial, self.root) is not None:  # another runner has finished it since
+            lease.release()
             return True
         shutil.rmtree(folder / RUN, ignore_errors=True)
-        write_at_once(folder / TRIAL, json.dumps(asdict(trial) | {"threads": self.threads}, indent=2) + "\n")
-        log = open(folder / LOG, "wb")  # noqa: SIM115
-        # The trial reads its standard input, and ends where that ends: it does not outlive this process.
-        process = subprocess.Popen(
-            self.command(folder),
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=trial_environment(os.environ, self.threads),
-        )
-        self._running.append(Running(trial, process, lock, log, time.time()))
+        files.write_json(folder / TRIAL, asdict(trial) | {"threads": self.threads}, indent=2)
+        with open(folder / LOG, "wb") as log:
+            # The trial reads its standard input, and ends when that is closed: it does not outlive this process.
+            process = subprocess.Popen(
+                self.command(folder),
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=trial_environment(os.environ, self.threads),
+            )
+        self._running.append(Running(trial, process, time.time()))
         return True
 
     def _finish(self, running: Running) -> None:
@@ -140,27 +124,26 @@ class Runner:
         name = running.trial.name
         if running.process.returncode or read_result(running.trial, self.root) is None:
             lines = (self.root / name / LOG).read_text(errors="replace").strip().splitlines()
-            self.failed[name] = lines[-1] if lines else f"exit status {running.process.returncode}, without a word"
+            self.failed[name] = lines[-1] if lines else f"exit status {running.process.returncode}, and an empty log"
         else:
             self._done += 1
 
     def _end(self, running: Running) -> None:
         self._running.remove(running)
         running.process.stdin.close()
-        running.log.close()
-        running.lock.release()
+        self._leases.pop(running.trial.name).release()
 
-    def _report(self, running: Running, left: int, total: int, begun: float) -> None:
+    def _report(self, running: Running, left: int, total: int, start: float) -> None:
         name, seconds = running.trial.name, time.time() - running.start
         if name in self.failed:
-            self.say(f"{name} FAILED after {seconds:.0f} s: {self.failed[name]} ({self.root / name / LOG})")
+            self.report(f"{name} FAILED after {seconds:.0f} s: {self.failed[name]} ({self.root / name / LOG})")
             return
-        rest = (time.time() - begun) / max(1, self._done) * left
-        self.say(f"[{total - left}/{total}] {name}: {seconds:.0f} s; {left} left, about {rest / 60:.0f} min")
+        rest = (time.time() - start) / max(1, self._done) * left
+        self.report(f"[{total - left}/{total}] {name}: {seconds:.0f} s; {left} left, about {rest / 60:.0f} min")
 
 
 def trial_environment(environment: Mapping[str, str], threads: int) -> dict[str, str]:
-    """Return the environment of a trial: so many threads, no accounts, and no cluster that Lightning could notice."""
+    """Return the environment of a trial: its threads, no W&B account, and no SLURM variables, which Lightning reads."""
     kept = {name: value for name, value in environment.items() if not name.startswith("SLURM_")}
     return kept | {
         "OMP_NUM_THREADS": str(threads),

@@ -5,7 +5,6 @@ python -m experiments.study.trial FOLDER
 
 import hashlib
 import importlib.metadata
-import json
 import os
 import platform
 import shutil
@@ -16,18 +15,25 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from experiments.study.lock import write_at_once
-from experiments.study.runner import RESULT, RUN, TRIAL
+from contextcir.errors import InputError
+from contextcir.files import read_json, write_json
+from experiments.command import one_line_errors, processor
+from experiments.study.results import RESULT
+from experiments.study.runner import RUN, TRIAL
 
 PACKAGES = ("torch", "lightning", "open_clip_torch", "torchmetrics", "numpy")
 PROJECT = Path(__file__).parents[2]
 
 
 def run_trial(folder: Path) -> None:
-    """Run the subcommands of ``trial.json`` and write ``result.json``."""
+    """Run the subcommands of ``trial.json`` and write ``result.json``.
+
+    Raises:
+        InputError: if a test has no checkpoint of its training to evaluate.
+    """
     from experiments.run import main  # seconds of imports
 
-    trial = json.loads((folder / TRIAL).read_text())
+    trial = read_json(folder / TRIAL)
     run, start = folder / RUN, time.time()
     code = code_digest()  # before training: the files may change meanwhile
     flags = [*trial["flags"], f"--trainer.default_root_dir={run}", f"--name={trial['variant']}"]
@@ -37,14 +43,15 @@ def run_trial(folder: Path) -> None:
         if subcommand == "fit" and trainer.checkpoint_callback is not None:
             checkpoint = [f"--ckpt_path={trainer.checkpoint_callback.best_model_path}"]
         elif subcommand == "fit" and "test" in trial["subcommands"]:
-            raise ValueError(
-                "a study's run has to keep a checkpoint for its test: add ModelCheckpoint to the callbacks"
+            raise InputError(
+                "a run of a study has to keep a checkpoint for its test: add ModelCheckpoint to the callbacks",
+                setting="trainer.callbacks",
             )
     if "test" not in trial["subcommands"]:
-        shutil.rmtree(run / "checkpoints", ignore_errors=True)  # of tuning, only figures are wanted
+        shutil.rmtree(run / "checkpoints", ignore_errors=True)  # tuning needs the metrics only
     result = {
         **trial,
-        "metrics": json.loads((run / "metrics.json").read_text()),
+        "metrics": read_json(run / "metrics.json"),
         "seconds": round(time.time() - start, 1),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine(),
@@ -52,24 +59,19 @@ def run_trial(folder: Path) -> None:
         "commit": commit(),
         "code": code,
     }
-    write_at_once(folder / RESULT, json.dumps(result, indent=2) + "\n")
+    write_json(folder / RESULT, result, indent=2)
 
 
 def machine() -> str:
-    """Return the processor's name and cores, and the accelerator's where there is one."""
+    """Return the CPU's name and cores, and the GPU's name where there is one."""
     import torch
 
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        models = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        name = models[0] if models else name
     accelerator = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{name}, {os.cpu_count()} cores{accelerator}"
+    return f"{processor()}, {os.cpu_count()} cores{accelerator}"
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of what computes."""
+    """Return the versions of Python and of the packages that compute."""
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
@@ -83,7 +85,7 @@ def commit() -> str | None:
 
 
 def code_digest() -> str:
-    """Return a digest of all Python files that a run can use: the same commit may be changed, and changed again."""
+    """Return a hash of all Python files that a run can use: they may have been edited since the commit."""
     digest = hashlib.sha256()
     for package in ("callbacks", "contextcir", "data_modules", "experiments"):
         for file in sorted((PROJECT / package).rglob("*.py")):
@@ -91,11 +93,11 @@ def code_digest() -> str:
     return digest.hexdigest()[:12]
 
 
-def end_with_the_runner() -> None:
-    """End this process when its standard input does: the one that started it holds the other end."""
+def exit_with_runner() -> None:
+    """End this process when its standard input is closed: the runner that started it holds the other end."""
 
     def watch() -> None:
-        while os.read(0, 1):  # not through sys.stdin, whose lock would be held when the interpreter ends
+        while os.read(0, 1):  # not through sys.stdin, whose lock would be held when the interpreter exits
             pass
         os._exit(1)
 
@@ -104,9 +106,7 @@ def end_with_the_runner() -> None:
 
 def main() -> None:
     """Run the trial of the folder that the command line names."""
-    end_with_the_runner()
-    from experiments.command import one_line_errors
-
+    exit_with_runner()
     with one_line_errors():
         run_trial(Path(sys.argv[1]))
 

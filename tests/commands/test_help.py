@@ -11,9 +11,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import WandbLogger
 
 from experiments.help import COMMANDS, PAGES, told, value_of
-from experiments.run import main
+from experiments.run import main, settings_parser
 from experiments.start import quiet, quiet_loggers
-from experiments.sweep import parser_for
 from tests.helpers.scenes_flags import configs
 
 pytestmark = pytest.mark.usefixtures("runs")
@@ -33,7 +32,7 @@ def test_a_command_has_a_page_with_the_values_of_the_default_configs(
     text = said(capsys, command, "--help")
     lines = text.splitlines()
     assert len(lines) <= 60 and max(map(len, lines)) <= 120
-    assert lines[0].startswith(f"usage: python -m experiments.run {command} --config FILE")
+    assert lines[0].startswith(f"usage: python -m experiments.run {command} --config NAME")
     for keys in PAGES[command].values():
         for key in keys:
             assert re.search(rf"^  --{re.escape(key)} +\S+ +\S", text, re.MULTILINE), key
@@ -59,7 +58,7 @@ def test_values_are_those_of_the_given_files_and_flags(capsys: pytest.CaptureFix
 def test_every_key_of_the_pages_is_one_of_the_parser() -> None:
     keys = {key for page in PAGES.values() for keys in page.values() for key in keys}
     scenes = ["fit", *configs("base", "scenes")]
-    parser = parser_for(scenes)
+    parser = settings_parser()
     settings = parser.parse_args(scenes).fit
     typed = {key: told(value_of(settings, key)) for key in sorted(keys - {"data", "model.fusion", "model.concept"})}
     again = parser.parse_args([*scenes, *(f"--{key}={value}" for key, value in typed.items())]).fit

@@ -9,7 +9,9 @@ import torch
 
 from contextcir.training.gradient_cache import GradientCache
 from experiments.benchmarks import memory, plan
-from experiments.benchmarks.plan import BATCH, Counts, Job, Machine, count, forward_flops
+from experiments.benchmarks.flops import forward_flops
+from experiments.benchmarks.plan import BATCH, Counts, Job, Machine, count
+from experiments.command import command
 from tests.helpers.gradient_cases import new_batch, new_model
 
 PROJECT = Path(__file__).parents[2]
@@ -68,12 +70,14 @@ def test_counts_are_those_of_torch_and_the_cache_adds_one_forward_pass(clip_fold
 
 
 def test_assumptions_that_are_none_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"--machine\.network must be positive, got 0"):
+    with pytest.raises(ValueError, match=r"must be positive, got 0 \(machine\.network\)"):
         Machine(network=0)
-    with pytest.raises(ValueError, match=r"--job\.batch must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"must be at least 1, got 0 \(job\.batch\)"):
         Job(batch=0)
-    with pytest.raises(ValueError, match=r"--gpus, --images and --phrases must be at least 1"):
+    with pytest.raises(ValueError, match=r"must be at least 1, got \[\] \(gpus\)"):
         plan.calculate(gpus=[])
+    with pytest.raises(ValueError, match=r"must be at least 8, got \(7, 9\) \(image_size\)"):
+        plan.calculate(image_size=(7, 9))
 
 
 def test_the_plan_command_writes_a_column_for_each_number_of_gpus(
@@ -82,7 +86,7 @@ def test_the_plan_command_writes_a_column_for_each_number_of_gpus(
     file = tmp_path / "new" / "plan.md"
     flags = [f"--model=local-dir:{clip_folder}", "--gpus=[1, 8, 64]", "--images=2", f"--markdown={file}"]
     monkeypatch.setattr("sys.argv", ["plan", *flags, "--machine.utilisation=0.3", "--job.batch=16"])
-    plan.main()
+    command(plan.calculate)
     text = file.read_text()
     assert "utilisation 0.3" in text and "batch 16" in text and text in capsys.readouterr().out
     assert "| batch of all GPUs | 16 | 128 | 1,024 |" in text.splitlines()
@@ -92,8 +96,8 @@ def test_the_memory_command_compares_both_ways(clip_folder: Path, tmp_path: Path
     file = tmp_path / "new" / "memory.md"
     flags = [f"--model=local-dir:{clip_folder}", "--batches=[16, 128]", "--chunk=8", "--rows=16", "--device=cpu"]
     # in a process of its own: what this one has freed would serve the measured ones
-    command = [sys.executable, "-m", "experiments.benchmarks.memory", *flags, f"--markdown={file}"]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=250)
+    line = [sys.executable, "-m", "experiments.benchmarks.memory", *flags, f"--markdown={file}"]
+    done = subprocess.run(line, cwd=PROJECT, capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr
     text = file.read_text()
     assert text in done.stdout and "chunks of 8 triplets" in text and "CPU ms per triplet" in text
@@ -116,5 +120,5 @@ def test_all_rows_at_once_are_left_out_where_they_would_not_fit(monkeypatch: pyt
     assert list(found[memory.PLAIN]) == [10, 20] and list(found[memory.CACHED]) == [10, 20, 40]
     text = memory.as_markdown(setting, found, 0.5)
     assert "| 40 | 20 | - | 50 | - | 500.0 |" in text and "50 to 50 MiB, 0.6 % apart" in text
-    with pytest.raises(ValueError, match="at least 1, got .0., 32, 64 and 1"):
+    with pytest.raises(ValueError, match=r"at least 1, got \[0\] \(batches\)"):
         memory.memory(batches=[0])

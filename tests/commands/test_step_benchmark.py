@@ -23,6 +23,7 @@ from experiments.benchmarks.workload import (
     random_triplets,
     recipes,
 )
+from experiments.command import command
 from tests.helpers import tiny
 
 OURS = "TextConceptConsistency"
@@ -129,8 +130,9 @@ def test_the_command_measures_every_variant(
     flags = [f"--model=local-dir:{clip_folder}", "--batch=2", "--repeats=2", f"--markdown={file}", "--device=cpu"]
     flags += ["--fusion=contextcir.fusion.concept_attention.ConceptAttentionFusion"]
     monkeypatch.setattr("sys.argv", ["step", *flags, f"--losses+=contextcir.losses.text_cc.{OURS}"])
-    benchmark.main()
+    command(benchmark.step)
     table = [line.split(" | ") for line in file.read_text().splitlines() if line.startswith("| ")]
+    assert table.pop(1)[0] == "| ---"
     other = "ConceptAttentionFusion"
     names = ["step", BASELINE, OURS, f"{other}, {BASELINE}", f"{other}, {OURS}", PUBLISHED]
     assert [row[0].removeprefix("| ") for row in table] == names
@@ -150,17 +152,21 @@ def test_counts_alone_run_nothing(clip_folder: Path, monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(benchmark, name, None)
     flags = [f"--model=local-dir:{clip_folder}", "--batch=2", "--repeats=0", f"--markdown={tmp_path / 'step.md'}"]
     monkeypatch.setattr("sys.argv", ["step", *flags])
-    benchmark.main()
+    command(benchmark.step)
     rows = (tmp_path / "step.md").read_text().splitlines()[4:7]
     assert [row.split(" | ")[0] for row in rows] == [f"| {name}" for name in (BASELINE, OURS, PUBLISHED)]
     assert rows[0].startswith(f"| {BASELINE} | 0.") and rows[0].endswith("| 1.000 |  |  |  |  |")
 
 
 def test_losses_need_names_of_their_own_and_sizes_are_checked() -> None:
-    with pytest.raises(ValueError, match="name of its own, got TextConcept.*, TextConcept"):
+    with pytest.raises(ValueError, match="class of its own, got TextConcept.*, TextConcept"):
         recipes([TextConceptConsistency(), TextConceptConsistency(epsilon=0.1)])
-    with pytest.raises(ValueError, match="got 8, 4, 0 and 7"):
-        benchmark.step(threads=0)
+    for wrong, words in (
+        ({"threads": 0}, r"at least 1, got 0 .threads"),
+        ({"repeats": -1}, "at least 0, got -1 .repeats"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            benchmark.step(**wrong)
 
 
 def test_ratios_are_to_the_steps_right_before_and_after() -> None:

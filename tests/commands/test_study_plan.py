@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from experiments.study.__main__ import read_share, split_flags
+from contextcir.errors import InputError, MissingFileError
+from experiments.study.__main__ import split_flags
 from experiments.study.file import read_plan
 from experiments.study.plan import Plan
 
@@ -94,10 +95,10 @@ def test_a_plain_list_of_variants_is_compared_with_one_of_them(tmp_path: Path) -
         ({"seeds": [1, 1]}, "seeds must be a list of different seeds"),
         ({"seeds": [7, 8]}, r"tune.seeds must not be seeds of the study, got \[7\]"),
         ({"configs": []}, "configs must list"),
-        ({"configs": ["no.yaml"]}, "no config no.yaml: looked for"),
+        ({"configs": ["no.yaml"]}, "no file no.yaml, and none of the project's configs has this name"),
         ({"factors": None}, "variants \\(or factors\\) must name"),
         ({"factors": {"a": {"x/y": {}}}}, "must consist of letters"),
-        ({"overrides": {"seed_everything": 3}}, "seed_everything is set by the study"),
+        ({"overrides": {"seed_everything": 3}}, "overrides has seed_everything, which the study sets itself"),
         ({"reference": "other"}, "reference is 'other', which is no variant"),
         ({"reference": {"concept": "b"}}, "which is no variant"),
         ({"untrained": ["zero"]}, "untrained names 'zero', which is none of"),
@@ -110,13 +111,24 @@ def test_a_plain_list_of_variants_is_compared_with_one_of_them(tmp_path: Path) -
     ],
 )
 def test_mistakes_name_the_key(changes: dict, words: str, tmp_path: Path) -> None:
-    with pytest.raises((ValueError, FileNotFoundError), match=words):
+    with pytest.raises(InputError, match=words):
         read(tmp_path, **changes)
 
 
-def test_a_missing_study_is_told(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no study"):
+def test_what_is_no_study_is_refused_with_its_file(tmp_path: Path) -> None:
+    with pytest.raises(MissingFileError, match=r"no file .*no.yaml, and none of the project's studies has this name"):
         read_plan(tmp_path / "no.yaml")
+    file = tmp_path / "it.yaml"
+    for text, words in (("- a", r"it.yaml: must be a mapping, got \['a'\]"), ("a: [", "it.yaml: not valid YAML")):
+        file.write_text(text)
+        with pytest.raises(InputError, match=words):
+            read_plan(file)
+
+
+def test_a_study_of_the_project_is_found_by_its_name() -> None:
+    assert read_plan("text_cc") == read_plan(STUDIES / "text_cc.yaml")
+    with pytest.raises(MissingFileError, match="close to it: text_cc, text_cc_long"):
+        read_plan("textcc")
 
 
 @pytest.mark.parametrize("file", sorted(STUDIES.glob("*.yaml")), ids=lambda file: file.stem)
@@ -129,11 +141,7 @@ def test_every_study_of_the_project_can_be_read(file: Path) -> None:
         }
 
 
-def test_shares_and_flags_of_the_command_line() -> None:
-    assert read_share(None) == (0, 1) and read_share("3/4") == (3, 4)
-    for wrong in ("4/4", "1", "a/b", "-1/2", "1/0"):
-        with pytest.raises(ValueError, match="expected i/n"):
-            read_share(wrong)
+def test_arguments_for_the_runs_are_collected() -> None:
     assert split_flags(["x.yaml", "--jobs", "2", "--list", "--data.root=a", "--trainer.callbacks+=B"]) == [
         "x.yaml",
         "--jobs",

@@ -2,18 +2,16 @@
 
 import csv
 import io
-import json
 from pathlib import Path
 
 import pytest
 
-from experiments.study.__main__ import choose, main, run_study
+from contextcir.files import write_json
+from experiments.study.__main__ import main, run_study
 from experiments.study.file import read_plan
-from experiments.study.lock import write_at_once
 from experiments.study.plan import Plan, Trial
 from experiments.study.report import collect, csv_text, write_report
-from experiments.study.results import Figures
-from experiments.study.runner import RESULT
+from experiments.study.results import RESULT, Figures, choose
 
 STUDY = """
 title: A title
@@ -55,7 +53,7 @@ def finish(root: Path, trial: Trial, one: float, two: float = 0.0) -> None:
     result = {"flags": trial.flags, "subcommands": trial.subcommands, "metrics": found, "seconds": 1800.0}
     about = {"finished": "2026-11-23T10:00:00+00:00", "machine": "a processor, 2 cores", "threads": 1}
     made = {"versions": {"python": "3.11"}, "commit": "abc", "code": "def"}
-    write_at_once(root / trial.name / RESULT, json.dumps(result | about | made))
+    write_json(root / trial.name / RESULT, result | about | made)
 
 
 def tuned(plan: Plan, root: Path) -> None:
@@ -197,5 +195,11 @@ def test_the_command_lists_aggregates_and_publishes(plan: Plan, tmp_path: Path, 
     run_all(plan, root)
     main([*call, "--aggregate", f"--publish={tmp_path / 'docs'}"])
     assert sorted(path.name for path in (tmp_path / "docs").iterdir()) == ["it.csv", "it.md", "it.png"]
-    with pytest.raises(SystemExit, match="error: no study"):
-        main(["nothing.yaml", "--list"])
+    capsys.readouterr()
+    for wrong, words in (
+        (["nothing.yaml"], "error: no file nothing.yaml, and none of the project's studies has this name"),
+        (["smoke", "--only=4/4"], "error: expected I/N with I from 0 to N - 1, got '4/4' (--only)"),
+    ):
+        with pytest.raises(SystemExit):
+            main([*wrong, "--list"])
+        assert capsys.readouterr().err.startswith(words)

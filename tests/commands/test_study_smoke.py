@@ -10,7 +10,8 @@ import pytest
 
 from experiments.study.__main__ import main
 from experiments.study.plan import Trial
-from experiments.study.runner import RESULT, Runner
+from experiments.study.results import RESULT
+from experiments.study.runner import Runner
 from experiments.study.trial import code_digest, run_trial
 
 STUDIES = Path(__file__).parents[2] / "experiments" / "studies"

@@ -1,20 +1,24 @@
-"""Runs of a study: each done once, whoever asks for it, and repeated if it was cut. The runs here take no training."""
+"""Runs of a study: each is done once, by however many runners, and repeated if it was interrupted. None trains here."""
 
 import json
 import multiprocessing
 import os
+import re
 import signal
-import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
+from filelock import SoftFileLease
 
-from experiments.study.lock import Lock, started, write_at_once
+from contextcir import files
+from contextcir.errors import InputError
 from experiments.study.plan import Trial
-from experiments.study.runner import LOG, RESULT, RUN, Runner, read_result, trial_environment
+from experiments.study.results import RESULT, read_result
+from experiments.study.runner import LOCK, LOG, RUN, Runner, trial_environment
 
 PROJECT = Path(__file__).parents[2]
 # Notes that it began, works for a while, writes its result; ends early where its input does, as real trials do.
@@ -59,19 +63,27 @@ def wait_for(condition, seconds: float = 60.0) -> None:
         time.sleep(0.02)
 
 
+def alive(pid: int) -> bool:
+    """Whether a process runs; a zombie has ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def test_all_trials_are_done_once_however_often_they_are_asked_for(tmp_path: Path) -> None:
     said: list[str] = []
     trials = make_trials(4)
     for _ in range(2):
-        Runner(tmp_path, jobs=2, threads=3, command=command, say=said.append).run(trials)
+        Runner(tmp_path, jobs=2, threads=3, command=command, report=said.append).run(trials)
     assert sorted(begun(tmp_path)) == ["t0", "t1", "t2", "t3"]
     assert (tmp_path / "study" / "begun.txt").read_text().count(" 3\n") == 4
     assert len(said) == 4 and said[-1].startswith("[4/4] study/t")
-    assert not list(tmp_path.rglob("lock*"))
+    assert not list(tmp_path.rglob(f"{LOCK}*"))
 
 
 def work(root: Path, count: int) -> None:
-    Runner(root, command=command, say=str).run(make_trials(count))
+    Runner(root, command=command, report=str).run(make_trials(count))
 
 
 def test_processes_on_one_folder_share_the_trials_and_all_wait_for_the_last(tmp_path: Path) -> None:
@@ -96,24 +108,24 @@ def test_a_killed_runner_takes_its_trial_with_it_and_the_next_one_repeats_it(tmp
     run = tmp_path / "study" / "t0" / RUN
     wait_for(lambda: run.exists() and any(run.iterdir()))
     trial_pid = int(next(run.iterdir()).name)
-    assert started(trial_pid) is not None
+    assert alive(trial_pid)
     runner.send_signal(signal.SIGKILL)
     runner.wait()
-    wait_for(lambda: started(trial_pid) is None)
-    assert (tmp_path / "study" / "t0" / "lock").exists() and not (tmp_path / "study" / "t0" / RESULT).exists()
+    wait_for(lambda: not alive(trial_pid))
+    assert (tmp_path / "study" / "t0" / LOCK).exists() and not (tmp_path / "study" / "t0" / RESULT).exists()
     work(tmp_path, 1)
     assert begun(tmp_path) == ["t0", "t0"]
     assert [path.name for path in run.iterdir()] == [str(json.loads((run.parent / RESULT).read_text())["pid"])]
-    assert not (tmp_path / "study" / "t0" / "lock").exists()
+    assert not (tmp_path / "study" / "t0" / LOCK).exists()
 
 
 def test_a_failing_trial_is_named_and_the_others_go_on(tmp_path: Path) -> None:
     said: list[str] = []
-    runner = Runner(tmp_path, command=command, say=said.append)
+    runner = Runner(tmp_path, command=command, report=said.append)
     runner.run([Trial("study/bad", "v", 1, ("--fail",), ("fit",)), *make_trials(2)])
     assert runner.failed == {"study/bad": "it went wrong"}
     assert "study/bad FAILED" in said[0] and str(tmp_path / "study" / "bad" / LOG) in said[0]
-    assert begun(tmp_path) == ["bad", "t0", "t1"] and not list(tmp_path.rglob("lock"))
+    assert begun(tmp_path) == ["bad", "t0", "t1"] and not list(tmp_path.rglob(f"{LOCK}*"))
 
 
 def test_the_result_of_other_settings_is_not_taken_for_this_trials(tmp_path: Path) -> None:
@@ -136,8 +148,8 @@ def test_an_interrupted_runner_leaves_no_lock_and_no_process(tmp_path: Path, mon
     monkeypatch.setattr(sys.modules[__name__], "wait_for", _wait_without_sleep)
     with pytest.raises(KeyboardInterrupt):
         runner.run(make_trials(1))
-    assert started(int(next(run.iterdir()).name)) is None
-    assert not (tmp_path / "study" / "t0" / "lock").exists()
+    assert not alive(int(next(run.iterdir()).name))
+    assert not (tmp_path / "study" / "t0" / LOCK).exists()
 
 
 def _wait_without_sleep(condition) -> None:
@@ -146,9 +158,9 @@ def _wait_without_sleep(condition) -> None:
         assert time.time() < end
 
 
-@pytest.mark.parametrize(("jobs", "threads"), [(0, 1), (1, 0)])
-def test_no_jobs_or_threads_are_refused(jobs: int, threads: int, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="--jobs"):
+@pytest.mark.parametrize(("jobs", "threads", "setting"), [(0, 1, "jobs"), (1, 0, "threads")])
+def test_no_jobs_or_threads_are_refused(jobs: int, threads: int, setting: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"expected at least 1, got 0 .{setting}."):
         Runner(tmp_path, jobs, threads)
 
 
@@ -158,59 +170,75 @@ def test_trials_do_not_see_the_cluster() -> None:
     assert not any(name.startswith("SLURM") for name in found)
 
 
-def test_a_lock_has_one_owner_until_it_is_released(tmp_path: Path) -> None:
-    one, two = Lock(tmp_path / "lock"), Lock(tmp_path / "lock")
-    assert one.acquire() and not two.acquire() and not one.acquire()
-    two.release()
-    assert (tmp_path / "lock").exists()
-    one.release()
-    assert two.acquire()
+def leave_lock(folder: Path, **changes: object) -> Path:
+    """Write the lock of another owner: that of this process, with other fields."""
+    lock = folder / LOCK
+    folder.mkdir(parents=True, exist_ok=True)
+    lease = SoftFileLease(lock, lease_duration=files.LEASE)
+    lease.acquire()
+    text = lock.read_text()
+    lease.release()
+    for name, value in changes.items():
+        text, count = re.subn(rf"^{name}=.*$", f"{name}={value}", text, flags=re.MULTILINE)
+        assert count == 1, name
+    lock.write_text(text)
+    return lock
 
 
 @pytest.mark.parametrize(
-    ("owner", "age", "free"),
+    "owner",
     [
-        ({"host": "here", "pid": 2**22 + 1, "started": "5"}, 0, True),  # there is no such process
-        ({"host": "here", "pid": "mine", "started": "5"}, 0, True),  # its number was given to another process since
-        ({"host": "elsewhere", "pid": 1, "started": "5"}, 10, False),
-        ({"host": "elsewhere", "pid": 1, "started": "5"}, 700, True),
-        (None, 10, False),  # just being written
-        (None, 700, True),
+        {"pid": 2**22 + 1},  # there is no such process
+        {"start": 5},  # its number was given to another process since
     ],
 )
-def test_locks_of_the_dead_are_taken_over(owner: dict | None, age: float, free: bool, tmp_path: Path) -> None:
-    path = tmp_path / "lock"
-    text = ""
-    if owner is not None:
-        owner["pid"] = os.getpid() if owner["pid"] == "mine" else owner["pid"]
-        owner["host"] = socket.gethostname() if owner["host"] == "here" else owner["host"]
-        text = json.dumps(owner)
-    path.write_text(text)
-    os.utime(path, (time.time() - age,) * 2)
-    lock = Lock(path)
-    assert lock.acquire() == free
-    assert (json.loads(path.read_text())["pid"] == os.getpid()) if free else (path.read_text() == text)
-    assert not (tmp_path / "lock.takeover").exists()
+def test_a_trial_of_a_dead_runner_on_this_machine_is_taken_over_at_once(owner: dict, tmp_path: Path) -> None:
+    lock = leave_lock(tmp_path / "study" / "t0", **owner)
+    start = time.time()
+    work(tmp_path, 1)
+    assert begun(tmp_path) == ["t0"] and not lock.exists() and time.time() - start < files.LEASE / 2
+
+
+def test_a_trial_of_this_living_process_is_not_taken_over(tmp_path: Path) -> None:
+    lease = SoftFileLease(leave_lock(tmp_path / "study" / "t0", pid=2**22 + 1), lease_duration=files.LEASE)
+    lease.acquire(timeout=0)
+    other = threading.Thread(target=work, args=(tmp_path, 1))
+    other.start()
+    time.sleep(0.8)
+    assert begun(tmp_path) == []
+    lease.release()
+    other.join(60)
+    assert begun(tmp_path) == ["t0"]
+
+
+def test_a_runner_on_another_machine_keeps_its_trial_while_it_gives_signs_of_life(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "LEASE", 1.0)
+    lock = leave_lock(tmp_path / "study" / "t0", host="elsewhere")
+    other = threading.Thread(target=work, args=(tmp_path, 1))
+    other.start()
+    for _ in range(10):  # for twice the time of the lease
+        time.sleep(0.2)
+        os.utime(lock)
+        assert begun(tmp_path) == []
+    other.join(60)
+    assert begun(tmp_path) == ["t0"] and not lock.exists()
+
+
+def test_a_lock_that_was_only_half_written_is_taken_over(tmp_path: Path) -> None:
+    lock = leave_lock(tmp_path / "study" / "t0")
+    lock.write_text(lock.read_text()[:20])
+    work(tmp_path, 1)
+    assert begun(tmp_path) == ["t0"]
 
 
 def test_only_one_of_many_takes_over(tmp_path: Path) -> None:
-    def compete(number: int, results) -> None:
-        results[number] = Lock(tmp_path / "lock").acquire()
-        time.sleep(1.0)  # or its lock would be one of the dead
-
-    (tmp_path / "lock").write_text(json.dumps({"host": os.uname().nodename, "pid": 2**22 + 1, "started": "5"}))
+    leave_lock(tmp_path / "study" / "t0", pid=2**22 + 1)
     context = multiprocessing.get_context("fork")
-    results = context.Array("b", 8)
-    processes = [context.Process(target=compete, args=(number, results)) for number in range(8)]
+    processes = [context.Process(target=work, args=(tmp_path, 1)) for _ in range(8)]
     for process in processes:
         process.start()
     for process in processes:
         process.join(60)
-    assert sum(results) <= 1
-    assert sum(results) == 1 or Lock(tmp_path / "lock").acquire()
-
-
-def test_files_are_written_at_once(tmp_path: Path) -> None:
-    write_at_once(tmp_path / "a" / "b.txt", "one")
-    write_at_once(tmp_path / "a" / "b.txt", "two")
-    assert [(path.name, path.read_text()) for path in (tmp_path / "a").iterdir()] == [("b.txt", "two")]
+    assert begun(tmp_path) == ["t0"] and [process.exitcode for process in processes] == [0] * 8

@@ -1,8 +1,10 @@
 """Sweep files: their commands as W&B's agent builds them, through the command line."""
 
+import json
 import os
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -98,12 +100,28 @@ def test_a_trial_of_every_sweep_trains(
         assert found == yaml.safe_load(str(value)), key
 
 
-def test_a_misspelt_key_is_told_in_one_line(tmp_path: Path) -> None:
+def error_of(capsys: pytest.CaptureFixture[str], *args: str) -> str:
+    with pytest.raises(SystemExit) as failure:
+        print_sweep(list(args))
+    assert failure.value.code == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: ")
+    return lines[0]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where verdicts on commands are kept."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "contextcir" / "sweeps.json"
+
+
+def test_a_misspelt_key_is_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = (SWEEPS / "scenes_losses.yaml").read_text()
     (tmp_path / "sweep.yaml").write_text(text.replace("init_args.temperature", "init_args.temprature"))
-    with pytest.raises(SystemExit, match=r"error: .*sweep\.yaml: .*'temprature' is not accepted") as failure:
-        print_sweep([str(tmp_path / "sweep.yaml")])
-    assert "\n" not in str(failure.value)
+    message = error_of(capsys, str(tmp_path / "sweep.yaml"))
+    assert "sweep.yaml: no setting 'model.contrastive.temprature'" in message
+    assert "--model.contrastive.temperature" in message
 
 
 def test_it_prints_the_whole_grid_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
@@ -115,6 +133,40 @@ def test_it_prints_the_whole_grid_and_nothing_else(capsys: pytest.CaptureFixture
     first = ["--model.contrastive.init_args.temperature=0.02", "--model.concept.init_args.weight=0.0"]
     assert commands[0][-2:] == first
     assert all("wandb.config" not in path.read_text() for path in SWEEPS.parent.rglob("*.py"))
+
+
+def test_commands_are_checked_once_and_again_after_a_config_has_changed(tmp_path: Path, cache: Path) -> None:
+    config, file = tmp_path / "own.yaml", tmp_path / "sweep.yaml"
+    config.write_text("name: own\n")
+    text = (SWEEPS / "scenes_losses.yaml").read_text()
+    file.write_text(text.replace("  - --name=scenes_losses\n", f"  - --config={config}\n"))
+    counts = []
+    for name in ("own", "own", "other"):
+        config.write_text(f"name: {name}\n")
+        print_sweep([str(file)])
+        counts.append(len(json.loads(cache.read_text())))
+    assert counts == [13, 13, 26]  # twelve trials, and the command without a trial's settings
+
+
+def test_what_is_kept_is_not_taken_for_another_command(
+    tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "sweep.yaml"
+    text = (SWEEPS / "scenes_losses.yaml").read_text()
+    for name in ("temperature", "temprature"):
+        file.write_text(text.replace("init_args.temperature", f"init_args.{name}"))
+        if name == "temperature":
+            print_sweep([str(file)])
+            capsys.readouterr()
+        else:
+            assert "temprature" in error_of(capsys, str(file))
+
+
+def test_a_sweep_whose_commands_are_known_is_printed_without_torch(cache: Path) -> None:
+    print_sweep(["scenes_losses", "--count=1"])
+    script = "import sys, experiments.sweep as s; s.main(['scenes_losses', '--count=1']); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
 
 
 def test_draws_stay_within_their_ends_and_follow_the_seed() -> None:
@@ -145,17 +197,18 @@ def test_draws_stay_within_their_ends_and_follow_the_seed() -> None:
         ({"parameters": {"a": {"min": 0.1, "max": 3, "distribution": "normal"}}, "method": "random"}, "one of uniform"),
     ],
 )
-def test_a_broken_file_is_told_in_one_line(change: dict[str, Any], words: str, tmp_path: Path) -> None:
+def test_a_broken_file_is_told_in_one_line(
+    change: dict[str, Any], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     content = yaml.safe_load((SWEEPS / "scenes_losses.yaml").read_text()) | change
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(content))
-    with pytest.raises(SystemExit) as failure:
-        print_sweep([str(tmp_path / "sweep.yaml")])
-    assert words in str(failure.value) and "\n" not in str(failure.value) and "sweep.yaml" in str(failure.value)
+    message = error_of(capsys, str(tmp_path / "sweep.yaml"))
+    assert words in message and "sweep.yaml" in message
 
 
-def test_a_file_that_is_not_there_is_told() -> None:
-    with pytest.raises(SystemExit, match=r"error: no file nowhere\.yaml"):
-        print_sweep(["nowhere.yaml"])
+def test_a_missing_file_is_told_with_close_names(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no file nowhere.yaml" in error_of(capsys, "nowhere.yaml")
+    assert "close to it: scenes_losses" in error_of(capsys, "scene_losses")
 
 
 @pytest.mark.parametrize("in_slurm", [False, True])
@@ -167,7 +220,7 @@ def test_a_trial_is_a_process_or_a_job_step(in_slurm: bool, tmp_path: Path) -> N
     env = kept | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     if in_slurm:
         env |= {"SLURM_JOB_ID": "7", "SLURM_NTASKS_PER_NODE": "4", "SLURM_NNODES": "2"}
-    command = ["sh", str(SWEEPS / "trial.sh"), "sh", "-c", 'echo "$0" $WANDB_MODE', "a b"]
+    command = [sys.executable, "-m", "experiments.trial", "sh", "-c", 'echo "$0" $WANDB_MODE', "a b"]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=60)
     said = done.stdout.strip()
     if in_slurm:

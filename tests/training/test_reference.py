@@ -18,8 +18,8 @@ RELATIVE = 1e-5
 
 
 @pytest.fixture(scope="module")
-def folder(shared) -> Path:
-    return shared / "golden" / "reference_tiny"
+def folder(golden) -> Path:
+    return golden
 
 
 @cache

@@ -13,8 +13,8 @@ from tests.training.test_reference import load
 
 
 @pytest.fixture(scope="module")
-def folder(shared) -> Path:
-    return shared / "golden" / "reference_tiny"
+def folder(golden) -> Path:
+    return golden
 
 
 def checkpoint(folder: Path, to: Path, change) -> Path:

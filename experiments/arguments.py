@@ -1,0 +1,251 @@
+"""Parsers that report a mistake in one line: what was given, what was expected, and the closest names.
+
+jsonargparse reports a mistake by its usage, of dozens of lines, and by the errors of every type that a value might have
+had. `explain` finds in these what a user can act on.
+"""
+
+import collections.abc
+import importlib
+import inspect
+import re
+import sys
+import typing
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NoReturn
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+
+from contextcir.errors import InputError
+from experiments.command import flag, packaged
+from experiments.names import close, config_files, public_classes, resolve, subclasses
+
+# What a key can be close to where no config is given.
+DEFAULT_CONFIGS = ("base", "scenes")
+# Lines of jsonargparse that describe its own work.
+_JARGON = re.compile(
+    r"^(Does not validate|Subtypes:|Errors:|Given value|- Expected a path|- Expected a <class 'NoneType'>|Parser key)"
+)
+
+
+class ArgumentMistake(SystemExit):
+    """End of a command whose arguments can't be used; ``error`` says why."""
+
+    def __init__(self, error: InputError) -> None:
+        super().__init__(2)
+        self.error = error
+
+
+class _Stopped(SystemExit):
+    """On its way from the parser that found a mistake to the outermost one, which knows the whole command line."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(2)
+        self.message = message
+
+
+class OneLineErrors:
+    """Mixed into a parser of jsonargparse: bare names work, and a mistake is one line on standard error."""
+
+    def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Namespace:
+        """Parse; raises ArgumentMistake (a SystemExit with status 2) for what a user did wrong."""
+        typed = list(sys.argv[1:] if args is None else args)
+        try:
+            typed = resolve(typed)
+            return super().parse_args(typed, *rest, **options)  # type: ignore[misc]
+        except _Stopped as stopped:
+            mistake = ArgumentMistake(explain(stopped.message, self, typed))  # type: ignore[arg-type]
+        except InputError as error:
+            mistake = ArgumentMistake(error)
+        print(f"error: {mistake.error.describe(flag)}", file=sys.stderr)
+        raise mistake
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Stop with a message; parsers of values within another parser raise it as usual."""
+        if not self.exit_on_error:  # type: ignore[attr-defined]
+            super().error(message, ex)  # type: ignore[misc]
+        raise _Stopped(message)
+
+
+class Parser(OneLineErrors, ArgumentParser):
+    """A parser for a command of its own."""
+
+
+def explain(message: str, parser: ArgumentParser, typed: Sequence[str]) -> InputError:
+    """Return what a message of jsonargparse says about a command line, as an error whose setting is the flag."""
+    if match := re.search(r'expected "?subcommand"? to be one of {([^}]*)}', message):
+        return InputError(f"name a subcommand: {', '.join(match[1].split(','))}")
+    if match := re.search(r"subcommand: invalid choice: '(.*?)' \(choose from (.*)\)", message):
+        names = re.findall(r"[\w-]+", match[2])
+        return InputError(f"no subcommand {match[1]!r}{_hint(close(match[1], names), names)}")
+    if match := re.search(r"unrecognized arguments: (.*)", message):
+        return _unknown(match[1].split()[0], parser, typed)
+    setting = _setting(message, parser)
+    if match := re.search(r"(?:Option|accept option) '([^']+)'", message):
+        key, file = _place(f"{setting}.{match[1]}".strip("."), typed)
+        return _no_setting(key, parser, typed, file)
+    if match := re.search(r"argument (\S+): expected one argument", message):
+        bare = [word for word in typed if word.startswith(match[1].split("/")[-1]) and "=" not in word]
+        return InputError("a value is missing", setting=(bare or [match[1]])[0].lstrip("-"))
+    if match := re.search(r"Expected a dot import path string: ([^\s\\']+)", message):
+        return _no_class(match[1], setting, parser, typed)
+    return InputError(_reason(message), setting=setting or None)
+
+
+def _unknown(argument: str, parser: ArgumentParser, typed: Sequence[str]) -> InputError:
+    if not argument.startswith("-"):
+        return InputError(f"unexpected argument {argument!r}: settings are given as --KEY=VALUE")
+    return _no_setting(argument.lstrip("-").partition("=")[0], parser, typed, None)
+
+
+def _no_setting(key: str, parser: ArgumentParser, typed: Sequence[str], file: str | None) -> InputError:
+    key = key.removesuffix("+").replace("init_args.", "")
+    found = closest_keys(key, known_keys(parser, typed))
+    near = f"; the closest: {', '.join(map(flag, found))}" if found else "; see --help"
+    return InputError(f"no setting {key!r}{near}", file=file)
+
+
+def closest_keys(key: str, keys: Iterable[str]) -> list[str]:
+    """Return up to three keys that may be meant: of the same last part, or close to it, those with this owner first."""
+    owner, _, last = key.rpartition(".")
+    by_last: dict[str, list[str]] = {}
+    for known in sorted(keys, key=lambda known: (not known.startswith(f"{owner}."), known.count("."), known)):
+        by_last.setdefault(known.rpartition(".")[2], []).append(known)
+    siblings = {known.rpartition(".")[2] for known in keys if known.rpartition(".")[0] == owner}
+    if last in by_last:
+        return by_last[last][:3]
+    if owner and (near := close(last, siblings, 0.6)):
+        return [f"{owner}.{name}" for name in near]
+    return [by_last[name][0] for name in close(last, by_last, 0.7)] or close(key, keys, 0.7)
+
+
+def known_keys(parser: ArgumentParser, typed: Sequence[str]) -> set[str]:
+    """Return the keys of all settings, as a user types them: of the given configs, else of the default ones."""
+    command = [word for word in typed[:1] if not word.startswith("-")]
+    files = config_files(typed)
+    keys = {action.dest for part in _parsers(parser, typed) for action in part._actions if ".help" not in action.dest}
+    parse = super(OneLineErrors, parser).parse_args  # type: ignore[misc]  # raises, and does not explain
+    given = [files[:count] for count in range(len(files), 0, -1)]  # the mistake may be in the last of them
+    for configs in [*given, [packaged("configs", name, "config") for name in DEFAULT_CONFIGS] if command else []]:
+        try:
+            settings = parse(resolve([*command, *(f"--config={file}" for file in configs)]))
+        except (SystemExit, Exception):
+            continue
+        return keys | set(_flat(settings[command[0]] if command else settings))
+    return keys
+
+
+def _parsers(parser: ArgumentParser, typed: Sequence[str]) -> Iterator[ArgumentParser]:
+    yield parser
+    for action in parser._actions:
+        if isinstance(action.choices, dict) and typed and typed[0] in action.choices:
+            yield action.choices[typed[0]]
+
+
+def _flat(settings: Any, prefix: str = "") -> Iterator[str]:
+    for name, value in vars(settings).items():
+        key = prefix.removesuffix(".") if name == "init_args" else f"{prefix}{name}"
+        if name not in ("class_path", "init_args"):
+            yield key
+        if isinstance(value, Namespace):
+            yield from _flat(value, f"{key}.")
+            yield from (f"{key}.{parameter}" for parameter in _parameters(value.get("class_path")))
+
+
+def _parameters(dotted: Any) -> Sequence[str]:
+    """Return the parameters of a class, of which a config need not give all."""
+    if not isinstance(dotted, str):
+        return ()
+    module, _, name = dotted.rpartition(".")
+    try:
+        return tuple(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
+    except (AttributeError, ImportError, ValueError):
+        return ()
+
+
+def _setting(message: str, parser: ArgumentParser) -> str:
+    """Return the dotted key of a message; an error within a class has the keys of the class and of its parameter."""
+    parts = dict.fromkeys(re.findall(r'Parser key \\*"([^"\\]+)\\*"', message))
+    key = ".".join(parts).replace("init_args.", "")
+    commands = [name for action in parser._actions if isinstance(action.choices, dict) for name in action.choices]
+    first, _, rest = key.partition(".")
+    return rest if first in commands else key
+
+
+def _place(key: str, typed: Sequence[str]) -> tuple[str, str | None]:
+    """Return the whole key of an unknown setting, and the config file that has it unless it is a flag."""
+    last = key.rpartition(".")[2]
+    given = [word.lstrip("-").partition("=")[0] for word in typed if word.startswith("--")]
+    for name in given:
+        if name.removesuffix("+").rpartition(".")[2] == last:
+            return name, None
+    for file in reversed(config_files(typed)):
+        for name in _keys(yaml.safe_load(file.read_text(encoding="utf-8"))):
+            if name == key or name.endswith(f".{last}"):
+                return name, str(file)
+    return key, None
+
+
+def _keys(value: Any, prefix: str = "") -> Iterator[str]:
+    items = value.items() if isinstance(value, dict) else []
+    for name, inner in items:
+        key = prefix.removesuffix(".") if name == "init_args" else f"{prefix}{name}"
+        yield key
+        yield from _keys(inner, f"{key}.")
+
+
+def _no_class(name: str, setting: str, parser: ArgumentParser, typed: Sequence[str]) -> InputError:
+    """Return the error of a value that is no class of the setting's type, with the classes that are."""
+    hints = [
+        hint
+        for part in _parsers(parser, typed)
+        for action in part._actions
+        if action.dest == setting and (hint := getattr(action, "_typehint", None)) is not None
+    ]
+    bases = {kind for hint in hints for kind in _classes(hint)}
+    names = sorted({below for base in bases for below in (*subclasses(base.__name__), *_imported(base))})
+    near = close(name, names or public_classes())
+    return InputError(f"no class {name!r} here{_hint(near, names)}", setting=setting)
+
+
+def _classes(hint: Any) -> Iterator[type]:
+    """Yield the classes that a type hint accepts; of a callable, those that it returns."""
+    inner = typing.get_args(hint)
+    if typing.get_origin(hint) is collections.abc.Callable:
+        inner = inner[-1:]
+    if not inner and isinstance(hint, type) and hint is not type(None):
+        yield hint
+    for part in inner:
+        yield from _classes(part)
+
+
+def _imported(base: type) -> Iterator[str]:
+    for kind in base.__subclasses__():
+        if not kind.__name__.startswith("_"):
+            yield kind.__name__
+        yield from _imported(kind)
+
+
+def _hint(near: Sequence[str], names: Sequence[str]) -> str:
+    if near:
+        return f"; did you mean {' or '.join(near)}?"
+    return f"; there are: {', '.join(names)}" if names else ""
+
+
+def _reason(message: str) -> str:
+    """Return the part of a message that says what was given and what was expected."""
+    if match := re.search(r"Expected an? ([^\n]*?)\. Got value: ([^\\\n'\"]*)", message):
+        return f"expected {_plain(match[1])}, got {match[2]!r}"
+    value = re.search(r"Given value: (.*)", message)
+    if value and (match := re.search(r"Subtypes: \[(.*)\]", message)):
+        return f"expected {_plain(match[1])}, got {value[1]!r}"
+    lines = [line.strip() for line in message.splitlines()]
+    told = [line.removeprefix("- ") for line in lines if line and not _JARGON.match(line)]
+    return " ".join(told or lines[:1])
+
+
+def _plain(types: str) -> str:
+    """Return the names and choices in a list of types."""
+    names = re.findall(r"<class '[\w.]*?(\w+)'>|Literal\[([^\]]*)\]", types)
+    plain = [name or choices.replace("'", "") for name, choices in names]
+    return " or ".join(dict.fromkeys("null" if name == "NoneType" else name for name in plain)) or types
