@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from contextcir.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from contextcir.evaluation.metrics import CompositionMetric
+    from contextcir.evaluation.composition import CompositionMetric
     from contextcir.evaluation.protocol import Protocol
     from contextcir.training.module import ContextCIR
     from contextcir.training.reference import load
@@ -20,7 +20,7 @@ __all__ = ["CompositionMetric", "ContextCIR", "Protocol", "__version__", "load"]
 _export = lazy_exports(
     __name__,
     {
-        "evaluation.metrics": ["CompositionMetric"],
+        "evaluation.composition": ["CompositionMetric"],
         "evaluation.protocol": ["Protocol"],
         "training.module": ["ContextCIR"],
         "training.reference": ["load"],

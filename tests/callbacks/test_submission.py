@@ -19,6 +19,7 @@ from experiments.run import main as run
 from experiments.submission import main as submission
 from tests.helpers import tiny
 from tests.helpers.make_data import make_circo, make_cirr
+from tests.helpers.paths import CONFIGS
 from tests.helpers.toy_evaluation import (
     GALLERY,
     QUERIES,
@@ -29,8 +30,6 @@ from tests.helpers.toy_evaluation import (
     reference,
     text_embeddings,
 )
-
-CONFIGS = Path(__file__).parents[2] / "experiments" / "configs"
 
 
 class Predicting(ToyModule):

@@ -20,9 +20,9 @@ from data_modules.reading.reader import BenchmarkReader
 from data_modules.scenes.writer import Size, write_scenes
 from experiments.check_data import main
 from tests.helpers.make_data import edited, make_circo, make_cirr, write_image, write_json
+from tests.helpers.paths import PROJECT
 
 CAPTIONS = "captions/cap.rc2.val.json"
-ROOT = Path(__file__).parents[2]
 
 
 def run(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str]:
@@ -139,7 +139,7 @@ def test_commands_about_annotations_start_without_torch(command: str, tmp_path: 
         f"assert len(READERS['cirr']({str(root)!r}).read_evaluation('val').records) == 6\n"
         "print({'torch', 'lightning', 'open_clip', 'transformers'} & set(sys.modules))"
     ).replace("experiments.phrases", "experiments.phrases.__main__")
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
 
 

@@ -15,8 +15,8 @@ from experiments.command import one_line_errors
 from experiments.demo import summarise
 from experiments.run import ExperimentCLI, main
 from tests.helpers.make_data import make_cirr
+from tests.helpers.paths import CONFIGS
 
-CONFIGS = Path(__file__).parents[2] / "experiments" / "configs"
 BASE, SCENES, CIRR = (f"--config={CONFIGS / name}.yaml" for name in ("base", "scenes", "cirr_b32"))
 pytestmark = pytest.mark.usefixtures("runs")
 SIZE = Size(train_references=3, references=2, shared_references=2)

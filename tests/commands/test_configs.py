@@ -16,8 +16,8 @@ from tests.helpers.make_data import make_circo, make_cirr
 from tests.helpers.make_fashioniq import make_fashioniq
 from tests.helpers.make_genecis import make_genecis
 from tests.helpers.make_lasco import make_lasco
+from tests.helpers.paths import CONFIGS
 
-CONFIGS = Path(__file__).parents[2] / "experiments" / "configs"
 BASE, CIRR = "base", "cirr_b32"
 pytestmark = pytest.mark.usefixtures("runs")
 

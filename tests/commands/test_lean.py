@@ -3,16 +3,15 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.helpers.paths import PROJECT
 
 
 def output(script: str, **environment: str) -> list[str]:
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, env=os.environ | environment
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=PROJECT, env=os.environ | environment
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout.splitlines()

@@ -10,9 +10,9 @@ import pytest
 from contextcir.synthesis.store import read_stage
 from experiments.synthesize import build_parser, main
 from tests.helpers.mining_cases import draw_photos
+from tests.helpers.paths import PROJECT
 from tests.helpers.scenes_flags import CONFIGS, draw
 
-ROOT = Path(__file__).parents[2]
 CONFIG = """
 pairs:
   class_path: contextcir.synthesis.mining.MinedPairs
@@ -109,7 +109,7 @@ def test_help_of_the_config_for_photographs_names_the_settings_of_mining() -> No
         "--pairs.help",
         "contextcir.synthesis.mining.MinedPairs",
     ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
     assert done.returncode == 0 and done.stderr == ""
     for setting in (
         "--pairs.encoder",

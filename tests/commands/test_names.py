@@ -18,8 +18,8 @@ from experiments.arguments import ArgumentMistake, closest_keys
 from experiments.help import DATA
 from experiments.names import PACKAGES, close, public_classes, resolve, subclasses
 from experiments.run import main, settings_parser
+from tests.helpers.paths import PROJECT
 
-ROOT = Path(__file__).parents[2]
 EXPERIMENT = ["fit", "--config=base", "--config", "scenes"]
 pytestmark = pytest.mark.usefixtures("runs")
 
@@ -40,8 +40,8 @@ def in_yaml(value: object, class_paths: bool) -> Iterator[str]:
 
 def named_in_texts() -> set[str]:
     """Classes that docs, help texts and messages give: ``--model.concept=Name``, ``class_path: Name``, dotted names."""
-    files = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "experiments").rglob("*.sbatch")]
-    files += [file for package in PACKAGES for file in (ROOT / package).rglob("*.py")]
+    files = [PROJECT / "README.md", *(PROJECT / "docs").rglob("*.md"), *(PROJECT / "experiments").rglob("*.sbatch")]
+    files += [file for package in PACKAGES for file in (PROJECT / package).rglob("*.py")]
     given = r"(?:--[a-z_.]+\+?=|class_path: )([A-Z][a-z]\w+)\b(?![.(])"
     dotted = rf"\b(?:{'|'.join(PACKAGES)})\.[a-z_.]+\.([A-Z]\w+)\b"
     texts = [file.read_text() for file in files]
@@ -52,8 +52,8 @@ def named_in_texts() -> set[str]:
 def test_the_table_has_every_class_at_the_top_of_a_module() -> None:
     expected = set()
     for package in PACKAGES:
-        for file in (ROOT / package).rglob("*.py"):
-            parts = file.relative_to(ROOT).with_suffix("").parts
+        for file in (PROJECT / package).rglob("*.py"):
+            parts = file.relative_to(PROJECT).with_suffix("").parts
             module = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
             body = ast.parse(file.read_text()).body
             expected |= {(node.name, module) for node in body if isinstance(node, ast.ClassDef)}
@@ -71,7 +71,7 @@ def test_no_setting_accepts_two_classes_of_one_name() -> None:
 
 
 def test_configs_name_classes_of_the_project_bare() -> None:
-    contents = [yaml.safe_load(file.read_text()) for file in (ROOT / "experiments").rglob("*.yaml")]
+    contents = [yaml.safe_load(file.read_text()) for file in (PROJECT / "experiments").rglob("*.yaml")]
     dotted = re.compile(rf"(?:{'|'.join(PACKAGES)})\.[a-z_.]+\.[A-Z]")
     assert len(contents) > 30
     assert not [text for content in contents for text in in_yaml(content, False) if dotted.match(text)]
@@ -103,7 +103,7 @@ for setting, names in {names}.items():
         args = {EXPERIMENT} + [f"--{{setting}}={{name}}"] + {more}.get(setting, [])
         print(name, f".{{name}}'" in str(parser.parse_args(args).fit))
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=PROJECT)
     expected = [f"{name} True" for listed in names.values() for name in listed]
     assert done.stdout.splitlines() == expected, done.stderr[-2000:]
 
@@ -168,7 +168,7 @@ def test_subcommands_are_listed(typed: list[str], capsys: pytest.CaptureFixture[
 
 def test_configs_are_found_by_name_and_a_path_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    configs = ROOT / "experiments" / "configs"
+    configs = PROJECT / "experiments" / "configs"
     expected = ["fit", "--config", str(configs / "base.yaml"), f"--config={configs / 'overlays' / 'bf16.yaml'}"]
     assert resolve(["fit", "--config", "base", "--config=overlays/bf16"]) == expected
     Path("base.yaml").write_text("name: mine")
@@ -191,7 +191,7 @@ def test_subclasses_are_known_without_importing_them() -> None:
         "import sys; from experiments.names import subclasses; print(*subclasses('LightningDataModule'));"
         "print('torch' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=PROJECT, check=True)
     listed, torch = done.stdout.splitlines()
     assert {"CIRR", "FrozenMixture", "Scenes"} <= set(listed.split()) and torch == "False"
     assert "CIRR" not in subclasses("Callback")
@@ -207,7 +207,7 @@ def test_close_names_ignore_case_and_keys_of_the_same_last_part_come_first() -> 
 
 def test_importing_the_packages_loads_no_torch() -> None:
     script = "import sys, contextcir, data_modules, callbacks; print('torch' in sys.modules, len(callbacks.__all__))"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
     assert done.stdout.split()[0] == "False"
 

@@ -126,7 +126,8 @@ def test_the_wheel_holds_every_file_of_the_packages(wheel):
 def test_the_wheel_trains_from_an_empty_folder(python, tmp_path):
     variables = {"CUDA_VISIBLE_DEVICES": "", "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
     where = run(python, "-c", "import contextcir as c; print(c.__version__, c.__file__)", folder=tmp_path).split()
-    assert where[0] == "0.1.0" and Path(where[1]).is_relative_to(python.parents[1])
+    declared = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    assert where[0] == declared and Path(where[1]).is_relative_to(python.parents[1])
     small = [f"--data.size.{name}=6" for name in ("references", "shared_references")]
     small += ["--data.size.train_references=40", "--data.batch_size=32", "--data.num_workers=0"]
     configs = ["--config", "base", "--config", "scenes", "--trainer.fast_dev_run=true"]

@@ -20,11 +20,11 @@ from contextcir.files import in_shard
 from contextcir.phrases.bank import PhraseBank
 from experiments.phrases.__main__ import main
 from experiments.phrases.workers import BATCHES, UnfinishedRun
+from tests.helpers.paths import PROJECT
 from tests.helpers.word_parser import WordParser
 
 CAPTIONS = [f"show {number} dogs beside the sofa" for number in range(40)]
 PARSER = ["--parser", "tests.helpers.word_parser.WordParser"]
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -123,7 +123,7 @@ def test_a_worker_that_dies_is_told(captions: Path, tmp_path: Path) -> None:
 def test_the_command_line_runs(captions: Path, tmp_path: Path) -> None:
     flags = ["--captions", captions, *PARSER, "--out", tmp_path / "bank"]
     command = [sys.executable, "-m", "experiments.phrases", *map(str, flags)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
     assert "40 captions in" in done.stdout and "Warning" not in done.stderr
     assert len(PhraseBank(tmp_path / "bank")) == 40
 

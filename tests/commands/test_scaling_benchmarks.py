@@ -13,8 +13,8 @@ from experiments.benchmarks.flops import forward_flops
 from experiments.benchmarks.plan import BATCH, Counts, Job, Machine, count
 from experiments.command import command
 from tests.helpers.gradient_cases import new_batch, new_model
+from tests.helpers.paths import PROJECT
 
-PROJECT = Path(__file__).parents[2]
 COUNTS = Counts(
     plain=2e12, cached=3e12, image=1e12, query=2e12, parameters=10**9, trained=8 * 10**8, embed=100, load=0.02
 )

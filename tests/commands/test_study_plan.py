@@ -9,8 +9,8 @@ from contextcir.errors import InputError, MissingFileError
 from experiments.study.__main__ import split_flags
 from experiments.study.file import read_plan
 from experiments.study.plan import Plan
+from tests.helpers.paths import STUDIES
 
-STUDIES = Path(__file__).parents[2] / "experiments" / "studies"
 STUDY = {
     "configs": ["base.yaml", "scenes.yaml"],
     "overrides": {"trainer.max_steps": 5},

@@ -13,8 +13,7 @@ from experiments.study.plan import Trial
 from experiments.study.results import RESULT
 from experiments.study.runner import Runner
 from experiments.study.trial import code_digest, run_trial
-
-STUDIES = Path(__file__).parents[2] / "experiments" / "studies"
+from tests.helpers.paths import STUDIES
 
 
 def small_flags(clip_folder: Path, data: Path) -> list[str]:

@@ -19,8 +19,8 @@ from contextcir.errors import InputError
 from experiments.study.plan import Trial
 from experiments.study.results import RESULT, read_result
 from experiments.study.runner import LOCK, LOG, RUN, Runner, trial_environment
+from tests.helpers.paths import PROJECT
 
-PROJECT = Path(__file__).parents[2]
 # Notes that it began, works for a while, writes its result; ends early where its input does, as real trials do.
 WORK = """
 import json, os, sys, threading, time

@@ -20,9 +20,9 @@ from experiments.sweep import main as print_sweep
 from tests.helpers.make_convertible import make_hotel, make_rewritten
 from tests.helpers.make_data import make_cirr
 from tests.helpers.make_lasco import make_lasco
+from tests.helpers.paths import SWEEPS
 from tests.helpers.scenes_flags import SIZE, draw
 
-SWEEPS = Path(__file__).parents[2] / "experiments" / "sweeps"
 FILES = sorted(path.stem for path in SWEEPS.glob("*.yaml"))
 pytestmark = pytest.mark.usefixtures("runs")
 

@@ -24,8 +24,8 @@ from experiments.synth_demo import (
     write_records,
 )
 from tests.commands.test_cli import BASE, SCENES
+from tests.helpers.paths import STUDIES
 
-STUDIES = Path(__file__).parents[2] / "experiments" / "studies"
 SIZE = Size(train_references=6, references=2, shared_references=2)
 
 

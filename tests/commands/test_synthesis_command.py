@@ -15,11 +15,11 @@ from experiments.synthesize import ANSWERS_AWAITED, main
 from tests.helpers.make_data import write_image
 from tests.helpers.model_batches import run_batches
 from tests.helpers.model_server import ModelServer
+from tests.helpers.paths import PROJECT
 from tests.helpers.scenes_flags import CONFIGS, draw
 from tests.helpers.synthesis_flags import PAIRS, REQUESTS, flags
 from tests.helpers.synthesis_model import asked
 
-ROOT = Path(__file__).parents[2]
 FILES = ["card.md", "samples.html", "train.jsonl", "val.jsonl"]
 
 
@@ -98,7 +98,7 @@ def test_an_error_is_one_line(more: list[str], words: str, tmp_path: Path, capsy
 
 def test_the_command_is_imported_without_the_libraries_that_take_seconds() -> None:
     code = "import sys, experiments.synthesize as s; s.build_parser(); print(sorted(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
     loaded = {name.partition(".")[0] for name in re.findall(r"'([^']+)'", done.stdout)}
     assert "contextcir" in loaded
     assert not loaded & {"torch", "lightning", "open_clip", "transformers", "scipy", "stanza", "spacy", "openai"}
@@ -133,7 +133,7 @@ def test_batch_files_carry_a_synthesis_over_several_runs(tmp_path: Path, capsys:
 
 def test_the_command_line_runs(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "experiments.synthesize", *flags(tmp_path, tmp_path / "out", "--model.budget=5")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
     assert done.returncode == 3 and "Traceback" not in done.stderr and "Warning" not in done.stderr
     assert re.search(r"describe-reference: .*\d+/15 ", done.stderr) and "items/s" in done.stderr
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "experiments" / "slurm" / "synthesize.sbatch"
+from tests.helpers.paths import PROJECT
+
+SCRIPT = PROJECT / "experiments" / "slurm" / "synthesize.sbatch"
 
 
 @pytest.fixture

@@ -14,8 +14,9 @@ from data_modules.frozen import FrozenScenes
 from data_modules.scenes.writer import Size, write_scenes
 from experiments.run import main
 from tests.commands.test_cli import BASE, SCENES, error_of
+from tests.helpers.paths import STUDIES
 
-STUDIES = Path(__file__).parents[2] / "experiments" / "studies" / "overlays"
+OVERLAYS = STUDIES / "overlays"
 SIZE = Size(train_references=3, references=2, shared_references=2)
 pytestmark = pytest.mark.usefixtures("runs")
 
@@ -35,7 +36,7 @@ def flags(small: list[str], scenes_folder: Path) -> list[str]:
     return [
         BASE,
         SCENES,
-        f"--config={STUDIES / 'trial.yaml'}",
+        f"--config={OVERLAYS / 'trial.yaml'}",
         *small,
         f"--data.root={scenes_folder}",
         *size,
@@ -46,7 +47,7 @@ def flags(small: list[str], scenes_folder: Path) -> list[str]:
 
 @pytest.fixture
 def frozen(flags: list[str], tmp_path: Path) -> list[str]:
-    overlay = f"--config={STUDIES / 'frozen.yaml'}"
+    overlay = f"--config={OVERLAYS / 'frozen.yaml'}"
     return [*flags[:3], overlay, *flags[3:], f"--model.backbone.features={tmp_path / 'features'}"]
 
 

@@ -16,10 +16,10 @@ from lightning.pytorch import Callback, Trainer
 
 from data_modules.scenes.writer import write_scenes
 from experiments.run import main
+from tests.helpers.paths import PROJECT
 from tests.helpers.resuming import EPOCHS, SIZE, assert_equal, command, outcome, read_trace, write_overlay
 
 KILLS = 10
-PROJECT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from PIL import Image
 from contextcir.training.module import ContextCIR
 from experiments.run import main
 from tests.helpers.make_data import write_json
+from tests.helpers.paths import CONFIGS
 
-CONFIGS = Path(__file__).parents[2] / "experiments" / "configs"
 pytestmark = pytest.mark.usefixtures("runs")
 
 

@@ -17,8 +17,8 @@ from experiments.run import ExperimentCLI, main
 from tests.helpers import tiny
 from tests.helpers.distributed import run_ranks
 from tests.helpers.make_data import edited, make_cirr
+from tests.helpers.paths import CONFIGS
 
-CONFIGS = Path(__file__).parents[2] / "experiments" / "configs"
 CAPTIONS = ["make the dog bigger and add a red ball", "without the cat", "bluer", "the dog, the dog on a sofa"]
 SPANS = {
     "uneven": [[(5, 12), (28, 38)], [(8, 15)], [], [(0, 7)]],

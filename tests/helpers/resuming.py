@@ -14,8 +14,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from data_modules.scenes.writer import Size
+from tests.helpers.paths import CONFIGS
 
-CONFIGS = Path(__file__).parents[2] / "experiments" / "configs"
 SIZE = Size(train_references=6, references=2, shared_references=2)  # 6 batches of 8
 EPOCHS = ["--trainer.max_steps=-1", "--trainer.val_check_interval=1.0", "--trainer.check_val_every_n_epoch=1"]
 

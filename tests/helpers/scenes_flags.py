@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from data_modules.scenes.writer import Size, write_scenes
+from tests.helpers.paths import CONFIGS
 
-CONFIGS = Path(__file__).parents[2] / "experiments" / "configs"
 SIZE = Size(train_references=3, references=2, shared_references=2)
 
 

@@ -5,9 +5,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.helpers.paths import PROJECT
 from tests.slurm.cluster import Cluster
 
-PROJECT = Path(__file__).parents[2]
 PATIENCE = 500.0  # seconds
 QUIET = {"WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "BOOT_FAIL", "OUT_OF_MEMORY")

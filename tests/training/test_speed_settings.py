@@ -16,8 +16,8 @@ from data_modules.scenes.writer import Size, write_scenes
 from experiments.run import ExperimentCLI, main
 from tests.helpers import tiny
 from tests.helpers.gradient_cases import CACHE, assert_same, new_model
+from tests.helpers.paths import CONFIGS
 
-CONFIGS = Path(__file__).parents[2] / "experiments" / "configs"
 SIZE = Size(train_references=3, references=2, shared_references=2)
 
 
