@@ -14,6 +14,7 @@ import torch
 from jsonargparse import Namespace, set_parsing_settings
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from omegaconf import OmegaConf
 
 from callbacks.progress import show_progress
 from contextcir.training.module import ContextCIR
@@ -25,6 +26,7 @@ from experiments.record import RecordSettings, claim_run_id
 from experiments.start import (
     check_checkpoint,
     checkpoint_of_fit,
+    fast_precision,
     follow_command,
     go_offline_if_unreachable,
     quiet,
@@ -34,6 +36,7 @@ from experiments.start import (
 
 # Interpolations are resolved once, after all files and flags are merged.
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+OmegaConf.register_resolver("fast_precision", fast_precision, replace=True)
 
 OPTIONS: dict[str, Any] = {
     "subclass_mode_data": True,

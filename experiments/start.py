@@ -31,6 +31,16 @@ LOGS = ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.trainer.conn
 OUTSIDE_SLURM = r"The `srun` command is available on your system but is not used"
 
 
+def fast_precision() -> str:
+    """Return ``bf16-mixed`` where this machine multiplies bfloat16 matrices fast, else ``32-true``.
+
+    A processor without AVX-512 has no kernels for bfloat16; torch then multiplies element by element, 50 times slower
+    than in float32 (measured on an AMD EPYC with AVX2: 1.3 against 69 GFLOP/s on one core).
+    """
+    fast = torch.cuda.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return "bf16-mixed" if fast else "32-true"
+
+
 def stay_offline() -> None:
     """Keep W&B on this machine, and quiet, unless the user chose a mode: no account is needed."""
     if os.environ.setdefault("WANDB_MODE", "offline") == "offline":
