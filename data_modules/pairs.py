@@ -1,13 +1,13 @@
 """Pairs of images that existing sets of triplets have, for texts that are made anew."""
 
 import warnings
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from contextcir.errors import InputError
-from contextcir.synthesis.pairs import image_path, pair_key
+from contextcir.synthesis.pairs import PairSource, image_path, pair_key
 from contextcir.synthesis.records import Pair
 from data_modules.cirr import CIRRReader
 from data_modules.converters import Converter, HotelConverter, LaSCoConverter
@@ -16,7 +16,7 @@ from data_modules.manifest import ManifestReader
 GROUP = 6  # images of a set, at most
 
 
-class SetPairs(ABC):
+class SetPairs(PairSource):
     """The pairs of a set, each once, in the order of its file.
 
     Args:

@@ -3,6 +3,7 @@
 import difflib
 import os
 import platform
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,12 +28,12 @@ def one_line_errors(*also: type[Exception]) -> Iterator[None]:
     except (ValueError, OSError, *also) as error:
         if os.environ.get("CIR_TRACEBACK") == "1":
             raise
-        if isinstance(error, InputError):
+        # The text of an error from a loader process is that process's traceback; its last line says what is wrong.
+        *traceback, message = str(error).strip().splitlines() or [repr(error)]
+        if traceback:
+            message = re.sub(r"^[\w.]+(Error|Exception): ", "", message)
+        elif isinstance(error, InputError):
             message = error.describe(flag)
-        else:
-            # The text of an error from a loader process is that process's traceback; its last line says what is wrong.
-            lines = str(error).strip().splitlines()
-            message = lines[-1].removeprefix(f"{type(error).__name__}: ") if lines else repr(error)
         print(f"error: {message}", file=sys.stderr)
         raise SystemExit(1) from None
 

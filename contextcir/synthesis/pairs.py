@@ -1,10 +1,11 @@
 """The first stage, which writes the pairs of images, and the interface of what gives them; the simplest is a file."""
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar
 
 from contextcir.errors import InputError, MissingFileError
 from contextcir.files import read_json, write_json
@@ -16,25 +17,27 @@ GROUP = 64  # pairs that are written together
 WORK = "pairs-work"  # folder of a synthesis for the intermediate results of an `ImageSource`
 
 
-class PairSource(Protocol):
+class PairSource(ABC):
     """Gives the pairs of a synthesis: the same ones, in the same order, every time."""
 
+    @abstractmethod
     def pairs(self) -> Iterator[Pair]:
         """Yield the pairs; raises InputError where that fails."""
 
 
-@runtime_checkable
-class ImageSource(PairSource, Protocol):
+class ImageSource(PairSource):
     """Finds pairs by looking at images."""
 
+    @abstractmethod
     def within(self, images: Path, work: Path) -> "ImageSource":
         """Return the source for the images below a folder, which keeps intermediate results in ``work``."""
 
+    @abstractmethod
     def prepare(self, index: int, count: int) -> str:
         """Do part ``index`` of ``count`` of the work that can be divided; return a line about it."""
 
 
-class PairFile:
+class PairFile(PairSource):
     """Pairs from a JSON list, or a JSON object a line (.jsonl), with the fields ``reference`` and ``target``.
 
     Paths are those of images below the image folder. Optional: ``image_set``, a list of the paths of up to 6 images

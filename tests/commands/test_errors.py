@@ -3,6 +3,7 @@
 import pickle
 
 import pytest
+from torch.utils.data import DataLoader, Dataset
 
 from contextcir.errors import InputError, MissingFileError
 from experiments.command import one_line_errors, read_shard, table
@@ -52,3 +53,19 @@ def test_a_shard_is_one_number_below_another(text: str) -> None:
 def test_a_table_is_aligned_by_column() -> None:
     expected = "| query | R@1 |\n| --- | ---: |\n| sum | 3.5 |\n"
     assert table(["query", "R@1"], [["sum", "3.5"]]) == expected
+
+
+class Broken(Dataset):
+    """A data set whose items can't be read."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> None:
+        raise InputError("is missing", file="a.json", record=index, field="caption", setting="data.root")
+
+
+def test_an_error_of_a_loader_process_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit), one_line_errors():
+        list(DataLoader(Broken(), num_workers=1))
+    assert capsys.readouterr().err == "error: record 0 of a.json: field caption is missing (data.root)\n"

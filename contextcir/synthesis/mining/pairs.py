@@ -21,11 +21,11 @@ from contextcir.synthesis.mining.neighbours import NeighbourTable, find_groups
 from contextcir.synthesis.mining.search import NeighbourSearch, SearchBySize
 from contextcir.synthesis.mining.selection import Band, MostSimilar, Preference, Uses, choose_pairs
 from contextcir.synthesis.mining.store import EmbeddingStore, Loading
-from contextcir.synthesis.pairs import pair_key
+from contextcir.synthesis.pairs import ImageSource, pair_key
 from contextcir.synthesis.records import Pair
 
 
-class MinedPairs:
+class MinedPairs(ImageSource):
     """Pairs of images that look alike, but not too much, found by their embeddings.
 
     Images are embedded, duplicates are left out (the first by path stays), the nearest neighbours of each image are
