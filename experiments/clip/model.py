@@ -14,6 +14,7 @@ from data_modules.scenes.graph import PLACES, Scene
 from data_modules.scenes.groups import caption, draw_sets
 from data_modules.scenes.wording import describe, describe_object
 from experiments.clip.scenes import IMAGES_PER_BASE, STREAM, Pool, normalise
+from experiments.command import has_fast_bfloat16
 
 
 def vocabulary(seed: int, tokenizer: Tokenizer) -> list[int]:
@@ -86,7 +87,7 @@ def retrieval(model: SmallCLIP, pool: Pool, seed: int) -> dict[str, float]:
 
 
 def _autocast() -> torch.autocast:
-    return torch.autocast("cpu", dtype=torch.bfloat16)
+    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=has_fast_bfloat16())
 
 
 def named_objects(scenes: list[Scene]) -> tuple[list[int], list[int], list[str], list[int]]:

@@ -103,7 +103,7 @@ def test_a_run_that_is_killed_ten_times_ends_like_one_that_was_not(
         else:  # it had ended before the kill: what it ended with is compared, and it begins anew
             assert status == 0, log.read_text()[-2000:]
             assert_equal(outcome(folder), expected, f"after {killed} kills")
-            folder.rename(tmp_path / f"ended {killed}")
+            folder.rename(tmp_path / f"ended {len(begun)}")
     assert wait(forked(lambda: main(args), log), 120) == 0, log.read_text()[-2000:]
     assert_equal(outcome(folder), expected, "at the end")
     taken = steps_of(trace)
