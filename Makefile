@@ -2,6 +2,8 @@
 PYTHON ?= $(firstword $(shell command -v python3.11) $(shell command -v python3.12) python3)
 BIN := .venv/bin
 READY := .venv/.ready
+# Processes of the tests; each has one thread.
+JOBS ?= 2
 
 .PHONY: install demo demo-smoke synth-demo synth-demo-smoke sweep test test-slow test-slurm lint format help
 
@@ -54,10 +56,10 @@ sweep: $(READY)
 	$(BIN)/python -m experiments.sweep $(or $(FILE),experiments/sweeps/scenes_losses.yaml) $(FLAGS)
 
 test: $(READY)
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m "not slow"
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m slow
 
 test-slurm: $(READY)
 	$(BIN)/python -m pytest -q tests/slurm $(FLAGS)
