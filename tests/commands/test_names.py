@@ -117,7 +117,7 @@ for setting, names in {names}.items():
         (["--model.backbone.modle=x"], ["--model.backbone.model"]),
         (["--trainer.max_stepz=3"], ["--trainer.max_steps"]),
         (["--data=cirr"], ["no class 'cirr'", "did you mean CIRR", "(--data)"]),
-        (["--data=Nope"], ["there are: CIRCO, CIRR", "(--data)"]),
+        (["--data=Qqqq"], ["there are: ", "CIRR", "(--data)"]),
         (["--data.order=Shufled"], ["did you mean Shuffled?", "(--data.order)"]),
         (["--model.fusion=Crossattention"], ["did you mean CrossAttentionFusion", "(--model.fusion)"]),
         (["--model.concept=InfoNCE"], ["no class 'InfoNCE'", "SpatialConsistency", "(--model.concept)"]),

@@ -1,5 +1,6 @@
 """Whatever is wrong with a record of a user is told in one line that names the file, the record and the field."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +23,8 @@ def complaint(action: Callable[[], object]) -> str:
         action()
     assert type(caught.value) in (InputError, RecordError, MissingFileError)
     message = str(caught.value)
-    assert "\n" not in message and len(message) < 600
+    short = re.sub(r"/\S*?/pytest-\d+(/popen-gw\d+)?", "", message)  # how long the temporary folder is does not matter
+    assert "\n" not in message and len(short) < 600
     return message
 
 
