@@ -143,7 +143,8 @@ def is_complete(root: Path, seed: int, size: Size) -> bool:
     wanted = {"version": VERSION, "seed": seed, **asdict(size)}
     path = root / STATE
     if not path.is_file():
-        if root.is_dir() and any(root.iterdir()):
+        others = root.is_dir() and any(not entry.name.startswith(STATE) for entry in root.iterdir())
+        if others and not path.is_file():  # another process may just have begun to draw the same scenes
             problem = f"{root} holds something else than scenes: expected an empty or new folder"
             raise InputError(problem, setting="data.root")
         return False

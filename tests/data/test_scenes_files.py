@@ -12,7 +12,7 @@ from data_modules import Scenes
 from data_modules.scenes import writer
 from data_modules.scenes.records import draw_base
 from data_modules.scenes.render import SIDE, render
-from data_modules.scenes.writer import Size, write_scenes
+from data_modules.scenes.writer import Size, is_complete, write_scenes
 
 SMALL = Size(train_references=4, references=2, shared_references=3)
 
@@ -124,3 +124,11 @@ def to_tensor(image: Image.Image) -> object:
     from torchvision.transforms.functional import to_tensor
 
     return to_tensor(image)
+
+
+def test_a_state_that_another_process_is_about_to_write_is_no_other_content(tmp_path: Path) -> None:
+    (tmp_path / "scenes.json.123.new").touch()
+    assert not is_complete(tmp_path, 0, Size(1, 1, 1))
+    (tmp_path / "photo.jpg").touch()
+    with pytest.raises(ValueError, match="something else than scenes"):
+        is_complete(tmp_path, 0, Size(1, 1, 1))
