@@ -121,6 +121,8 @@ class GalleryFeatures:
     def write(self, rows: Tensor, embeddings: Tensor) -> None:
         """Store embeddings (B, E) of the images ``rows`` (B,), without those that hold a NaN.
 
+        Rows that another process has stored meanwhile are left alone: their marks never vanish under a reader.
+
         Raises:
             InputError: if a number is too large for the precision on disk.
         """
@@ -131,6 +133,8 @@ class GalleryFeatures:
             )
         valid = ~values.isnan().any(1)
         index, data = rows.cpu()[valid].numpy(), values[valid].numpy()
+        new = self._done[index] != self.stamps[index]
+        index, data = index[new], data[new]
         if self._done[index].any():  # the mark of an older version must not outlive its row, even after a crash
             self._mark(index, np.zeros(len(index), np.uint64))
         write_rows(self.folder / FEATURES, index, data)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -147,6 +148,28 @@ def test_an_interrupted_table_is_completed(frozen: list[str], monkeypatch: pytes
     again = main(["validate", *frozen]).model.backbone._table(0)
     assert passes == [2] and isinstance(again, FeatureTable) and again.folder == table.folder
     torch.testing.assert_close(again.rows(torch.arange(len(again))), whole, rtol=1e-5, atol=1e-5)
+
+
+def test_rows_that_another_process_stores_meanwhile_keep_their_marks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stamps = np.array([7, 8, 9], np.uint64)
+    one, other = (FeatureTable(tmp_path, stamps, 2) for _ in range(2))
+    other.write(torch.tensor([0, 1]), torch.ones(2, 2))
+    marked = []
+    write = FeatureTable._mark
+    monkeypatch.setattr(FeatureTable, "_mark", lambda *call: (write(*call), marked.append(other.lacking([0, 1]))))
+    one.write(torch.tensor([0, 1, 2]), torch.ones(3, 2))  # the work of both, cut out before the other one stored it
+    assert marked == [[]] and one.lacking([0, 1, 2]) == []
+
+
+def test_weights_that_give_no_numbers_are_told_with_the_image(frozen: list[str]) -> None:
+    backbone = main(["validate", *frozen]).model.backbone
+    state = backbone.state_dict()
+    state["clip.visual.proj"][0, 0] = float("nan")
+    backbone.load_state_dict(state)
+    with pytest.raises(ValueError, match="the features of this image are not finite: the image tower has broken"):
+        backbone._table(0)
 
 
 def test_mistakes_are_told_in_one_line(flags: list[str], frozen: list[str], capsys: pytest.CaptureFixture[str]) -> None:
