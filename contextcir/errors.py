@@ -7,6 +7,7 @@ command line turns one into its own words with `InputError.describe`.
 from __future__ import annotations
 
 import functools
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -75,3 +76,35 @@ class InputError(ValueError):
 
 class MissingFileError(InputError, FileNotFoundError):
     """A file or folder that does not exist."""
+
+
+LONGEST = 300  # characters of a message
+
+
+def shown(value: object, longest: int = 60) -> str:
+    """Return a value as it would be typed, on one line and cut to ``longest`` characters."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested too deeply; an integer of more digits than Python prints
+        text = f"<{type(value).__name__}>"
+    text = printable(text)
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
+
+
+def printable(text: str) -> str:
+    """Return a text with line feeds, control characters and halves of surrogate pairs escaped.
+
+    Data are quoted in messages: what they hold must neither break the line nor give orders to a terminal.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c == " " or unicodedata.category(c)[0] not in "CZ" else ascii(c)[1:-1] for c in text)
+
+
+def one_line(text: str, longest: int = LONGEST) -> str:
+    """Return a message on one printable line; of a long one, the middle is left out: place and setting are kept."""
+    text = printable(" ".join(text.split()))
+    if len(text) <= longest:
+        return text
+    tail = longest // 3
+    return f"{text[: longest - tail - 5]} ... {text[-tail:]}"

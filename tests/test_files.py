@@ -1,7 +1,9 @@
-"""Files are written whole or not at all; a folder has one writer, and a dead one is replaced."""
+"""Only ordinary files are read; they are written whole or not at all; a folder has one writer, a dead one is replaced."""
 
+import json
 import os
 import re
+import socket
 import threading
 import time
 from pathlib import Path
@@ -26,6 +28,79 @@ def test_a_failure_while_writing_leaves_the_old_file(tmp_path: Path) -> None:
         file.write(b"half of the n")
         raise KeyError
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("b.txt", "old")]
+
+
+def test_json_that_python_would_change_or_die_of_is_refused() -> None:
+    good = {"a": [1, -2.5, None, True, "\U0001f600"], "b": {"a": "\n"}}
+    assert files.parse_json(json.dumps(good)) == good
+    faults = {
+        '{"a": 1, "b": 2, "a": 3}': "f.json: the key 'a' stands twice in one object",
+        "[" * 100_000: "f.json: lists or objects are nested too deeply",
+        "1" * 400: "f.json: a number of 400 digits",
+        "[1e999]": "f.json: the number 1e999 is too large",
+        "[NaN]": "f.json: NaN is no number in JSON",
+        '["\\ud83d"]': r"f.json: half a surrogate pair: '\ud83d'",
+        "{": "f.json: not valid JSON: Expecting property name enclosed in double quotes in line 1, column 2",
+    }
+    for text, message in faults.items():
+        with pytest.raises(InputError) as caught:
+            files.parse_json(text, "f.json")
+        assert str(caught.value) == message
+
+
+def test_only_ordinary_files_are_read(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "latin").write_bytes(b"caf\xe9")
+    (tmp_path / "mark").write_text("\ufeffa", encoding="utf-8")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(os.path.relpath(tmp_path / "socket"))
+        faults = {
+            "none": "no file ",
+            "mark/below": "no file ",
+            "n" * 300: "can't be read: File name too long",
+            "loop": "can't be read: Too many levels",
+            "pipe": "found a named pipe",
+            "socket": "found a socket",
+            ".": "found a folder",
+            "../" * 30 + "dev/zero": "found a device",
+            "latin": "found byte 0xe9 at 3",
+            "nul\0": "can't be read: embedded null byte",
+        }
+        for name, message in faults.items():
+            with pytest.raises(InputError, match=message):
+                files.read_text(tmp_path / name)
+    assert files.read_text(tmp_path / "mark") == "a"
+    with pytest.raises(InputError, match="expected at most 3 bytes, found 4"):
+        files.read_text(tmp_path / "latin", most=3)
+
+
+def test_paths_from_data_stay_inside_their_folder(tmp_path: Path) -> None:
+    root, other = tmp_path / "root", tmp_path / "rooted"
+    for folder in (root / "a", other):
+        folder.mkdir(parents=True)
+        (folder / "b.png").touch()
+    (root / "out").symlink_to(other)
+    (root / "out.png").symlink_to(other / "b.png")
+    (root / "in").symlink_to("a")
+    inside = files.Inside(root, setting="data.links")
+    assert [inside.path(name) for name in ("a/b.png", "in/b.png", "a/none")] == [
+        root / name for name in ("a/b.png", "in/b.png", "a/none")
+    ]
+    for name in (
+        "../rooted/b.png",
+        str(other / "b.png"),
+        "a/../../x",
+        "",
+        " ",
+        "a\0b",
+        "out/b.png",
+        "out.png",
+        "..\\x",
+    ):
+        with pytest.raises(InputError, match="expected a path below|a link that leads out"):
+            inside.path(name)
+    assert files.Inside(root, links=True).path("out/b.png").is_file()
 
 
 def leave_lease(folder: Path, **changes: object) -> Path:

@@ -1,0 +1,57 @@
+"""The rules for settings: each check returns the value, or raises an `InputError` that names the setting.
+
+Settings are checked where an object is built, before any work begins. NaN passes every comparison with `<` unnoticed,
+and true counts as 1 for Python; neither passes here.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import TypeVar
+
+from contextcir.errors import InputError, shown
+
+Number = TypeVar("Number", int, float)
+Text = TypeVar("Text", bound=str)
+
+
+def finite(value: Number, setting: str) -> Number:
+    """Return a number that is neither NaN nor infinite."""
+    return _checked(value, True, "a finite number", setting)
+
+
+def positive(value: Number, setting: str) -> Number:
+    """Return a finite number above 0."""
+    return _checked(value, _is_number(value) and value > 0, "a finite number above 0", setting)
+
+
+def not_negative(value: Number, setting: str) -> Number:
+    """Return a finite number from 0 on."""
+    return _checked(value, _is_number(value) and value >= 0, "a finite number from 0 on", setting)
+
+
+def between(value: Number, low: float, high: float, setting: str) -> Number:
+    """Return a number from ``low`` to ``high``, both included."""
+    return _checked(value, _is_number(value) and low <= value <= high, f"a number from {low} to {high}", setting)
+
+
+def whole(value: int, least: int, setting: str, most: int | None = None) -> int:
+    """Return a whole number from ``least`` on, up to ``most`` if there is such a limit."""
+    good = type(value) is int and value >= least and (most is None or value <= most)
+    return _checked(value, good, f"a whole number from {least} {'on' if most is None else f'to {most}'}", setting)
+
+
+def one_of(value: Text, names: Sequence[str], setting: str) -> Text:
+    """Return a text that is one of ``names``."""
+    if value not in names:
+        raise InputError(f"expected one of {', '.join(names)}, got {shown(value)}", setting=setting)
+    return value
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float)
+
+
+def _checked(value: Number, good: bool, rule: str, setting: str) -> Number:
+    if not (_is_number(value) and good and math.isfinite(value)):
+        raise InputError(f"expected {rule}, got {shown(value)}", setting=setting)
+    return value
