@@ -1,4 +1,4 @@
-"""Only ordinary files are read; they are written whole or not at all; a folder has one writer, a dead one is replaced."""
+"""Only ordinary files are read; files are written whole or not at all; a folder has one writer at a time."""
 
 import json
 import os
