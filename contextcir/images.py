@@ -15,7 +15,7 @@ from contextcir.errors import InputError
 from contextcir.files import ordinary_file
 
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # Pillow's other decoders are seldom tried by anybody
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # Pillow's other decoders are seldom tried by anybody
 MOST_PIXELS = 100_000_000  # that are decoded; takes about 0.5 GB
 MOST_BYTES = 500_000_000
 
