@@ -2,7 +2,6 @@
 
 import os
 import re
-import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,9 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
+from contextcir.training.checkpoint_loading import read_checkpoint
+from contextcir.weights import damage
 
 RESUME = re.compile(r"resume-step=(\d+)\.ckpt")
 PART = ".part"
@@ -46,6 +48,15 @@ class AtomicCheckpoints(TorchCheckpointIO):
                 "or set trainer.default_root_dir to another disk, and start the same command again"
             ) from error
 
+    def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = None) -> Any:
+        """Load a checkpoint, onto the CPU: a file on this machine, of which nothing is run.
+
+        Raises:
+            MissingFileError: if there is none.
+            InputError: if it is no checkpoint, or damaged.
+        """
+        return read_checkpoint(path)
+
 
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder outlast a power cut."""
@@ -64,19 +75,6 @@ def first_cause(error: BaseException) -> str:
             return seen.strerror
         seen = seen.__cause__ or seen.__context__
     return " ".join(str(error).split())[:200]
-
-
-def damage(path: Path) -> str | None:
-    """Return what is wrong with a checkpoint file, None if it is intact.
-
-    The whole file is read once, to compare it with its checksums.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            broken = archive.testzip()
-    except (OSError, zipfile.BadZipFile) as error:
-        return str(error)
-    return None if broken is None else f"wrong checksum of {broken}"
 
 
 def resume_files(folder: Path) -> list[Path]:

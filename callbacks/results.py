@@ -11,9 +11,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from contextcir.embeddings import state_digest
 from contextcir.errors import InputError
 from contextcir.files import read_json, write_json, write_text
+from contextcir.weights import state_digest
 
 METRICS_FILE = "metrics.json"
 TABLE_FILE = "recall_table.md"

@@ -20,24 +20,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from contextcir.errors import InputError
+from contextcir.weights.checksums import state_digest
 
 Precision = Literal["float16", "float32"]
 FileState = tuple[int, int]  # size in bytes and mtime in nanoseconds
 
 FEATURES, DONE, ABOUT = "features.bin", "done.bin", "about.json"
-
-
-def state_digest(state: Mapping[str, Tensor], settings: str = "") -> str:
-    """Return the SHA-256 over the names, types, shapes and contents of tensors, and over ``settings``.
-
-    All weights are read, which takes about a second per gigabyte. A cheaper test (version counters, addresses) would
-    miss weights that were replaced in place, as weight averaging does.
-    """
-    digest = hashlib.sha256(settings.encode())
-    for name, tensor in sorted(state.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().reshape(-1).contiguous().cpu().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def weights_digest(tower: nn.Module, settings: str = "") -> str:

@@ -17,6 +17,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from omegaconf import OmegaConf
 
 from callbacks.progress import show_progress
+from contextcir.encoders.pretrained import weights_postponed
 from contextcir.training.module import ContextCIR
 from experiments.arguments import OneLineErrors
 from experiments.command import one_line_errors
@@ -24,6 +25,7 @@ from experiments.help import answer_help
 from experiments.names import resolve
 from experiments.record import RecordSettings, claim_run_id
 from experiments.start import (
+    NAMED,
     check_checkpoint,
     checkpoint_of_fit,
     fast_precision,
@@ -67,6 +69,11 @@ class ExperimentCLI(LightningCLI):
             answer_help(parser, args)
         super().parse_arguments(parser, args)
 
+    def instantiate_classes(self) -> None:
+        """Build everything; the encoders' weights wait until it is known whether a checkpoint replaces them."""
+        with weights_postponed():
+            super().instantiate_classes()
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer, with the progress bar of `callbacks.progress` in the place of its own."""
         trainer = super().instantiate_trainer(**kwargs)
@@ -82,11 +89,13 @@ class ExperimentCLI(LightningCLI):
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
         if subcommand == "fit":
             kwargs["ckpt_path"] = checkpoint_of_fit(self.trainer, kwargs.get("ckpt_path"))
-        file = Path(kwargs.get("ckpt_path") or "")
-        if file.is_file():
-            differ = check_checkpoint(file, self.model)
+        given = kwargs.get("ckpt_path")
+        if given is None:
+            self.model.backbone.load_weights()
+        elif given not in (*NAMED, "last"):
+            differ = check_checkpoint(given, self.model, subcommand)
             if subcommand == "fit":
-                follow_command(self.trainer, file, differ)
+                follow_command(self.trainer, Path(given), differ)
         return kwargs
 
 

@@ -9,13 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from callbacks.checkpoints import newest_checkpoint
-from contextcir.errors import InputError
+from contextcir.training.checkpoint_loading import check_resumable, fit_to, read_checkpoint, refuse_misfit
 from experiments.command import has_fast_bfloat16
 
 NAMED = ("best", "hpc")  # names by which Lightning finds a checkpoint itself; "last" means the run's own newest
@@ -100,30 +99,22 @@ def checkpoint_of_fit(trainer: Trainer, given: str | None) -> str | None:
     return str(own)
 
 
-def check_checkpoint(file: Path, model: LightningModule) -> dict[str, tuple[Any, Any]]:
+def check_checkpoint(file: str | Path, model: LightningModule, command: str = "fit") -> dict[str, tuple[Any, Any]]:
     """Return the settings of the model that differ from those that a checkpoint was saved with: (then, now) by name.
 
     Raises:
-        InputError: if the file is no checkpoint, or its weights do not fit the model.
+        MissingFileError: if there is no such file.
+        InputError: if the file is no checkpoint on this machine, damaged, or its weights do not fit the model; for a
+            ``fit``, also if it has weights only.
     """
-    try:
-        saved = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-        weights = saved["state_dict"]
-    except Exception as error:  # pickle's, zip's and torch's own
-        reason = " ".join(str(error).split())[:120]
-        raise InputError(f"{file} can't be read as a checkpoint: {reason}", setting="ckpt_path") from None
-    then, now = _flat(saved.get("hyper_parameters", {})), _flat(dict(model.hparams))
+    saved = read_checkpoint(file, mapped=True)
+    then = _flat(saved.get("hyper_parameters", {}))
+    now = _flat(dict(model.hparams)) if then else {}
     names = sorted(name for name in {*then, *now} if not name.startswith("_"))
     differ = {name: (then.get(name), now.get(name)) for name in names if then.get(name) != now.get(name)}
-    own = model.state_dict()
-    shapes = [name for name in weights if name in own and own[name].shape != weights[name].shape]
-    odd = [*(f"{name} is missing" for name in own if name not in weights)]
-    odd += [f"{name} is unknown" for name in weights if name not in own]
-    odd += [f"{name} has shape {tuple(weights[name].shape)}, not {tuple(own[name].shape)}" for name in shapes]
-    if odd:
-        more = f" (and {len(odd) - 1} more)" if odd[1:] else ""
-        problem = f"{file} does not fit the model of this command: {odd[0]}{more}; {_settings(differ)}"
-        raise InputError(problem, setting="ckpt_path")
+    if command == "fit":
+        check_resumable(saved, file)
+    refuse_misfit(fit_to(model, saved, file), saved, file, _settings(differ) if then else "")
     return differ
 
 

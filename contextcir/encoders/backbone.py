@@ -5,18 +5,20 @@ open_clip is imported only by the functions that build models: with timm, torchv
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from difflib import get_close_matches
-from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from contextcir import checks
 from contextcir.encoders.features import ImageFeatures, TextFeatures, TokenBatch
+from contextcir.encoders.pretrained import MODEL, Source, are_postponed, preprocess_of, source_of
 from contextcir.encoders.text import Tokenizer, open_clip_name
 from contextcir.encoders.towers import ClipModel, TextTower, check_towers, freeze_all_but_last
-from contextcir.errors import InputError
+from contextcir.errors import InputError, one_line, shown
+
+MOST_PIXELS = 8192  # of the side of an image
 
 
 class Widths(NamedTuple):
@@ -30,20 +32,23 @@ class Widths(NamedTuple):
 class OpenCLIPBackbone(nn.Module):
     """An open_clip model with a ViT image tower and a causal text tower.
 
-    ``model``: a name that open_clip knows, ``local-dir:FOLDER``, or the name of the embedded model. ``pretrained``: a
-    tag or a weights file; None for random weights (or those of the folder). ``trainable_image_blocks`` and
+    ``model``: a name that open_clip knows, ``local-dir:FOLDER``, ``hf-hub:OWNER/NAME``, or the name of the embedded
+    model. ``pretrained``: a tag, a weights file, or "random"; None for the weights that folders and the embedded model
+    bring. A file rarely says which activation it was trained with: weights of OpenAI, and all that were fine-tuned from
+    them, need a model whose name ends in ``-quickgelu``. ``trainable_image_blocks`` and
     ``trainable_text_blocks``: None trains the whole tower, 0 freezes it with its projection, n trains the last n
     blocks, the final norm and the projection. ``image_size``: pixels, to use another one than the model's own.
     ``channels_last``: store the patch-embedding convolution, and hence its output, in channels-last format.
 
     Raises:
-        InputError: for an unknown model, tag or file (with close matches), for weights that were trained with another
-            activation, and for towers of another kind.
+        InputError: for an unknown model or tag (with close matches), for weights that can't be had, are broken, of
+            another model or trained with another activation, for none at all, and for towers of another kind.
         MissingFileError: for a folder that does not exist.
     """
 
     clip: ClipModel
     pretrained: str | None
+    _source: Source | None  # of weights that are not loaded yet
 
     def __init__(
         self,
@@ -57,13 +62,23 @@ class OpenCLIPBackbone(nn.Module):
     ) -> None:
         super().__init__()
         tokenizer = Tokenizer(model)
-        self._adopt(load_clip(model, pretrained, image_size), tokenizer, model)
+        name = open_clip_name(model)
+        if image_size is not None:
+            checks.whole(image_size, 1, "model.backbone.image_size", MOST_PIXELS)
+        source = source_of(model, name, pretrained, image_size)
+        self._adopt(build_clip(model, name, pretrained, image_size), tokenizer, model)
+        if image_size is not None and image_size % self.clip.visual.conv1.kernel_size[0]:
+            problem = f"expected a multiple of the patches' {self.clip.visual.conv1.kernel_size[0]} pixels"
+            raise InputError(f"{problem}, got {image_size}", setting="model.backbone.image_size")
         self.pretrained = pretrained
         freeze_all_but_last(self._image_parts(), trainable_image_blocks, "trainable_image_blocks")
         freeze_all_but_last(self._text_parts(), trainable_text_blocks, "trainable_text_blocks")
         self.clip.set_grad_checkpointing(gradient_checkpointing)
         if channels_last:
             self.clip.visual.conv1.to(memory_format=torch.channels_last)
+        self._source = source
+        if not are_postponed():
+            self.load_weights()
 
     @classmethod
     def wrap(cls, clip: nn.Module, tokenizer: Tokenizer, name: str) -> "OpenCLIPBackbone":
@@ -82,6 +97,8 @@ class OpenCLIPBackbone(nn.Module):
         check_towers(clip, name)
         self.clip = cast(ClipModel, clip)
         self.model_name, self.pretrained = name, None  # for result files
+        self._source = None
+        self.register_load_state_dict_post_hook(_came)
         self.tokenizer = tokenizer
         visual = self.clip.visual
         self.widths = Widths(visual.conv1.out_channels, self._text.ln_final.weight.shape[0], visual.output_dim)
@@ -89,14 +106,25 @@ class OpenCLIPBackbone(nn.Module):
         rows, columns = visual.grid_size
         self.grid: tuple[int, int] = (rows, columns)  # of patches
         settings = getattr(visual, "preprocess_cfg", {"size": self.image_size})
-        self.preprocess: Callable[..., Tensor] = image_transform_v2(PreprocessCfg(**settings), is_train=False)
+        try:
+            self.preprocess: Callable[..., Tensor] = image_transform_v2(PreprocessCfg(**settings), is_train=False)
+        except Exception as error:  # assertions and type errors of open_clip
+            raise InputError(f"can't prepare images as {shown(settings)} says", setting=MODEL) from error
         # The losses have a temperature of their own. CLIP's would never get a gradient, which DDP refuses.
         for scale in (self.clip.logit_scale, self.clip.logit_bias):
             if scale is not None:
                 scale.requires_grad_(False)
 
+    def load_weights(self) -> None:
+        """Load the weights that were postponed, if any (`contextcir.encoders.pretrained.weights_postponed`)."""
+        source, self._source = self._source, None
+        if source is not None:
+            source.fill(self.clip)
+
     def encode_image(self, images: Tensor) -> ImageFeatures:
         """Preprocessed images (B, 3, S, S) -> tokens (B, V, D), CLS first, before the final norm; embeddings (B, E)."""
+        if self._source is not None:
+            self.load_weights()
         with self._kernel(images.device):
             output = self.clip.forward_intermediates(
                 image=images,
@@ -125,6 +153,8 @@ class OpenCLIPBackbone(nn.Module):
 
         The tower runs over T positions, not the full context length: it is causal, so the result is the same.
         """
+        if self._source is not None:
+            self.load_weights()
         tower = self._text
         ids, valid = tokens.ids.to(self._device), tokens.valid.to(self._device)
         length = ids.shape[1]
@@ -189,58 +219,29 @@ class OpenCLIPBackbone(nn.Module):
         return list(projection.parameters()) if isinstance(projection, nn.Module) else [projection]
 
 
-def load_clip(model: str, pretrained: str | None, image_size: int | None) -> nn.Module:
-    """Return the open_clip model, on torch's default device; raises as described at `OpenCLIPBackbone`."""
-    import open_clip
+def build_clip(model: str, name: str, pretrained: str | None, image_size: int | None) -> nn.Module:
+    """Return the open_clip model with random weights, on torch's default device.
 
-    name = open_clip_name(model)
-    if pretrained is not None:
-        if ":" in name:
-            raise InputError(
-                f"model '{model}' brings its own weights, got '{pretrained}' too: set it to null",
-                setting="model.backbone.pretrained",
-            )
-        check_pretrained(name, pretrained)
-    try:
-        return open_clip.create_model(
-            name,
-            pretrained,
-            device=torch.get_default_device(),
-            force_image_size=image_size,
-            force_patch_dropout=0.0,  # dropped patches would have no place in the attention maps
-            require_pretrained=pretrained is not None or ":" in name,
-        )
-    except Exception as error:  # a file that is broken or of another model raises any of half a dozen kinds
-        given = f"'{model}'" if pretrained is None else f"'{model}' with '{pretrained}'"
-        raise InputError(
-            f"cannot load the weights of {given}: {' '.join(str(error).split())[:400]}",
-            setting=f"model.backbone.{'model' if pretrained is None else 'pretrained'}",
-        ) from error
-
-
-def check_pretrained(name: str, pretrained: str) -> None:
-    """Check that ``pretrained`` is a file, or a tag of this model whose weights have the model's activation.
-
-    Raises:
-        InputError: with the closest tags, or with the name of the model to use instead.
+    ``name``: open_clip's name of the ``model``. Raises InputError if it can't be built.
     """
     import open_clip
 
-    if Path(pretrained).is_file():
-        return
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    if pretrained not in tags:
-        close = get_close_matches(pretrained, tags, n=5, cutoff=0.3) or tags
-        raise InputError(
-            f"'{pretrained}' is neither a file nor a pretrained tag of {name}; "
-            f"close to it: {', '.join(close) or 'none'}",
-            setting="model.backbone.pretrained",
+    try:
+        return open_clip.create_model(
+            name,
+            load_weights=False,
+            device=torch.get_default_device(),
+            force_image_size=image_size,
+            force_patch_dropout=0.0,  # dropped patches would have no place in the attention maps
+            force_preprocess_cfg=preprocess_of(name, pretrained),
+            pretrained_text=False,
         )
-    quick = bool(open_clip.get_pretrained_cfg(name, pretrained).get("quick_gelu", False))
-    if quick != bool(open_clip.get_model_config(name).get("quick_gelu", False)):
-        plain = name.removesuffix("-quickgelu")
-        raise InputError(
-            f"weights '{pretrained}' were trained with {'QuickGELU' if quick else 'GELU'}, which {name} does not "
-            f"compute: use the model {f'{plain}-quickgelu' if quick else plain}",
-            setting="model.backbone.model",
-        )
+    except Exception as error:  # settings that do not go together raise any of half a dozen kinds
+        reason = one_line(str(error), 150) or type(error).__name__
+        raise InputError(f"can't build the model {shown(model)}: {reason}", setting=MODEL) from error
+
+
+def _came(backbone: Any, incompatible: Any) -> None:
+    """Forget postponed weights once a checkpoint has brought all of them."""
+    if not any(".clip." in f".{name}" for name in incompatible.missing_keys):
+        backbone._source = None

@@ -3,6 +3,7 @@
 open_clip is imported only by the functions that need it: with timm, torchvision and wandb it takes seconds.
 """
 
+import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -15,8 +16,10 @@ import torch
 from torch import Tensor
 
 from contextcir import assets
+from contextcir.encoders.downloads import hub_file
 from contextcir.encoders.features import TokenBatch
-from contextcir.errors import InputError, MissingFileError
+from contextcir.encoders.folders import CONFIG, read_config
+from contextcir.errors import InputError, MissingFileError, shown
 
 SETTING = "model.backbone.model"
 CACHED_CAPTIONS = 65_536
@@ -33,22 +36,32 @@ class Encoding(NamedTuple):
 
 
 def open_clip_name(model: str) -> str:
-    """Return open_clip's name of a model: the embedded model becomes the folder that it is unpacked to.
+    """Return open_clip's name of a model: the embedded one and those of the Hub become the folders that they lie in.
 
     Raises:
-        InputError: for a name that open_clip does not know, with close matches.
+        InputError: for a name that open_clip does not know, with close matches, and for a folder whose configuration
+            can't be used.
         MissingFileError: for a folder that does not exist.
     """
     import open_clip
 
-    name = f"local-dir:{assets.unpack()}" if model == assets.EMBEDDED else model
+    name = model
+    if model == assets.EMBEDDED:
+        name = f"local-dir:{assets.unpack()}"
+    elif model.startswith("hf-hub:"):
+        repository = model.removeprefix("hf-hub:")
+        config = hub_file(repository, (CONFIG,), "the settings of the model", "give local-dir:FOLDER", SETTING)
+        name = f"local-dir:{config.parent}"
     if name.startswith("local-dir:"):
-        config = Path(name.removeprefix("local-dir:")) / "open_clip_config.json"
-        if not config.is_file():
-            raise MissingFileError(f"no such file, needed by model '{model}'", file=config, setting=SETTING)
-    elif ":" not in name and open_clip.get_model_config(name) is None:
+        folder = Path(name.removeprefix("local-dir:"))
+        if not os.path.lexists(folder / CONFIG):
+            raise MissingFileError(
+                f"no such file, needed by model {shown(model)}", file=folder / CONFIG, setting=SETTING
+            )
+        read_config(folder, SETTING)
+    elif open_clip.get_model_config(name) is None if ":" not in name else True:
         close = get_close_matches(name, [assets.EMBEDDED, *open_clip.list_models()], n=5, cutoff=0.5)
-        raise InputError(f"no model '{name}'; close to it: {', '.join(close) or 'none'}", setting=SETTING)
+        raise InputError(f"no model {shown(name)}; close to it: {', '.join(close) or 'none'}", setting=SETTING)
     return name
 
 
@@ -71,7 +84,8 @@ class Tokenizer:
         name = open_clip_name(model)
         config = open_clip.get_model_config(name) or {}
         # Checked before open_clip builds the tokenizer: it would try to download another kind of it.
-        foreign = (config.get("text_cfg") or {}).get("hf_tokenizer_name") or "siglip" in name.lower()
+        text = config.get("text_cfg") or {}
+        foreign = text.get("hf_tokenizer_name") or (":" not in name and "siglip" in name.lower())
         bpe = None if foreign else open_clip.get_tokenizer(name)
         if not isinstance(bpe, SimpleTokenizer) or bpe.reduction_fn is not None:
             raise InputError(

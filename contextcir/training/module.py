@@ -1,7 +1,8 @@
 """ConText-CIR as a LightningModule: steps and logging; encoders, fusion, losses and optimizer are its arguments."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -15,14 +16,23 @@ from contextcir.batch import GalleryBatch, Phrases, QueryBatch, TripletBatch
 from contextcir.encoders.backbone import OpenCLIPBackbone, Widths
 from contextcir.encoders.features import ImageFeatures
 from contextcir.encoders.phrase_texts import PhraseTexts, QueryFeatures
+from contextcir.encoders.pretrained import weights_postponed
 from contextcir.errors import InputError
 from contextcir.evaluation.composition import CompositionMetric, average_figures
 from contextcir.evaluation.protocol import averaging_groups
 from contextcir.fusion import CrossAttentionFusion, Fusion
 from contextcir.losses.contrastive import InfoNCE
 from contextcir.losses.text_cc import ConceptLoss
+from contextcir.training.checkpoint_loading import (
+    check_resumable,
+    fit_to,
+    load_only_weights,
+    read_checkpoint,
+    refuse_misfit,
+)
 from contextcir.training.encoding import WholeBatch
 from contextcir.training.optim import AdamWWarmupCosine
+from contextcir.weights import harmless
 
 
 class ContextCIR(LightningModule):
@@ -61,6 +71,44 @@ class ContextCIR(LightningModule):
         self.metrics = nn.ModuleList()
         if not self.fusion.reads_text_embedding:
             backbone.freeze_text_projection()
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **options: Any) -> Any:
+        """Return the model of a checkpoint of `experiments.run`: rebuilt from its settings, with its weights.
+
+        As Lightning's, but the file has to be on this machine, nothing in it is run, and the encoders' own weights,
+        which its weights replace, are neither read nor downloaded. Its settings name classes: trust it as a config.
+
+        Raises:
+            MissingFileError: if there is no such file.
+            InputError: if it can't be used.
+        """
+        checkpoint = read_checkpoint(checkpoint_path, "checkpoint_path", mapped=True)
+        if not checkpoint.get(cls.CHECKPOINT_HYPER_PARAMS_KEY) and not options:
+            problem = "holds weights, but no settings to build a model from: give a checkpoint of experiments.run"
+            raise InputError(problem, file=checkpoint_path, setting="checkpoint_path")
+        later = nullcontext() if options.get("strict") is False else weights_postponed()
+        with later, harmless():
+            options["weights_only"] = True
+            return super().load_from_checkpoint(Path(checkpoint_path), *args, **options)
+
+    def setup(self, stage: str) -> None:
+        """Let the Trainer load nothing but weights."""
+        load_only_weights(self.trainer)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take weights under the names that other programs give them.
+
+        Raises:
+            InputError: if they are broken or do not fit, or if training is to go on from weights alone.
+        """
+        trainer = self._trainer
+        file = None if trainer is None else trainer.ckpt_path
+        odd = fit_to(self, checkpoint, file or "the checkpoint")
+        if self.strict_loading:
+            refuse_misfit(odd, checkpoint, file)
+        if trainer is not None and trainer.state.fn == "fit":
+            check_resumable(checkpoint, file)
 
     @property
     def preprocess(self) -> Callable[..., Tensor]:

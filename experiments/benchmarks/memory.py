@@ -58,7 +58,7 @@ def train(setting: Setting, way: str, batch: int) -> Measured:
     torch.manual_seed(setting.seed)
     device = torch.device(setting.device)
     before = peak_memory()
-    backbone = OpenCLIPBackbone(setting.model)
+    backbone = OpenCLIPBackbone(setting.model, "random")
     cached = way == CACHED
     contrastive = InfoNCE(0.03, setting.rows if cached else None)
     encoding = GradientCache(setting.chunk) if cached else WholeBatch()
@@ -165,7 +165,7 @@ def memory(
     require_at_least(1, batches=batches, chunk=chunk, rows=rows, threads=threads)
     torch.set_num_threads(1)  # processes are forked from this one
     setting = Setting(model, chunk, rows, threads, seed, choose_device(device).type)
-    side = OpenCLIPBackbone(model).image_size
+    side = OpenCLIPBackbone(model, "random").image_size
     publish(as_markdown(setting, measure(setting, batches, limit), 2 * 3 * side**2 * 4 / 2**20), markdown)
 
 

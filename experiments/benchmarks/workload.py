@@ -173,7 +173,7 @@ def build(setting: Setting, wanted: Mapping[str, Recipe], device: torch.device, 
     """Build variants; without ``weights`` their memory is allocated, but not initialised."""
     with device if weights else torch.device("meta"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*from a non-meta parameter", UserWarning)  # weights of a folder are dropped
-        backbone = OpenCLIPBackbone(setting.model)
+        backbone = OpenCLIPBackbone(setting.model, "random")
         fusions = {recipe.fusion: recipe.fusion(backbone.widths) for recipe in wanted.values()}
     shared = nn.ModuleList([backbone, *fusions.values()])
     if not weights:

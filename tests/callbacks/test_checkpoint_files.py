@@ -12,8 +12,9 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
 
 from callbacks import AtomicCheckpoints, ResumePoints
-from callbacks.checkpoint_files import damage, newest_whole, other_files, resume_files
+from callbacks.checkpoint_files import newest_whole, other_files, resume_files
 from callbacks.checkpoints import newest_checkpoint
+from contextcir.weights import damage
 from experiments.benchmarks.resume import resume as measure
 
 STATE = {"weights": torch.arange(50_000.0), "step": 3}

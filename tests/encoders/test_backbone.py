@@ -4,7 +4,8 @@ import pytest
 import torch
 from PIL import Image
 
-from contextcir.encoders.backbone import OpenCLIPBackbone, Widths, check_pretrained
+from contextcir.encoders.backbone import OpenCLIPBackbone, Widths
+from contextcir.encoders.pretrained import check_pretrained
 from tests.helpers import tiny
 
 CAPTIONS = ["the dog lies on a red sofa", "", "zoom out", "more zebras and a long tail of further words"]
@@ -198,7 +199,7 @@ def test_another_image_size_gives_another_grid(tmp_path):
 )
 def test_published_models_build_with_their_widths_and_tokens(model, widths, patches):
     with torch.device("meta"):
-        backbone = OpenCLIPBackbone(model)
+        backbone = OpenCLIPBackbone(model, "random")
         image = backbone.encode_image(torch.empty(2, 3, 224, 224))
         text = backbone.encode_text(backbone.tokenizer(["a dog", "a red dog"]))
     assert backbone.widths == widths and backbone.grid[0] * backbone.grid[1] == patches
@@ -246,4 +247,4 @@ def test_a_folder_without_weights_is_refused(tmp_path):
 @pytest.mark.parametrize("model", ["RN50", "coca_ViT-B-32"])
 def test_other_kinds_of_towers_are_refused(model):
     with torch.device("meta"), pytest.raises(ValueError, match=f"model '{model}' can't be used: its image tower"):
-        OpenCLIPBackbone(model)
+        OpenCLIPBackbone(model, "random")

@@ -1,0 +1,80 @@
+"""Files of the Hugging Face Hub: from the cache, else downloaded; without a network, told within seconds.
+
+A file in the cache is taken as it is, so that a run needs no network once it has been there. Whether the server
+answers is asked once before a download: its own client would try again and again, for minutes.
+"""
+
+import logging
+import os
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+
+from contextcir.errors import InputError, one_line
+
+PROBE = 5.0  # seconds in which the server has to answer
+
+
+def hub_file(repository: str, names: Sequence[str], wanted: str, way_out: str, setting: str) -> Path:
+    """Return the first of some files that a repository has.
+
+    Args:
+        repository: ``OWNER/NAME`` on the Hugging Face Hub.
+        names: of the files, the preferred one first.
+        wanted: what they are, for the message.
+        way_out: what to give in their place, for the message.
+        setting: dotted path of the argument that names them.
+
+    Raises:
+        InputError: if none is in the cache and none can be downloaded.
+    """
+    import huggingface_hub as hub  # here: it takes time to import, and most models need no download
+    from huggingface_hub import constants
+
+    for name in names:
+        cached = hub.try_to_load_from_cache(repository, name)
+        if isinstance(cached, str) and os.path.exists(cached):
+            return Path(cached)
+    if constants.HF_HUB_OFFLINE:
+        reason = "HF_HUB_OFFLINE is set"
+    else:
+        reason = unreachable(constants.ENDPOINT)
+        reason = reason and f"{constants.ENDPOINT} can't be reached ({reason})"
+    if reason is None:
+        reason = "it has no such file"
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+        for name in names:
+            try:
+                return Path(hub.hf_hub_download(repository, name, etag_timeout=PROBE))
+            except hub.errors.EntryNotFoundError:
+                continue
+            except Exception as error:  # the client's, its transport's, and the disk's
+                reason = one_line(str(error), 60)
+                break
+    raise InputError(
+        f"{wanted} ({repository}) are not in {constants.HF_HUB_CACHE} and can't be downloaded: {one_line(reason, 80)}; "
+        f"{way_out}, or run `hf download {repository}` where there is a network",
+        setting=setting,
+    )
+
+
+def unreachable(url: str, seconds: float = PROBE) -> str | None:
+    """Return why a server does not answer, None if it does. Looking up its name takes no longer either."""
+    found: list[str | None] = []
+
+    def ask() -> None:
+        try:
+            request = urllib.request.Request(url, method="HEAD")  # the Hub's address, or HF_ENDPOINT
+            urllib.request.urlopen(request, timeout=seconds).close()
+            found.append(None)
+        except urllib.error.HTTPError:  # any answer will do
+            found.append(None)
+        except (OSError, ValueError) as error:
+            found.append(str(getattr(error, "reason", error)))
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(seconds + 0.5)
+    return found[0] if found else f"no answer in {seconds:.0f} s"
