@@ -10,8 +10,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from contextcir.training.checkpoint_loading import read_checkpoint
-from contextcir.weights import damage
+from contextcir.weights import damage, read_weights
 
 RESUME = re.compile(r"resume-step=(\d+)\.ckpt")
 PART = ".part"
@@ -55,7 +54,7 @@ class AtomicCheckpoints(TorchCheckpointIO):
             MissingFileError: if there is none.
             InputError: if it is no checkpoint, or damaged.
         """
-        return read_checkpoint(path)
+        return read_weights(path, "ckpt_path", mapped=False).content
 
 
 def sync_folder(folder: Path) -> None:

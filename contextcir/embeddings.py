@@ -2,14 +2,18 @@
 
 One folder per combination of weights, preprocessing and image list, named by their SHA-256, with two raw files:
 ``features.bin``, a matrix with a row per image, and ``done.bin``, a number per image: the stamp of the file that the
-row was made from, 0 for a row that is not written yet. A row is valid while its image still has that stamp, so an
-interrupted evaluation continues where it stopped, and only images that have changed are encoded again.
+row was made from, xor the row's CRC-32; 0 for a row that is not written yet. A row is valid while its image still has
+that stamp and the row that checksum, so an interrupted evaluation continues where it stopped, and only images that have
+changed are encoded again, and rows that were damaged. A row is compared once in a process: what changes on disk while
+it runs is not noticed, nor is damage that leaves the checksum equal (one in 4 billion).
 """
 
+import errno
 import hashlib
 import json
 import os
 import re
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +24,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from contextcir.errors import InputError
+from contextcir.files import ordinary_file, write_json
 from contextcir.weights.checksums import state_digest
 
 Precision = Literal["float16", "float32"]
@@ -68,43 +73,64 @@ def file_stamps(paths: Sequence[str], states: Iterable[FileState | None]) -> np.
 class GalleryFeatures:
     """The stored embeddings of one list of images.
 
-    Several processes may read and write at once. Only complete rows are read: a row is on disk before its mark is.
+    Several processes may read and write at once. Only complete rows are read: a row is on disk before its mark is, and
+    the mark holds its checksum. A row that was cut off, overwritten or changed counts as not stored, and is encoded
+    again. Files are read, not mapped: a file that shrinks, or a full disk, would end a process that maps it.
 
     Args:
         folder: of the two files, which are made if they are missing.
         stamps: (N,) uint64, see `file_stamps`: the images as they are now.
         width: of an embedding.
         precision: of the numbers on disk.
+
+    Raises:
+        InputError: if there is no room for them, or something else lies in their place.
     """
 
     def __init__(self, folder: Path, stamps: np.ndarray, width: int, precision: Precision) -> None:
         self.folder, self.stamps, self.width, self.precision = folder, stamps, width, precision
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, size in ((FEATURES, len(stamps) * width * np.dtype(precision).itemsize), (DONE, stamps.nbytes)):
-            with open(folder / name, "ab") as file:
-                if file.tell() < size:
-                    file.truncate(size)  # sparse zeros; it does no harm if several processes do this
-        self._features = np.memmap(folder / FEATURES, precision, "r", shape=(len(stamps), width))
-        self._done = np.memmap(folder / DONE, np.uint64, "r", shape=stamps.shape)
+        self._row = width * np.dtype(precision).itemsize  # bytes
+        make_folder(folder)
+        for name, size in ((FEATURES, len(stamps) * self._row), (DONE, stamps.nbytes)):
+            reserve(folder / name, size)
+        self._features, self._done = ((folder / name).open("rb", buffering=0) for name in (FEATURES, DONE))
+        self._sound = np.zeros(len(stamps), np.uint64)  # marks whose rows were compared with them by this process
 
     def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
-        # A memory map would be pickled with its content.
+        # An open file can't be pickled.
         return type(self), (self.folder, self.stamps, self.width, self.precision)
 
     def __len__(self) -> int:
         return len(self.stamps)
 
     def has(self, row: int) -> bool:
-        """Return whether the current version of the image has an embedding."""
-        return bool(self.stamps[row]) and bool(self._done[row] == self.stamps[row])
+        """Return whether the current version of the image has an embedding, as it was written."""
+        if not self.stamps[row]:
+            return False
+        mark = np.frombuffer(os.pread(self._done.fileno(), 8, 8 * row).ljust(8, b"\0"), np.uint64)[0]
+        if not mark:
+            return False
+        if self._sound[row] != mark and mark == _mark(self.stamps[row], self._bytes(row)):
+            self._sound[row] = mark
+        return bool(self._sound[row] == mark)
 
     def count(self) -> int:
         """Return how many images have an embedding."""
-        return int(((self._done == self.stamps) & (self.stamps > 0)).sum())
+        return sum(map(self.has, range(len(self))))
 
     def read(self, row: int) -> Tensor:
-        """Return the embedding (E,) of an image that `has` one."""
-        return torch.from_numpy(np.array(self._features[row]))
+        """Return the embedding (E,) of an image that `has` one.
+
+        Raises:
+            InputError: if the file was cut off since.
+        """
+        content = self._bytes(row)
+        if len(content) < self._row:
+            raise InputError("was cut off while it was read", file=self.folder / FEATURES)
+        return torch.from_numpy(np.frombuffer(bytearray(content), self.precision))
+
+    def _bytes(self, row: int) -> bytes:
+        return os.pread(self._features.fileno(), self._row, row * self._row)
 
     def write(self, rows: Tensor, embeddings: Tensor) -> None:
         """Store embeddings (B, E) of the images ``rows`` (B,), without those that hold a NaN.
@@ -112,7 +138,7 @@ class GalleryFeatures:
         Rows that another process has stored meanwhile are left alone: their marks never vanish under a reader.
 
         Raises:
-            InputError: if a number is too large for the precision on disk.
+            InputError: if a number is too large for the precision on disk, or nothing can be written there.
         """
         values = embeddings.detach().to("cpu", getattr(torch, self.precision))
         if values.isinf().any():
@@ -121,15 +147,77 @@ class GalleryFeatures:
             )
         valid = ~values.isnan().any(1)
         index, data = rows.cpu()[valid].numpy(), values[valid].numpy()
-        new = self._done[index] != self.stamps[index]
+        new = np.array([not self.has(row) for row in index.tolist()], bool)
         index, data = index[new], data[new]
-        if self._done[index].any():  # the mark of an older version must not outlive its row, even after a crash
+        if any(os.pread(self._done.fileno(), 8, 8 * row).strip(b"\0") for row in index.tolist()):
+            # The mark of an older version must not outlive its row, even after a crash.
             self._mark(index, np.zeros(len(index), np.uint64))
         write_rows(self.folder / FEATURES, index, data)
-        self._mark(index, self.stamps[index])
+        marks = [_mark(stamp, values.tobytes()) for stamp, values in zip(self.stamps[index], data, strict=True)]
+        self._mark(index, np.array(marks, np.uint64))
 
     def _mark(self, index: np.ndarray, values: np.ndarray) -> None:
         write_rows(self.folder / DONE, index, values[:, None])
+
+
+def _mark(stamp: np.uint64, content: bytes) -> np.uint64:
+    """Return the mark of a row: the stamp of its image with the row's checksum in it, never 0."""
+    return (stamp ^ np.uint64(zlib.crc32(content))) or stamp
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder; raises InputError with the reason if that can't be done."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _no_store(folder, error) from None
+
+
+def reserve(path: Path, size: int) -> None:
+    """Make a file at least ``size`` bytes long, zeros where it is new, and have the disk set room aside for it.
+
+    Where the file system can't do that, a full disk is met when a row is written.
+
+    Raises:
+        InputError: if there is no room, or something else than a file lies there.
+    """
+    try:
+        if os.path.lexists(path):
+            ordinary_file(path)
+        with open(path, "ab") as file:
+            state = os.fstat(file.fileno())
+            if state.st_size < size:
+                file.truncate(size)  # it does no harm if several processes do this
+            if size and 512 * state.st_blocks < size:
+                _set_aside(file.fileno(), size, state.st_size)
+    except OSError as error:
+        if isinstance(error, InputError):
+            raise
+        raise _no_store(path, error) from None
+
+
+def _set_aside(descriptor: int, size: int, before: int) -> None:
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            if before < size:
+                os.ftruncate(descriptor, before)
+            needed = f"there is no room for {size:,} bytes"
+            raise OSError(error.errno, needed) from None
+
+
+def _no_store(path: Path, error: OSError) -> InputError:
+    problem = f"no features can be stored: {error.strerror}; make room, or choose another folder"
+    return InputError(problem, file=path)
+
+
+def write_about(folder: Path, about: Mapping[str, Any]) -> None:
+    """Write down what the features of a folder belong to; raises InputError if that can't be done."""
+    try:
+        write_json(folder / ABOUT, about, indent=2)
+    except OSError as error:
+        raise _no_store(folder / ABOUT, error) from None
 
 
 def write_rows(path: Path, rows: np.ndarray, data: np.ndarray) -> None:
@@ -137,13 +225,19 @@ def write_rows(path: Path, rows: np.ndarray, data: np.ndarray) -> None:
 
     Ordinary writes are used: through a memory map, two machines would overwrite each other's neighbouring rows, and a
     full disk would kill the process without a message.
+
+    Raises:
+        InputError: if nothing can be written, on a full disk for instance.
     """
-    with open(path, "r+b") as file:
-        for row, values in zip(rows.tolist(), data, strict=True):
-            file.seek(row * values.nbytes)
-            file.write(values.tobytes())
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with open(path, "r+b") as file:
+            for row, values in zip(rows.tolist(), data, strict=True):
+                file.seek(row * values.nbytes)
+                file.write(values.tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise _no_store(path, error) from None
 
 
 class GalleryStore:
@@ -195,8 +289,7 @@ class GalleryStore:
         folder = self.folder / hashlib.sha256(json.dumps(about).encode()).hexdigest()
         stamps = file_stamps(list(paths.values()), states)
         self._open[split] = GalleryFeatures(folder, stamps, self.width, self.precision)
-        # Not by a temporary name: ranks in containers may share the process id that it would be made of.
-        (folder / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        write_about(folder, about)
         return self._open[split]
 
     def write(self, split: str, rows: Tensor, embeddings: Tensor) -> GalleryFeatures:

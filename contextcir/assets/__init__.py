@@ -13,9 +13,11 @@ import tempfile
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
-from contextcir.errors import MissingFileError
+from contextcir.errors import InputError, MissingFileError
+from contextcir.weights import read_weights, state_digest
+from contextcir.weights.reading import DIGEST
 
 EMBEDDED = "scenes-vit"
 TOKEN_TABLE = "token_embedding.weight"
@@ -23,19 +25,20 @@ TOKEN_ROWS = "token_rows"
 _FOLDER = Path(__file__).parent
 _WEIGHTS = "scenes_vit.safetensors"
 _CONFIG = "scenes_vit.json"
+_UNPACKED = "open_clip_model.safetensors"
 
 
 def pack(state: dict[str, torch.Tensor], rows: list[int], folder: Path = _FOLDER) -> Path:
     """Write weights in half precision and return the file; the token table of ``state`` has only the ``rows``."""
     packed = {name: value.detach().half().contiguous() for name, value in state.items()}
     packed[TOKEN_ROWS] = torch.tensor(rows, dtype=torch.int32)
-    save_file(packed, folder / _WEIGHTS)
+    save_file(packed, folder / _WEIGHTS, {DIGEST: state_digest(packed)})
     return folder / _WEIGHTS
 
 
 def packed_state(folder: Path = _FOLDER) -> tuple[dict[str, torch.Tensor], list[int]]:
     """Read weights in single precision, and the rows of the vocabulary that their token table has."""
-    state = {name: value.float() for name, value in load_file(folder / _WEIGHTS).items()}
+    state = {name: value.float() for name, value in read_weights(folder / _WEIGHTS).content.items()}
     return state, state.pop(TOKEN_ROWS).long().tolist()
 
 
@@ -49,6 +52,7 @@ def unpack(folder: Path = _FOLDER, cache: Path | None = None) -> Path:
 
     Raises:
         MissingFileError: if the packed weights are missing from the installation.
+        InputError: if they are damaged, or the cache can't be written.
     """
     weights = folder / _WEIGHTS
     if not weights.is_file():
@@ -59,8 +63,17 @@ def unpack(folder: Path = _FOLDER, cache: Path | None = None) -> Path:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "contextcir"
     content = weights.read_bytes() + (folder / _CONFIG).read_bytes()
     target = cache / f"{EMBEDDED}-{hashlib.sha256(content).hexdigest()[:12]}"
-    if target.is_dir():
+    if all((target / name).is_file() for name in (_UNPACKED, "open_clip_config.json")):
         return target
+    try:
+        return _unpack(folder, cache, target)
+    except OSError as error:
+        reason = error.strerror or error
+        problem = f"the embedded model can't be unpacked: {reason}; make room, or set XDG_CACHE_HOME to another folder"
+        raise InputError(problem, file=cache) from None
+
+
+def _unpack(folder: Path, cache: Path, target: Path) -> Path:
     state, rows = packed_state(folder)
     settings = config(folder)
     table = torch.zeros(settings["model_cfg"]["text_cfg"]["vocab_size"], state[TOKEN_TABLE].shape[1])
@@ -68,12 +81,15 @@ def unpack(folder: Path = _FOLDER, cache: Path | None = None) -> Path:
     state[TOKEN_TABLE] = table  # (vocabulary, D)
     cache.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(dir=cache))  # several processes may unpack at once: one of them renames its folder
-    save_file(state, staging / "open_clip_model.safetensors")
-    (staging / "open_clip_config.json").write_text(json.dumps(settings, indent=2))
     try:
+        save_file(state, staging / _UNPACKED, {DIGEST: state_digest(state)})
+        (staging / "open_clip_config.json").write_text(json.dumps(settings, indent=2))
+        if target.is_dir() and not (target / _UNPACKED).is_file():  # somebody removed a part of it
+            shutil.rmtree(target)
         staging.rename(target)
     except OSError:
-        shutil.rmtree(staging)
         if not target.is_dir():
             raise
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
     return target

@@ -38,7 +38,7 @@ def hub_file(repository: str, names: Sequence[str], wanted: str, way_out: str, s
         if isinstance(cached, str) and os.path.exists(cached):
             return Path(cached)
     if constants.HF_HUB_OFFLINE:
-        reason = "HF_HUB_OFFLINE is set"
+        reason: str | None = "HF_HUB_OFFLINE is set"
     else:
         reason = unreachable(constants.ENDPOINT)
         reason = reason and f"{constants.ENDPOINT} can't be reached ({reason})"
@@ -54,7 +54,7 @@ def hub_file(repository: str, names: Sequence[str], wanted: str, way_out: str, s
                 reason = one_line(str(error), 60)
                 break
     raise InputError(
-        f"{wanted} ({repository}) are not in {constants.HF_HUB_CACHE} and can't be downloaded: {one_line(reason, 80)}; "
+        f"{wanted} ({repository}) are not in {constants.HF_HUB_CACHE} and can't be downloaded: {one_line(reason or "", 80)}; "
         f"{way_out}, or run `hf download {repository}` where there is a network",
         setting=setting,
     )

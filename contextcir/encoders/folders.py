@@ -55,7 +55,7 @@ def read_config(folder: Path, setting: str) -> dict[str, Any]:
     config = parse_json(read_text(file, setting, most=1_000_000), file, setting)
     try:
         model = _object(config, "", "model_cfg")
-        checks.whole(model.get("embed_dim"), 1, "model_cfg.embed_dim", 100_000)
+        checks.whole(model.get("embed_dim", 0), 1, "model_cfg.embed_dim", 100_000)
         vision, text = _object(model, "model_cfg.", "vision_cfg"), _object(model, "model_cfg.", "text_cfg")
         preprocess = config.get("preprocess_cfg") or {}
         if "timm_model_name" not in vision and not isinstance(vision.get("layers"), list):  # refused by their towers

@@ -17,11 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from contextcir.embeddings import ABOUT, FileState, GalleryFeatures, file_stamps, weights_digest
+from contextcir.embeddings import FileState, GalleryFeatures, file_stamps, weights_digest, write_about
 from contextcir.encoders.backbone import OpenCLIPBackbone
 from contextcir.encoders.features import ImageFeatures
 from contextcir.errors import InputError
-from contextcir.files import write_json
 
 BATCH = 128  # images encoded at a time
 
@@ -49,7 +48,7 @@ class FeatureTable(GalleryFeatures):
 
     def rows(self, index: Tensor) -> Tensor:
         """Return the rows (B, width) at ``index`` (B,)."""
-        return torch.from_numpy(self._features[index.numpy()])
+        return torch.stack([self.read(row) for row in index.tolist()]) if len(index) else torch.empty(0, self.width)
 
     def lacking(self, rows: Sequence[int]) -> list[int]:
         """Return those of ``rows`` whose image exists, but whose features are not stored."""
@@ -124,6 +123,7 @@ class FrozenImageBackbone(OpenCLIPBackbone):
     def _open(self, images: ImageList, arithmetic: str) -> FeatureTable:
         from lightning.pytorch.utilities.rank_zero import rank_zero_info  # here: encoders work without lightning
 
+        self.load_weights()  # if they were postponed: the tables belong to them
         if self._weights is None:
             self._weights = weights_digest(self.clip.visual)
         about = {
@@ -136,7 +136,7 @@ class FrozenImageBackbone(OpenCLIPBackbone):
         }
         folder = self.features / hashlib.sha256(json.dumps(about).encode()).hexdigest()
         table = FeatureTable(folder, file_stamps(images.files, images.states), self._width)
-        write_json(folder / ABOUT, about, indent=2)
+        write_about(folder, about)
         lacking = table.lacking(range(len(table)))
         if lacking:
             rank_zero_info(f"encoding {len(lacking):,} images, once for all runs: {folder}")

@@ -133,7 +133,8 @@ def source_of(model: str, name: str, pretrained: str | None, image_size: int | N
             tags = _tags(name)
             some = ", ".join([*tags[:3], "..."] if tags[3:] else tags)
             raise InputError(
-                f"model '{model}' has no weights of its own: give a tag ({some}), a file, or '{RANDOM}' for random weights",
+                f"model '{model}' has no weights of its own: give a tag ({some}), a file, or "
+                f"'{RANDOM}' for random weights",
                 setting=PRETRAINED,
             )
         check_pretrained(name, pretrained)
@@ -214,10 +215,11 @@ def fill(clip: nn.Module, found: WeightsFile, model: str, setting: str, resized:
             f"{listed(whole, 2)}; expected {expected}, ..."
         )
         raise InputError(problem, file=found.path, setting=setting)
-    if before is not None and len(before) != len(state[places]) and not resized:
+    patches = len(state[places]) - 1
+    if before is not None and len(before) - 1 != patches and not resized:
         rank_zero_warn(
-            f"{found.path} was trained with {len(before) - 1} patches an image, '{model}' has {len(state[places]) - 1}: its "
-            "position embeddings were resized; for figures as published, choose the model of the same size of images"
+            f"{found.path} was trained with {len(before) - 1} patches an image, '{model}' has {patches}: "
+            "its position embeddings were resized; for figures as published, choose the model of its size of images"
         )
     clip.load_state_dict(state)
 

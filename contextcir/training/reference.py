@@ -1,30 +1,35 @@
 """Loading published ConText-CIR checkpoints (June 2026 and later) into this model."""
 
-import json
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from math import isqrt
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
+from contextcir import checks
 from contextcir.encoders.backbone import OpenCLIPBackbone
 from contextcir.encoders.text import Tokenizer
-from contextcir.errors import InputError, MissingFileError
+from contextcir.errors import InputError, MissingFileError, one_line
+from contextcir.files import parse_json, read_text
 from contextcir.fusion.cross_attention import CrossAttentionFusion
 from contextcir.losses.contrastive import InfoNCE
 from contextcir.losses.text_cc import TextConceptConsistency
 from contextcir.training.module import ContextCIR
 from contextcir.training.optim import AdamWWarmupCosine
+from contextcir.weights import read_weights, state_of
 
 WEIGHTS, CASE = "state_dict.safetensors", "case.json"
 ANCHOR = "query_projection.weight"  # a weight of all checkpoints of the corrected fusion, and of no others
 HEAD_WIDTHS = {768: 64, 1024: 64, 1280: 80, 1408: 88, 1664: 104}  # image towers of CLIP B, L, H, g, bigG; text has 64
 TEXT_PROJECTION = "clip.text_projection"
+ACTIVATIONS = ("gelu", "quick_gelu")
+VISION_HEADS = "vision.num_attention_heads"
+VECTORS = (".bias", "class_embedding")  # ends of the names of weights with one dimension
 
 # Our names, as patterns, and those of a published checkpoint (Hugging Face's CLIP, the authors' fusion).
 VISION, TEXT = "vision_encoder.model.", "text_encoder.model."
@@ -80,55 +85,63 @@ def load(folder: str | Path) -> ContextCIR:
         InputError: for missing or unexpected weights, with their names.
     """
     path = Path(folder)
-    return load_checkpoint(path / WEIGHTS if path.is_dir() else path)
+    return load_checkpoint(path / WEIGHTS if path.is_dir() else folder)
 
 
 def load_checkpoint(file: str | Path) -> ContextCIR:
-    """Return the model of a published ``.ckpt`` file (or of bare weights in safetensors).
+    """Return the model of a published ``.ckpt`` file (or of bare weights in any kind of file).
 
     Sizes follow from the shapes of the weights; heads and activation come from a ``case.json`` beside the file or,
     without one, are those of the published CLIP models of these widths. No code in the file is executed. Raises as
     `load` does.
     """
     path = Path(file)
-    if not path.is_file():
-        raise MissingFileError(f"no such file: expected a .ckpt file, or a folder with {WEIGHTS} and {CASE}", file=path)
-    state = published_state(read_weights(path), path)
-    case = path.with_name(CASE)
-    return build(state, path, read_settings(case) if case.is_file() else published_settings(state, path))
-
-
-def read_weights(file: Path) -> Mapping[str, Tensor]:
-    """Return all weights of a file, under their names in it; raise InputError for a file of another kind."""
     try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # a file that is no checkpoint raises any of half a dozen kinds
-        message = " ".join(str(error).split())[:300]
-        raise InputError(f"can't be read as a checkpoint of weights: {message}", file=file) from error
-    if not isinstance(content, Mapping) or not isinstance(content.get("state_dict"), Mapping):
-        raise InputError("has no 'state_dict': expected a published Lightning checkpoint", file=file)
-    return content["state_dict"]
+        found = read_weights(file)
+    except MissingFileError:
+        raise MissingFileError(
+            f"no such file: expected a .ckpt file, or a folder with {WEIGHTS} and {CASE}", file=path
+        ) from None
+    state = published_state(state_of(found), path)
+    case = path.with_name(CASE)
+    return build(state, path, read_settings(case) if os.path.lexists(case) else published_settings(state, path))
 
 
 def read_settings(file: Path) -> Settings:
-    """Return the settings in a ``case.json``; raise InputError for one that lacks a field."""
-    case = json.loads(file.read_text())
-    try:
-        vision, text = case["vision"], case["text"]
-        if vision["hidden_act"] != text["hidden_act"] or text["hidden_act"] not in ("gelu", "quick_gelu"):
-            raise InputError("hidden_act must be gelu or quick_gelu, and the same in both towers", file=file)
-        return Settings(
-            vision["hidden_size"] // vision["num_attention_heads"],
-            text["num_attention_heads"],
-            text["hidden_act"] == "quick_gelu",
-            case["fusion"]["heads"],
-            case["temperature"],
-            case["lambda_cc"],
-        )
-    except KeyError as error:
-        raise InputError("is missing", file=file, field=str(error.args[0])) from error
+    """Return the settings in a ``case.json``; raise InputError for one that lacks a field, or with a wrong value."""
+    case = parse_json(read_text(file, most=1_000_000), file)
+
+    def value(path: str, check: Callable[[Any, str], Any]) -> Any:
+        found = case
+        for name in path.split("."):
+            if not isinstance(found, dict) or name not in found:
+                raise InputError("is missing", file=file, field=name)
+            found = found[name]
+        try:
+            return check(found, path)
+        except InputError as error:
+            raise InputError(f"is wrong: {error.problem}", file=file, field=path) from None
+
+    def count(path: str) -> int:
+        return value(path, lambda given, name: checks.whole(given, 1, name, 100_000))
+
+    acts = [
+        value(f"{tower}.hidden_act", lambda given, name: checks.one_of(given, ACTIVATIONS, name))
+        for tower in ("vision", "text")
+    ]
+    if acts[0] != acts[1]:
+        raise InputError("hidden_act must be gelu or quick_gelu, and the same in both towers", file=file)
+    width, heads = count("vision.hidden_size"), count("vision.num_attention_heads")
+    if width % heads:
+        raise InputError(f"is {heads}, which does not divide the width, {width}", file=file, field=VISION_HEADS)
+    return Settings(
+        width // heads,
+        count("text.num_attention_heads"),
+        acts[1] == "quick_gelu",
+        count("fusion.heads"),
+        value("temperature", checks.positive),
+        value("lambda_cc", checks.not_negative),
+    )
 
 
 def published_settings(state: Mapping[str, Tensor], source: Path) -> Settings:
@@ -144,7 +157,20 @@ def build(state: Mapping[str, Tensor], source: Path, settings: Settings) -> Cont
     """Return a `ContextCIR` of these weights, with the published losses and optimizer settings (paper section 2)."""
     import open_clip  # here: it takes seconds to import
 
-    clip = open_clip.CLIP(**clip_config(state, settings, source))
+    config = clip_config(state, settings, source)
+    for part, width, heads in (
+        ("vision", config["vision_cfg"]["width"], config["vision_cfg"]["head_width"]),
+        ("text", config["text_cfg"]["width"], settings.text_heads),
+        ("fusion", config["embed_dim"], settings.fusion_heads),
+    ):
+        if width % heads:
+            problem = f"the {part} width of its weights, {width}, can't be divided by {heads} (heads in {CASE})"
+            raise InputError(problem, file=source)
+    try:
+        clip = open_clip.CLIP(**config)
+    except Exception as error:  # weights of impossible shapes
+        problem = f"no CLIP can be built of its weights: {one_line(str(error), 120)}"
+        raise InputError(problem, file=source) from error
     backbone = OpenCLIPBackbone.wrap(clip, Tokenizer("ViT-B-32"), str(source))
     layers = len({name.split(".")[1] for name in state if name.startswith("cross_attn_layers.")})
     model = ContextCIR(
@@ -201,7 +227,9 @@ def published_state(weights: Mapping[str, Tensor], source: Path) -> dict[str, Te
     anchors = [name for name in weights if name.endswith(ANCHOR)]
     if len(anchors) != 1:
         raise InputError(
-            f"has no {ANCHOR}: only checkpoints of the corrected fusion (June 2026) can be loaded", file=source
+            f"has no {ANCHOR}: only checkpoints of the corrected fusion (June 2026) can be loaded here; those of "
+            "experiments.run by ContextCIR.load_from_checkpoint",
+            file=source,
         )
     state = {}
     for name, value in weights.items():
@@ -245,9 +273,12 @@ def depth(state: Mapping[str, Tensor], tower: str, width: int, source: Path) -> 
 
 
 def shape(state: Mapping[str, Tensor], name: str, source: Path) -> torch.Size:
-    """Return the shape of a weight; raise InputError if there is none of the name."""
+    """Return the shape of a weight; raise InputError if there is none of the name, or of other dimensions."""
     if name not in state:
         raise InputError(f"missing weights: {name}", file=source)
+    dimensions = 4 if name.endswith("patch_embedding.weight") else 1 if name.endswith(VECTORS) else 2
+    if state[name].ndim != dimensions or 0 in state[name].shape:
+        raise InputError(f"{name} has the shape {tuple(state[name].shape)}, expected {dimensions} sizes", file=source)
     return state[name].shape
 
 

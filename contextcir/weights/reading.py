@@ -6,6 +6,7 @@ whatever its name, and wherever it is given, only tensors and plain values are r
 
 import argparse
 import codecs
+import importlib
 import os
 import pickle  # for the name of its error
 import re
@@ -65,7 +66,7 @@ def local_file(path: str | Path, setting: str | None = None) -> Path:
 @contextmanager
 def harmless() -> Iterator[None]:
     """Let ``torch.load`` take values that are no weights and run no code: NumPy's numbers and arguments of commands."""
-    multiarray = np._core.multiarray
+    multiarray = importlib.import_module("numpy._core.multiarray")
     names = [(getattr(multiarray, name), f"numpy.core.multiarray.{name}") for name in ("scalar", "_reconstruct")]
     kinds = {type(np.dtype(kind)) for kind in "?bBhHiIlLqQefdSU"}
     allowed = [multiarray.scalar, multiarray._reconstruct, np.ndarray, np.dtype, codecs.encode, argparse.Namespace]

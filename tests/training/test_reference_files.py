@@ -94,9 +94,12 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path):
 
 
 def test_files_of_another_kind_are_refused_in_one_line(tmp_path):
-    torch.save({"weights": {}}, tmp_path / "other.ckpt")
+    torch.save({"other": {}}, tmp_path / "other.ckpt")
     (tmp_path / "broken.ckpt").write_bytes(b"no checkpoint")
-    for name, message in (("other", "has no 'state_dict'"), ("broken", "can't be read")):
+    for name, message in (
+        ("other", "is a file of torch.save without weights: it has 'other'"),
+        ("broken", "can't be read"),
+    ):
         with pytest.raises(ValueError, match=f"{name}.ckpt: {message}") as caught:
             reference.load(tmp_path / f"{name}.ckpt")
         assert "\n" not in str(caught.value)
