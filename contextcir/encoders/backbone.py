@@ -3,6 +3,7 @@
 open_clip is imported only by the functions that build models: with timm, torchvision and wandb it takes seconds.
 """
 
+import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, cast
@@ -226,6 +227,8 @@ def build_clip(model: str, name: str, pretrained: str | None, image_size: int | 
     """
     import open_clip
 
+    log = logging.getLogger()  # open_clip's own word that weights are random: they are loaded afterwards
+    log.addFilter(_not_random)
     try:
         return open_clip.create_model(
             name,
@@ -239,6 +242,12 @@ def build_clip(model: str, name: str, pretrained: str | None, image_size: int | 
     except Exception as error:  # settings that do not go together raise any of half a dozen kinds
         reason = one_line(str(error), 150) or type(error).__name__
         raise InputError(f"can't build the model {shown(model)}: {reason}", setting=MODEL) from error
+    finally:
+        log.removeFilter(_not_random)
+
+
+def _not_random(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith("No pretrained weights loaded")
 
 
 def _came(backbone: Any, incompatible: Any) -> None:

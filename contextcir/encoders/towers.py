@@ -93,7 +93,7 @@ def freeze_all_but_last(parts: list[list[nn.Parameter]], blocks: int | None, nam
     count = len(parts) - 2
     if blocks is None:
         return
-    if not 0 <= blocks <= count:
+    if type(blocks) is not int or not 0 <= blocks <= count:
         raise InputError(
             f"{name} is {blocks}, but the tower has {count} blocks: give 0 to {count}, or null for all",
             setting=f"model.backbone.{name}",
