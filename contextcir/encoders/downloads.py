@@ -54,7 +54,8 @@ def hub_file(repository: str, names: Sequence[str], wanted: str, way_out: str, s
                 reason = one_line(str(error), 60)
                 break
     raise InputError(
-        f"{wanted} ({repository}) are not in {constants.HF_HUB_CACHE} and can't be downloaded: {one_line(reason or '', 80)}; "
+        f"{wanted} ({repository}) are not in {constants.HF_HUB_CACHE} and can't be downloaded: "
+        f"{one_line(reason or '', 80)}; "
         f"{way_out}, or run `hf download {repository}` where there is a network",
         setting=setting,
     )

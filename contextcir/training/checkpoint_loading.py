@@ -35,7 +35,6 @@ def read_checkpoint(path: str | Path, setting: str | None = SETTING, mapped: boo
         "state_dict": state,
         "epoch": 0,
         "global_step": 0,
-        "loops": {},
         "callbacks": {},
     }
 

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def damage(path: Path) -> str | None:
             broken = archive.testzip()
     except zipfile.BadZipFile as error:
         return "it is cut off" if "not a zip file" in str(error) else str(error)
-    except (OSError, ValueError, EOFError, NotImplementedError, OverflowError) as error:
+    except (OSError, ValueError, EOFError, zlib.error, NotImplementedError, OverflowError) as error:
         return str(error) or type(error).__name__
     if broken is not None:
         return f"wrong checksum of {broken}"

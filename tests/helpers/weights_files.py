@@ -69,8 +69,11 @@ def bad_files(folder: Path, state: dict[str, torch.Tensor], trace: Path) -> dict
         "empty": (written(folder / "empty.pt", b""), "it is empty"),
         "cut": (cut(saved(folder / "cut.pt", state)), "cut off"),
         "cut, old format": (cut(saved(folder / "oldcut.pt", state, **old)), "can't be read"),
-        "cut safetensors": (cut(written(folder / "c.safetensors", (folder / "s.safetensors").read_bytes())), "cut off"),
-        "a flipped bit": (flip(saved(folder / "flip.pt", state)), "damaged"),
+        "cut safetensors": (
+            cut(written(folder / "c.safetensors", (folder / "s.safetensors").read_bytes())),
+            "can't be read",
+        ),
+        "a flipped bit": (flip(saved(folder / "flip.pt", {"a": torch.arange(10_000.0)})), "damaged"),
         "text": (written(folder / "words.pt", b"hello\nworld"), "a text that begins with 'hello world'"),
         "a web page": (written(folder / "page.pt", b"<!DOCTYPE html>\n<html>"), "a web page"),
         "LFS pointer": (written(folder / "lfs.pt", b"version https://git-lfs.github.com/spec/v1\n"), "git lfs pull"),
@@ -99,5 +102,5 @@ ADDRESSES = (
     "hdfs://h/x",
     "file:///x",
     "registry:m",
-    "a::b",
+    "ab::c",
 )
