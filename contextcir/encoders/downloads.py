@@ -43,7 +43,7 @@ def hub_file(repository: str, names: Sequence[str], wanted: str, way_out: str, s
         reason = unreachable(constants.ENDPOINT)
         reason = reason and f"{constants.ENDPOINT} can't be reached ({reason})"
     if reason is None:
-        reason = "it has no such file"
+        reason = "their repository has no such file"
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
         for name in names:
             try:
@@ -54,9 +54,8 @@ def hub_file(repository: str, names: Sequence[str], wanted: str, way_out: str, s
                 reason = one_line(str(error), 60)
                 break
     raise InputError(
-        f"{wanted} ({repository}) are not in {constants.HF_HUB_CACHE} and can't be downloaded: "
-        f"{one_line(reason or '', 80)}; "
-        f"{way_out}, or run `hf download {repository}` where there is a network",
+        f"{wanted} are not in {constants.HF_HUB_CACHE}, and {one_line(reason or '', 90)}: {way_out}, or run "
+        f"`hf download {repository}` where there is a network",
         setting=setting,
     )
 

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from contextcir.encoders import downloads, pretrained
 from contextcir.encoders.backbone import OpenCLIPBackbone
-from contextcir.encoders.pretrained import fill, quick_gelu_of, weights_postponed
+from contextcir.encoders.pretrained import Source, fill, quick_gelu_of, weights_postponed
 from contextcir.errors import InputError
 from contextcir.weights import read_weights
 from tests.helpers import tiny
@@ -81,7 +81,7 @@ def test_broken_files_and_those_of_other_models_are_told_in_one_line(tmp_path: P
     }
     for name, (file, word) in {**bad_files(tmp_path, clip.state_dict(), trace), **other}.items():
         with pytest.raises(InputError) as caught:
-            OpenCLIPBackbone("tiny-ViT", str(file))
+            Source("tiny-ViT", "tiny-ViT", str(file), False).fill(clip)
         text = str(caught.value)
         assert word in text and "\n" not in text and len(text) - len(str(tmp_path)) < 300, (name, text)
         assert caught.value.setting == "model.backbone.pretrained" and not trace.exists(), name
@@ -192,11 +192,10 @@ def test_the_activation_is_compared_where_something_tells_it_and_said_where_noth
 def test_weights_that_a_checkpoint_will_replace_are_not_read(tmp_path: Path) -> None:
     with weights_postponed():
         late = OpenCLIPBackbone("tiny-ViT", str(tmp_path / "nowhere.pt"))
-        tag = OpenCLIPBackbone("ViT-B-32-quickgelu", "openai") if False else late
     state = {f"clip.{name}": value for name, value in tiny.clip(seed=3).state_dict().items()}
     late.load_state_dict(state)
     late.load_weights()
-    assert tag.pretrained == str(tmp_path / "nowhere.pt") and torch.equal(
+    assert late.pretrained == str(tmp_path / "nowhere.pt") and torch.equal(
         late.clip.visual.proj, state["clip.visual.proj"]
     )
     with weights_postponed():
