@@ -14,6 +14,7 @@ from contextcir.embeddings import GalleryStore
 from contextcir.errors import InputError, MissingFileError
 from contextcir.evaluation.protocol import Protocol
 from contextcir.phrases.sources import PhraseSource
+from contextcir.weights import harmless, read_weights
 from data_modules.loading.gallery import Collate, GallerySampler, gallery_source
 from data_modules.loading.images import ImageStore
 from data_modules.loading.missing import Part, drop_missing, find_missing
@@ -101,6 +102,18 @@ class CompositionDataModule(LightningDataModule):
         # by split; None for the training set
         self._stores: dict[str | None, ImageStore] = {}
         self._missing: dict[str | None, int] = {}
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **options: Any) -> Any:
+        """Return the data module of a checkpoint, as Lightning does, but from a file here, of which nothing is run.
+
+        Raises:
+            MissingFileError: if there is no such file.
+            InputError: if it is no checkpoint.
+        """
+        file = read_weights(checkpoint_path, "checkpoint_path").path
+        with harmless():
+            return super().load_from_checkpoint(file, *args, **{**options, "weights_only": True})
 
     def read_training(self) -> TrainingSet:
         """Return the training triplets."""

@@ -98,13 +98,13 @@ def test_a_model_that_does_not_fit_is_told_in_one_line(fit: Any, capfd: pytest.C
     _, one = fit()
     file = one / "checkpoints" / "last.ckpt"
     message = failure(capfd, fit, f"--ckpt_path={file}", "--model.fusion=ImageOnly", "--model.concept=null", name="two")
-    assert f"{file} does not fit the model" in message and "--model.fusion" in message
+    assert f"{file}: does not fit the model" in message and "--model.fusion" in message
     own = failure(capfd, fit, "--model.fusion=ImageOnly", "--model.concept=null")  # the run's own, found by itself
     assert "does not fit the model of this command" in own
     damaged = one / "damaged.ckpt"
     damaged.write_bytes(file.read_bytes()[:5000])
     message = failure(capfd, fit, f"--ckpt_path={damaged}", name="two")
-    assert f"{damaged} can't be read as a checkpoint" in message
+    assert f"{damaged}: can't be read as a checkpoint" in message
     message = failure(capfd, fit, f"--ckpt_path={file}", "--model.backbone.trainable_image_blocks=0", name="two")
     assert "parameter group" in message
 

@@ -18,6 +18,7 @@ from contextcir.encoders.backbone import OpenCLIPBackbone
 from contextcir.encoders.pretrained import Source
 from contextcir.errors import InputError
 from contextcir.training.module import ContextCIR
+from data_modules import CIRR
 from experiments.command import one_line_errors
 from experiments.run import main
 from tests.helpers import paths, tiny
@@ -85,7 +86,7 @@ def test_a_trainer_runs_nothing_that_a_checkpoint_holds(
 
 def test_loading_a_model_runs_nothing(address: str, tmp_path: Path) -> None:
     for given in (address, tmp_path / "web" / "x.ckpt"):
-        for load in (contextcir.load, ContextCIR.load_from_checkpoint):
+        for load in (contextcir.load, ContextCIR.load_from_checkpoint, CIRR.load_from_checkpoint):
             with pytest.raises(InputError, match=r"got the address|could run code"):
                 load(given)
         with pytest.raises(InputError):
