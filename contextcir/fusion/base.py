@@ -15,7 +15,6 @@ class Fusion(nn.Module, ABC):
     checked by tests/fusion/test_every_fusion.py, which finds the classes of this package by itself.
     """
 
-    has_maps: bool = True  # whether there are attention maps (L >= 1), which most concept losses read
     reads_text_embedding: bool = False  # where false, the text projection gets no gradient and has to be frozen
 
     @abstractmethod

@@ -12,8 +12,6 @@ from contextcir.fusion.base import Fusion
 class Baseline(Fusion):
     """A fusion of the two CLIP embeddings alone, without attention."""
 
-    has_maps = False
-
     def __init__(self, widths: Widths) -> None:
         super().__init__()
 

@@ -13,7 +13,6 @@ from contextcir.encoders.phrase_texts import PhraseTexts
 from contextcir.errors import InputError
 from contextcir.fusion.base import Fusion
 
-
 MOST_LAYERS = 256  # several times those of the deepest towers: more would only fill the memory
 
 

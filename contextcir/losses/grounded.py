@@ -108,7 +108,8 @@ class GroundedConsistency(ConceptLoss):
     ``least_contrast``: standard deviation of the logarithm of a map above which it is peaked enough.
 
     Raises:
-        InputError: if the weight is negative, the temperature outside of `TEMPERATURES`, or the contrast of `CONTRASTS`.
+        InputError: if the weight is negative, the temperature outside of `TEMPERATURES`, or the contrast outside of
+            `CONTRASTS`.
     """
 
     def __init__(
