@@ -10,10 +10,13 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from callbacks.evaluation import EvaluationCallback
 from callbacks.results import add_results
 from contextcir.batch import GalleryBatch, QueryBatch
+from contextcir.checks import whole
 from contextcir.encoders.features import ImageFeatures
 from contextcir.encoders.phrase_texts import QueryFeatures
 from contextcir.evaluation.grounding import AttentionInside, PhraseMetric, PointingGame
 from contextcir.losses.maps import phrase_attention
+
+MOST_FIGURES = 1000  # their queries are one batch
 
 
 class AttentionFigures(EvaluationCallback):
@@ -30,15 +33,14 @@ class AttentionFigures(EvaluationCallback):
     Args:
         every_n_epochs: epochs between two sets of figures during training.
         samples: how many queries to draw, evenly spaced over the first protocol; always the same ones.
+
+    Raises:
+        InputError: if ``every_n_epochs`` is less than 1, or ``samples`` negative or more than `MOST_FIGURES`.
     """
 
     def __init__(self, every_n_epochs: int = 1, samples: int = 6) -> None:
-        if every_n_epochs < 1 or samples < 0:
-            raise ValueError(
-                f"AttentionFigures: expected every_n_epochs >= 1 and samples >= 0, got {every_n_epochs} and {samples}"
-            )
-        self.every_n_epochs = every_n_epochs
-        self.samples = samples
+        self.every_n_epochs = whole(every_n_epochs, 1, "trainer.callbacks.AttentionFigures.every_n_epochs")
+        self.samples = whole(samples, 0, "trainer.callbacks.AttentionFigures.samples", MOST_FIGURES)
         self._games: list[list[PhraseMetric]] = []
         self._latest: dict[str, dict[str, float]] = {}
         self._has_maps = True

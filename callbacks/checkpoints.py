@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from callbacks.checkpoint_files import PART, newest_whole, other_files, resume_files
+from contextcir.checks import not_negative, whole
 
 KEY = "resume_point"
 STOPPED = 75  # exit status: try again later (EX_TEMPFAIL of sysexits.h)
@@ -34,6 +35,9 @@ class ResumePoints(Checkpoint):
         every_n_train_steps: optimizer steps from one to the next; None for no such limit.
         every_minutes: time from one to the next, checked every ``log_every_n_steps``; None for no such limit.
         keep: how many to keep.
+
+    Raises:
+        InputError: if a number is outside of its range.
     """
 
     def __init__(
@@ -43,10 +47,11 @@ class ResumePoints(Checkpoint):
         every_minutes: float | None = 10.0,
         keep: int = 2,
     ) -> None:
-        if keep < 1 or (every_n_train_steps is not None and every_n_train_steps < 1):
-            raise ValueError(
-                f"ResumePoints: expected keep >= 1 and every_n_train_steps >= 1, got {keep} and {every_n_train_steps}"
-            )
+        if every_n_train_steps is not None:
+            whole(every_n_train_steps, 1, "trainer.callbacks.ResumePoints.every_n_train_steps")
+        if every_minutes is not None:
+            not_negative(every_minutes, "trainer.callbacks.ResumePoints.every_minutes")
+        whole(keep, 1, "trainer.callbacks.ResumePoints.keep")
         self.folder = Path(dirpath).expanduser()
         self.every_n_train_steps = every_n_train_steps
         self.every_minutes = every_minutes

@@ -3,6 +3,8 @@
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from contextcir.checks import one_of
+
 
 class CompileTowers(Callback):
     """Compile the transformer blocks of both towers for training.
@@ -14,13 +16,12 @@ class CompileTowers(Callback):
         backend: of torch.compile; inductor needs a C++ compiler on a CPU, and Triton on a GPU.
 
     Raises:
-        ValueError: for an unknown backend.
+        InputError: for an unknown backend.
     """
 
     def __init__(self, backend: str = "inductor") -> None:
-        if backend not in torch.compiler.list_backends(exclude_tags=()):
-            known = ", ".join(torch.compiler.list_backends())
-            raise ValueError(f"CompileTowers: torch.compile has no backend '{backend}'; it has {known}")
+        if backend not in torch.compiler.list_backends(exclude_tags=()):  # which also has those for debugging
+            one_of(backend, torch.compiler.list_backends(), "trainer.callbacks.CompileTowers.backend")
         self.backend = backend
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

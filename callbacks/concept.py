@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
 from contextcir.batch import TripletBatch
+from contextcir.checks import whole
 from contextcir.encoders.features import Fused, ImageFeatures, TextFeatures
 from contextcir.encoders.phrase_texts import PhraseTexts, QueryFeatures
 from contextcir.fusion import Fusion
@@ -36,12 +37,13 @@ class ConceptMonitor(Callback):
 
     Args:
         every_n_steps: optimizer steps between two measurements, of which the first is at step 0.
+
+    Raises:
+        InputError: if ``every_n_steps`` is less than 1.
     """
 
     def __init__(self, every_n_steps: int = 200) -> None:
-        if every_n_steps < 1:
-            raise ValueError(f"ConceptMonitor: expected every_n_steps >= 1, got {every_n_steps}")
-        self.every_n_steps = every_n_steps
+        self.every_n_steps = whole(every_n_steps, 1, "trainer.callbacks.ConceptMonitor.every_n_steps")
         self._last = -1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -65,7 +67,7 @@ class ConceptMonitor(Callback):
         ):
             losses = pl_module.losses(batch)
         figures = attention_figures(pl_module.fusion, heard[0], batch.reference_id)
-        if "concept" in losses:
+        if "concept" in losses and any(weight.requires_grad for weight in pl_module.fusion.parameters()):
             figures["concept_gradient"] = gradient_ratio(pl_module, losses)
         pl_module.log_dict({f"train_{name}": value for name, value in figures.items()}, batch_size=len(batch.target))
 

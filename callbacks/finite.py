@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from contextcir.batch import TripletBatch
+from contextcir.checks import whole
 from contextcir.files import write_json
 
 REPORT = "nonfinite_batch.json"
@@ -57,9 +58,7 @@ class StopWhenNotFinite(Callback):
     """
 
     def __init__(self, every_n_batches: int = 10) -> None:
-        if every_n_batches < 1:
-            raise ValueError(f"StopWhenNotFinite: expected every_n_batches >= 1, got {every_n_batches}")
-        self.every_n_batches = every_n_batches
+        self.every_n_batches = whole(every_n_batches, 1, "trainer.callbacks.StopWhenNotFinite.every_n_batches")
         self._steps: list[Step] = []
         self._before: Step | None = None  # the last one that was checked
 

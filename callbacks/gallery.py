@@ -1,12 +1,13 @@
 """Gallery embeddings on disk: an evaluation of the same weights does not encode the gallery again."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from contextcir.batch import GalleryBatch, QueryBatch
+from contextcir.checks import one_of
 from contextcir.embeddings import GalleryFeatures, GalleryStore, Precision, weights_digest
 from contextcir.encoders.features import ImageFeatures
 from contextcir.encoders.phrase_texts import QueryFeatures
@@ -31,8 +32,7 @@ class StoreGallery(Callback):
     """
 
     def __init__(self, folder: str | Path, precision: Precision = "float16") -> None:
-        if precision not in ("float16", "float32"):
-            raise InputError(f"StoreGallery: expected precision float16 or float32, got {precision!r}")
+        one_of(precision, get_args(Precision), "trainer.callbacks.StoreGallery.precision")
         self.folder = Path(folder).expanduser()
         self.precision: Precision = precision
         self._store: GalleryStore | None = None

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from callbacks.model_size import ModelSize
 from contextcir.batch import GalleryBatch, TripletBatch
+from contextcir.checks import not_negative
 
 
 class Pace:
@@ -161,7 +162,7 @@ class ProgressLines(Paced, ProgressBar):
     def __init__(self, every: float = LINE_EVERY, now: Callable[[], float] = time.perf_counter) -> None:
         super().__init__()
         self.pace = Pace(now=now)
-        self.every = every
+        self.every = not_negative(every, "trainer.callbacks.ProgressLines.every")
         self._now = now
         self._last = float("-inf")
         self._enabled = True

@@ -19,7 +19,7 @@ from contextcir.weights import harmless, read_weights
 from data_modules.loading.gallery import Collate, GallerySampler, gallery_source
 from data_modules.loading.images import ImageStore
 from data_modules.loading.missing import Part, drop_missing, find_missing
-from data_modules.loading.phrases import check_phrases, with_phrases
+from data_modules.loading.phrases import check_phrases, phrases_to_train_on, with_phrases
 from data_modules.loading.sampling import (
     ResumableLoader,
     ResumableSampler,
@@ -147,6 +147,9 @@ class CompositionDataModule(LightningDataModule):
                     setting="data.test_splits",
                 )
         if self.trainer is not None:  # before hours of training, not after
+            if stage == "fit" and self._training is not None and self.phrases is None:
+                concept = getattr(self.trainer.lightning_module, "concept", None)
+                phrases_to_train_on(self._training, self._evaluations_of("val"), concept)
             if stage == "fit":
                 self._complete_training()
             if stage != "fit" or self.trainer.limit_val_batches:

@@ -35,6 +35,7 @@ from experiments.start import (
     quiet_loggers,
     stay_offline,
 )
+from experiments.trainer_settings import check_run
 
 # Interpolations are resolved once, after all files and flags are merged.
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
@@ -64,10 +65,13 @@ class ExperimentCLI(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Answer ``--help`` in a page, or parse."""
+        """Answer ``--help`` in a page, or parse, and check what Lightning does not."""
         if hasattr(self, "_subcommand_parsers") and (args is None or isinstance(args, list)):
             answer_help(parser, args)
         super().parse_arguments(parser, args)
+        stage = self.config.get("subcommand")
+        if stage is not None:
+            check_run(self.config[stage], stage)
 
     def instantiate_classes(self) -> None:
         """Build everything; the encoders' weights wait until it is known whether a checkpoint replaces them."""

@@ -7,12 +7,13 @@ import pytest
 from contextcir import checks
 from contextcir.errors import InputError, one_line, printable, shown
 
-NO_NUMBERS = [math.nan, math.inf, -math.inf, True, False, None, "1", [1]]
+NO_NUMBERS = [math.nan, math.inf, -math.inf, True, False, None, "1", [1], 10**400]
 RULES = [
     (checks.finite, (), [0, -3, 2.5], []),
     (checks.positive, (), [1, 1e-30], [0, -1, -0.0]),
     (checks.not_negative, (), [0, 0.0, 3], [-1e-9]),
     (checks.between, (0, 1), [0, 1, 0.5], [-0.1, 1.1]),
+    (checks.fraction, (), [0, 0.999], [1, 1.0, -0.1]),
 ]
 
 

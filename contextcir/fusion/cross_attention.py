@@ -6,11 +6,14 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from contextcir.checks import fraction, whole
 from contextcir.encoders.backbone import Widths
 from contextcir.encoders.features import Fused, ImageFeatures, TextFeatures
 from contextcir.encoders.phrase_texts import PhraseTexts
 from contextcir.errors import InputError
 from contextcir.fusion.base import Fusion
+
+MOST_LAYERS = 256  # several times those of the deepest towers: more would only fill the memory
 
 
 class Attention(nn.Module):
@@ -22,7 +25,7 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, source_width: int, heads: int) -> None:
         super().__init__()
-        if heads < 1 or width % heads:
+        if width % whole(heads, 1, "model.fusion.heads"):
             raise InputError(
                 f"a width of {width} can't be divided into {heads} attention heads", setting="model.fusion.heads"
             )
@@ -131,15 +134,14 @@ class CrossAttentionFusion(Fusion):
     """Residual cross-attention blocks, attention pooling, and a projection into CLIP's image-embedding space.
 
     Raises:
-        InputError: if there is no layer, or the width of the vision tokens is not a multiple of ``heads``.
+        InputError: if there is no layer, the width of the vision tokens is not a multiple of ``heads``, or all would
+            drop out.
     """
 
     def __init__(self, widths: Widths, layers: int = 4, heads: int = 8, dropout: float = 0.0) -> None:
         super().__init__()
-        if layers < 1:
-            raise InputError(
-                f"a cross-attention fusion needs at least 1 layer, got {layers}", setting="model.fusion.layers"
-            )
+        whole(layers, 1, "model.fusion.layers", MOST_LAYERS)
+        fraction(dropout, "model.fusion.dropout")
         self.blocks = nn.ModuleList(FusionBlock(widths.vision, widths.text, heads, dropout) for _ in range(layers))
         self.pool = AttentionPool(widths.vision, heads)
         self.projection = nn.Linear(widths.vision, widths.embed)

@@ -11,7 +11,11 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from contextcir.batch import first_of_each
-from contextcir.errors import InputError
+from contextcir.checks import between, whole
+
+# Cosines are at most 2 apart. Divided by less than the lower bound, a gap of 0.01 already decides all of a softmax in
+# float32; divided by more than the upper one, no gap changes it by more than 2 %. Neither can be learned from.
+TEMPERATURES = (1e-4, 100.0)
 
 
 def world_size() -> int:
@@ -75,19 +79,13 @@ class InfoNCE(nn.Module):
     rows x 3N logits exist, N the rows of all ranks. None computes and keeps those of all rows of this rank.
 
     Raises:
-        InputError: if the temperature is not positive, or ``rows`` is less than 1.
+        InputError: if the temperature is outside of `TEMPERATURES`, or ``rows`` is less than 1.
     """
 
     def __init__(self, temperature: float = 0.07, rows: int | None = None) -> None:
         super().__init__()
-        if temperature <= 0:
-            raise InputError(
-                f"the temperature must be positive, got {temperature}", setting="model.contrastive.temperature"
-            )
-        if rows is not None and rows < 1:
-            raise InputError(f"rows must be at least 1, or null, got {rows}", setting="model.contrastive.rows")
-        self.initial_temperature = temperature
-        self.rows = rows
+        self.initial_temperature = between(temperature, *TEMPERATURES, "model.contrastive.temperature")
+        self.rows = None if rows is None else whole(rows, 1, "model.contrastive.rows")
 
     @property
     def temperature(self) -> float | Tensor:
@@ -195,12 +193,17 @@ def _blocks(size: int, given: Sequence[Tensor]) -> Iterator[tuple[Rows, Candidat
 
 
 class LearnedTemperatureInfoNCE(InfoNCE):
-    """`InfoNCE` with a learned temperature of at least 0.01."""
+    """`InfoNCE` with a learned temperature of at least 0.01.
+
+    Raises:
+        InputError: if it would begin below that.
+    """
 
     LOWEST = 0.01
 
     def __init__(self, temperature: float = 0.07, rows: int | None = None) -> None:
         super().__init__(temperature, rows)
+        between(temperature, self.LOWEST, TEMPERATURES[1], "model.contrastive.temperature")
         self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
 
     @property

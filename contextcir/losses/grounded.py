@@ -8,9 +8,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional
 
+from contextcir.checks import between
 from contextcir.errors import InputError
 from contextcir.files import stable_hash
-from contextcir.losses.contrastive import gather_rows, local_offset, repeats, rows_per_rank, world_size
+from contextcir.losses.contrastive import TEMPERATURES, gather_rows, local_offset, repeats, rows_per_rank, world_size
 from contextcir.losses.maps import (
     ConceptEmbeddings,
     ConceptReading,
@@ -20,7 +21,7 @@ from contextcir.losses.maps import (
     peakedness,
     shares,
 )
-from contextcir.losses.text_cc import ConceptLoss, mean_over_phrases
+from contextcir.losses.text_cc import CONTRASTS, ConceptLoss, mean_over_phrases
 
 
 class PhraseAlignment(ConceptLoss):
@@ -33,13 +34,18 @@ class PhraseAlignment(ConceptLoss):
     ``weight``: the factor of this loss in the total, which the caller applies. ``temperature``: of the softmax.
 
     Raises:
-        InputError: if the temperature is not positive.
+        InputError: if the weight is negative, or the temperature outside of `TEMPERATURES`.
     """
 
+    needs_maps = False
+
     def __init__(self, weight: float = 0.1, temperature: float = 0.1) -> None:
-        super().__init__(weight)
-        # The setting is that of all concept losses: this one may also be the ``alignment`` of GroundedConsistency.
-        self.temperature = positive(temperature, "model.concept")
+        try:
+            super().__init__(weight)
+            self.temperature = between(temperature, *TEMPERATURES, "model.concept.temperature")
+        except InputError as error:  # this loss may also be the ``alignment`` of GroundedConsistency
+            name = str(error.setting).rpartition(".")[2]
+            raise InputError(f"{name} of PhraseAlignment: {error.problem}", setting="model.concept") from None
 
     def forward(self, reading: ConceptReading) -> Tensor:
         """Return the mean over the phrases of all ranks, without the weight of the loss."""
@@ -68,13 +74,6 @@ class PhraseAlignment(ConceptLoss):
         together = torch.zeros(len(wordings), len(images), dtype=torch.bool, device=own.device)
         together[which, torch.searchsorted(images, pairs[1])] = True
         return together[torch.searchsorted(wordings, wording[given.row])][:, column]  # (P, J)
-
-
-def positive(temperature: float, setting: str) -> float:
-    """Return a temperature; raise InputError for one that is not positive."""
-    if temperature <= 0:
-        raise InputError(f"the temperature must be positive, got {temperature}", setting=setting)
-    return temperature
 
 
 def centre(given: ConceptEmbeddings) -> Tensor:
@@ -109,7 +108,8 @@ class GroundedConsistency(ConceptLoss):
     ``least_contrast``: standard deviation of the logarithm of a map above which it is peaked enough.
 
     Raises:
-        InputError: if the temperature is not positive.
+        InputError: if the weight is negative, the temperature outside of `TEMPERATURES`, or the contrast outside of
+            `CONTRASTS`.
     """
 
     def __init__(
@@ -120,9 +120,9 @@ class GroundedConsistency(ConceptLoss):
         least_contrast: float = 0.5,
     ) -> None:
         super().__init__(weight)
-        self.temperature = positive(temperature, "model.concept.temperature")
+        self.temperature = between(temperature, *TEMPERATURES, "model.concept.temperature")
         self.alignment = alignment or PhraseAlignment(1.0)
-        self.least_contrast = least_contrast
+        self.least_contrast = between(least_contrast, *CONTRASTS, "model.concept.least_contrast")
 
     def forward(self, reading: ConceptReading) -> Tensor:
         """Return the mean over the phrases of all ranks, without the weight of the loss."""

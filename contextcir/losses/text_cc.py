@@ -4,26 +4,36 @@
 """
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
 
-from contextcir.errors import InputError
+from contextcir.checks import between, fraction, not_negative
 from contextcir.losses.contrastive import world_size
 from contextcir.losses.maps import ConceptMaps, ConceptReading, jensen_shannon, phrase_maps, shares_at_contrast
 
 # A phrase that is all of its caption has the same attention both times, up to rounding. Without a threshold, such a
 # difference would have a gradient as long as any other, in a direction that rounding determines.
 ROUNDING = 1e-6
+# Standard deviations of the logarithm of shares: at the lower bound all patches have nearly equal shares, at the upper
+# one a single patch has them all, and neither changes any more.
+CONTRASTS = (0.01, 100.0)
 
 
 class ConceptLoss(nn.Module, ABC):
-    """A loss on the attention to noun phrases. ``weight``: its factor in the total, which the caller applies."""
+    """A loss on noun phrases. ``weight``: its factor in the total, which the caller applies; 0 only measures it.
+
+    Raises:
+        InputError: if the weight is negative or not finite.
+    """
+
+    needs_maps: ClassVar[bool] = True  # whether it reads the attention maps of the fusion
 
     def __init__(self, weight: float) -> None:
         super().__init__()
-        self.weight = weight
+        self.weight = not_negative(weight, "model.concept.weight")
 
     @abstractmethod
     def forward(self, reading: ConceptReading) -> Tensor:
@@ -86,11 +96,14 @@ class TextConceptConsistency(MapConsistency):
     """ReLU(|in context - alone| - epsilon), averaged, as published in 2026 (paper section 1.2, column cc07007).
 
     ``weight``: the factor of this loss in the total, which the caller applies. ``epsilon``: tolerated difference.
+
+    Raises:
+        InputError: if epsilon is negative, or 1 or more: attention differs by at most 1, so that the loss would be 0.
     """
 
     def __init__(self, weight: float = 0.08, epsilon: float = 0.0) -> None:
         super().__init__(weight)
-        self.epsilon = epsilon
+        self.epsilon = fraction(epsilon, "model.concept.epsilon")
 
     def compare(self, context: Tensor, isolated: Tensor) -> Tensor:
         """Return the mean excess difference over patches, (F,)."""
@@ -111,14 +124,12 @@ class SpatialConsistency(MapConsistency):
     logarithm of shares; at 1 the best patches count a little more than the others, at 3 almost only they count.
 
     Raises:
-        InputError: if the contrast is not positive.
+        InputError: if the contrast is outside of `CONTRASTS`.
     """
 
     def __init__(self, weight: float = 0.1, contrast: float = 1.0) -> None:
         super().__init__(weight)
-        if contrast <= 0:
-            raise InputError(f"the contrast must be positive, got {contrast}", setting="model.concept.contrast")
-        self.contrast = contrast
+        self.contrast = between(contrast, *CONTRASTS, "model.concept.contrast")
 
     def values(self, reading: ConceptReading) -> Tensor:
         """Return the divergence of each phrase (F,) that has a token in its (truncated) caption."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from contextcir.batch import Phrases, TripletBatch
+from contextcir.checks import whole
 from contextcir.encoders.features import ImageFeatures
 from contextcir.errors import InputError
 from contextcir.losses.maps import ConceptReading
@@ -96,9 +97,7 @@ class GradientCache(WholeBatch):
     """
 
     def __init__(self, chunk: int = 32) -> None:
-        if chunk < 1:
-            raise InputError(f"a chunk must hold at least 1 triplet, got {chunk}", setting="model.encoding.chunk")
-        self.chunk = chunk
+        self.chunk = whole(chunk, 1, "model.encoding.chunk")
 
     def check(self, concept: ConceptLoss | None) -> None:
         """Raise InputError for a Text-CC loss that compares the phrases of different rows."""

@@ -45,6 +45,9 @@ class ContextCIR(LightningModule):
         concept: Text Concept-Consistency loss, added with its own weight; null trains without it.
         optimizer: Optimizer and schedule.
         encoding: How a training batch is encoded: null for all rows at once, or a GradientCache.
+
+    Raises:
+        InputError: if the concept loss needs what the fusion or the encoding does not give.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class ContextCIR(LightningModule):
         self.optimizer = optimizer or AdamWWarmupCosine()
         self.encoding = encoding or WholeBatch()
         self.encoding.check(concept)
+        self._check_maps()
         self.metrics = nn.ModuleList()
         if not self.fusion.reads_text_embedding:
             backbone.freeze_text_projection()
@@ -109,6 +113,23 @@ class ContextCIR(LightningModule):
             refuse_misfit(odd, checkpoint, file)
         if trainer is not None and trainer.state.fn == "fit":
             check_resumable(checkpoint, file)
+
+    @torch.no_grad()
+    def _check_maps(self) -> None:
+        """Refuse a concept loss that reads attention maps, with a fusion that has none; one phrase is looked at."""
+        if self.concept is None or not self.concept.needs_maps:
+            return
+        rows, columns = self.backbone.grid
+        widths, given = self.backbone.widths, next(self.fusion.parameters(), torch.empty(0))
+        image, text = given.new_zeros(1, rows * columns + 1, widths.vision), given.new_zeros(1, 3, widths.text)
+        with evaluating(self.fusion):
+            maps = self.fusion.attention(image, text, torch.ones(1, 3, dtype=torch.bool, device=given.device))
+        if not maps:
+            raise InputError(
+                f"{type(self.concept).__name__} compares attention maps, and {type(self.fusion).__name__} has none: "
+                "choose another fusion, or train without this loss (model.concept: null)",
+                setting="model.fusion",
+            )
 
     @property
     def preprocess(self) -> Callable[..., Tensor]:

@@ -1,14 +1,16 @@
 """Optimizer and schedule: AdamW in groups, linear warm-up, cosine decay."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from contextcir.errors import InputError
+from contextcir.checks import between, fraction, not_negative, positive, whole
+from contextcir.errors import InputError, shown
 
 
 class AdamWWarmupCosine:
@@ -16,10 +18,10 @@ class AdamWWarmupCosine:
 
     The rates rise linearly over ``warmup_steps`` and fall along a cosine to ``final_lr_scale`` times their maximum at
     the last step. Norms, biases, embeddings, learned queries and temperatures have no weight decay. ``fused``: update
-    all parameters in one kernel; None leaves the choice of kernels to torch.
+    all parameters in one kernel; None leaves the choice of kernels to torch. A rate of 0 keeps a part as it is.
 
     Raises:
-        InputError: if ``warmup_steps`` is negative.
+        InputError: if a number is outside of its range, or both learning rates are 0.
     """
 
     def __init__(
@@ -33,17 +35,19 @@ class AdamWWarmupCosine:
         final_lr_scale: float = 0.0,
         fused: bool | None = None,
     ) -> None:
-        if warmup_steps < 0:
-            raise InputError(
-                f"warmup_steps must not be negative, got {warmup_steps}", setting="model.optimizer.warmup_steps"
-            )
-        self.lr = lr
-        self.backbone_lr = backbone_lr
-        self.weight_decay = weight_decay
-        self.warmup_steps = warmup_steps
-        self.betas = (betas[0], betas[1])
-        self.eps = eps
-        self.final_lr_scale = final_lr_scale
+        self.lr = not_negative(lr, "model.optimizer.lr")
+        self.backbone_lr = not_negative(backbone_lr, "model.optimizer.backbone_lr")
+        rate = max(lr, backbone_lr)
+        if not rate:
+            raise InputError("both learning rates are 0: nothing would train", setting="model.optimizer.lr")
+        self.weight_decay = not_negative(weight_decay, "model.optimizer.weight_decay")
+        if rate * weight_decay >= 1:  # a step multiplies the weights by 1 less this
+            problem = f"expected less than {1 / rate:g}, the inverse of the larger learning rate, got {weight_decay}"
+            raise InputError(f"{problem}: a step would turn weights around", setting="model.optimizer.weight_decay")
+        self.warmup_steps = whole(warmup_steps, 0, "model.optimizer.warmup_steps")
+        self.betas = _betas(betas)
+        self.eps = positive(eps, "model.optimizer.eps")
+        self.final_lr_scale = between(final_lr_scale, 0, 1, "model.optimizer.final_lr_scale")
         self.fused = fused
 
     def __call__(
@@ -58,6 +62,11 @@ class AdamWWarmupCosine:
             raise InputError(
                 f"the schedule needs a number of steps, got {total_steps}: set the steps or the epochs of the trainer",
                 setting="trainer.max_steps",
+            )
+        if self.warmup_steps > total_steps:
+            rank_zero_warn(
+                f"the warm-up takes {self.warmup_steps:,} steps, and the training only {total_steps:,g}: the learning "
+                "rates do not reach their maximum (model.optimizer.warmup_steps)"
             )
         heads = [head] if isinstance(head, nn.Module) else list(head)
         groups: list[dict[str, Any]] = []
@@ -110,13 +119,8 @@ class AdamWWarmupRestarts(AdamWWarmupCosine):
         fused: bool | None = None,
     ) -> None:
         super().__init__(lr, backbone_lr, weight_decay, warmup_steps, betas, eps, final_lr_scale, fused)
-        if cycle_steps < 1 or cycle_growth < 1:
-            raise InputError(
-                f"cycle_steps and cycle_growth must be at least 1, got {cycle_steps} and {cycle_growth}",
-                setting=f"model.optimizer.{'cycle_steps' if cycle_steps < 1 else 'cycle_growth'}",
-            )
-        self.cycle_steps = cycle_steps
-        self.cycle_growth = cycle_growth
+        self.cycle_steps = whole(cycle_steps, 1, "model.optimizer.cycle_steps")
+        self.cycle_growth = whole(cycle_growth, 1, "model.optimizer.cycle_growth")
 
     def scale(self, step: int, total_steps: float) -> float:
         """Return the factor of the learning rates at a step, counted from 0."""
@@ -126,6 +130,13 @@ class AdamWWarmupRestarts(AdamWWarmupCosine):
         while step >= length:
             step, length = step - length, length * self.cycle_growth
         return self.final_lr_scale + (1 - self.final_lr_scale) * (1 + math.cos(math.pi * step / length)) / 2
+
+
+def _betas(given: Sequence[float]) -> tuple[float, float]:
+    if len(given) != 2:
+        raise InputError(f"expected two numbers, got {shown(given)}", setting="model.optimizer.betas")
+    first, second = (fraction(beta, "model.optimizer.betas") for beta in given)
+    return first, second
 
 
 def split_by_decay(modules: Iterable[nn.Module], seen: set[int]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:

@@ -1,8 +1,13 @@
 """Noun phrases for records that bring none: looked up when an item is loaded, checked before training."""
 
+import itertools
+import shlex
 from collections.abc import Sequence
+from typing import Any
 
-from contextcir.errors import InputError
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
+from contextcir.errors import LONGEST, InputError
 from contextcir.phrases.sources import PhraseSource
 from data_modules.records import Evaluation, PhraseRecord, QueryRecord, TrainingSet
 
@@ -49,6 +54,52 @@ class RecordsWithPhrases(Sequence[QueryRecord]):
 def with_phrases(records: Sequence[QueryRecord], phrases: PhraseSource | None) -> Sequence[QueryRecord]:
     """Return the records with phrases where they have none; as they are if there is nowhere to look."""
     return records if phrases is None else RecordsWithPhrases(records, phrases)
+
+
+def phrases_to_train_on(training: TrainingSet, scored: Sequence[Evaluation], loss: Any | None) -> None:
+    """Make sure that a concept loss has phrases, where the records are their only source; warn if only some have any.
+
+    Args:
+        training: what is trained on.
+        scored: what is evaluated in between; a bank for the training has to hold its captions too.
+        loss: the concept loss of the model; None, or one of weight 0, needs no phrases.
+
+    Raises:
+        InputError: if no record has a phrase; the message has the commands that make a bank and train with it.
+    """
+    if loss is None or not loss.weight:
+        return
+    without = [record for record in training.records if not record.phrases]
+    if without and len(without) == len(training.records):
+        parts = [training.records, *(part.records for part in scored)]
+        files = dict.fromkeys(record.origin.file for records in parts for record in records[:1] if record.origin.file)
+        raise _nothing_to_compare(len(without), list(files), type(loss).__name__)
+    if without:
+        rank_zero_warn(
+            f"{len(without):,} of {len(training.records):,} training captions have no noun phrases, the first is that "
+            f"of {without[0].origin}: {type(loss).__name__} does not see them"
+        )
+
+
+def _nothing_to_compare(count: int, files: Sequence[str], loss: str) -> InputError:
+    prefix, suffix = _common(files), _common([file[::-1] for file in files])[::-1]
+    several = f"{shlex.quote(prefix)}*{shlex.quote(suffix)}" if len(files) > 1 and "/" not in suffix else "FILE..."
+    # Two commands with long paths might not fit into a message.
+    for captions in (" ".join(map(shlex.quote, files)), several, "FILE..."):
+        error = InputError(
+            f"none of {count:,} captions has noun phrases for {loss}: `python -m experiments.phrases --captions "
+            f"{captions} --parser stanza --out datasets/phrases.bank`, then fit with `--config overlays/phrase_bank`",
+            setting="data.phrases",
+        )
+        if len(f"error: {error.describe()}") + 2 <= LONGEST:
+            break
+    return error
+
+
+def _common(texts: Sequence[str]) -> str:
+    """Return what texts have in common at their beginnings."""
+    equal = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*texts, strict=False))
+    return "".join(letters[0] for letters in equal)
 
 
 def check_phrases(part: TrainingSet | Evaluation, phrases: PhraseSource | None) -> None:

@@ -18,7 +18,7 @@ minutes what CLIP has learned from hundreds of millions of images.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -29,8 +29,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from contextcir import assets
+from contextcir.checks import between, not_negative, positive, whole
 from experiments.clip.model import SmallCLIP, naming, naming_logits, retrieval
-from experiments.clip.scenes import Pairs, Pool, draw_edited, draw_looks, make_pool
+from experiments.clip.scenes import IMAGES_PER_BASE, Pairs, Pool, draw_edited, draw_looks, make_pool
 from experiments.command import command
 
 
@@ -39,7 +40,7 @@ class Phase:
     """A part of the training, with its own warm-up and cosine schedule.
 
     Args:
-        steps: Optimizer steps; 0 leaves the phase out.
+        steps: Optimizer steps, from 2 on; 0 leaves the phase out.
         lr: Peak learning rate of AdamW.
         warmup: Warm-up steps.
         naming: Weight of the loss between regions and names.
@@ -49,6 +50,13 @@ class Phase:
     lr: float = 1e-3
     warmup: int = 200
     naming: float = 0.0
+
+    def check(self, name: str) -> None:
+        """Raise InputError for a number that can't be meant; ``name``: of the setting that is this phase."""
+        whole(self.steps, 2, f"{name}.steps")
+        positive(self.lr, f"{name}.lr")
+        whole(self.warmup, 1, f"{name}.warmup", self.steps - 1)
+        not_negative(self.naming, f"{name}.naming")
 
 
 @dataclass
@@ -64,6 +72,13 @@ class Batches:
     size: int = 256
     per_base: int = 8
     stories: float = 0.5
+
+    def check(self, bases: Sequence[int]) -> None:
+        """Raise InputError for a number that can't be meant; ``bases``: their number in every pool."""
+        whole(self.per_base, 1, "batches.per_base", IMAGES_PER_BASE)
+        most = min(bases) * len(bases) * self.per_base
+        whole(self.size, len(bases) * self.per_base, "batches.size", most)
+        between(self.stories, 0, 1, "batches.stories")
 
     def draw(self, rng: np.random.Generator, pools: list[Pool]) -> Pairs:
         """Draw a batch, in equal parts from all pools."""
@@ -149,6 +164,17 @@ def train_clip(
         save_every: Steps between checkpoints and evaluations.
         out: Folder for the packed weights.
     """
+    for name, phase in {"edited": edited, "looks": looks, "names": names}.items():
+        if phase.steps:
+            phase.check(name)
+    whole(seed, 0, "seed", 2**32 - 1)
+    for name, number in {"edited_bases": edited_bases, "threads": threads, "save_every": save_every}.items():
+        whole(number, 1, name)
+    whole(looks_bases, 1, "looks_bases")
+    if edited.steps:
+        batches.check([edited_bases])
+    if looks.steps or names.steps:
+        batches.check([edited_bases, looks_bases])
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
     out.mkdir(parents=True, exist_ok=True)

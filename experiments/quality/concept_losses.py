@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from callbacks.concept import attention_figures
 from contextcir.batch import TripletBatch
+from contextcir.checks import positive, whole
 from contextcir.encoders.phrase_texts import QueryFeatures
 from contextcir.evaluation.grounding import PointingGame
 from contextcir.files import write_json
@@ -172,6 +173,11 @@ def concept_losses(
         threads: CPU threads.
         json: File for all figures.
     """
+    for name, number in {"batches": batches, "batch_size": batch_size, "threads": threads}.items():
+        whole(number, 1, name)
+    whole(steps, 0, "steps")
+    whole(seed, 0, "seed", 2**32 - 1)
+    positive(lr, "lr")
     torch.set_num_threads(threads)
     seed_everything(seed, verbose=False)
     trained = ContextCIR.load_from_checkpoint(checkpoint, map_location="cpu").eval()

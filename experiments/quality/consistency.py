@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from contextcir.checks import whole
 from contextcir.errors import InputError
 from contextcir.files import write_json
 from contextcir.synthesis.filters.consistency import ClipConsistency
@@ -119,6 +120,8 @@ def consistency(
         threads: Threads of PyTorch.
         json: File for the results.
     """
+    whole(queries, 1, "queries")
+    whole(threads, 1, "threads")
     torch.set_num_threads(threads)
     cases = read_cases(root, split, queries, seed)
     by_way = score_all(cases, images or root / "img_raw", model, pretrained)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from contextcir.checks import between
 from contextcir.errors import InputError
 from contextcir.synthesis.request_stage import seed_of
 from data_modules.scenes.describer import SceneDescriber, SceneGraphs
@@ -29,10 +30,10 @@ class Rates:
     left_out: float = 0.0
 
     def __post_init__(self) -> None:
-        if min(asdict(self).values()) < 0 or sum(asdict(self).values()) > 1:
-            raise InputError(
-                f"must not be negative, and not above 1 together, got {asdict(self)}", setting="model.rates"
-            )
+        for name, rate in asdict(self).items():
+            between(rate, 0, 1, f"model.rates.{name}")
+        if sum(asdict(self).values()) > 1:
+            raise InputError(f"expected at most 1 together, got {asdict(self)}", setting="model.rates")
 
 
 class FaultyDescriber(SceneDescriber):

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from contextcir.checks import whole
 from contextcir.errors import InputError
 from contextcir.synthesis.records import Instruction
 from contextcir.synthesis.store import Lookup, read_stage
@@ -124,6 +125,7 @@ def synthesis_precision(
         json: File for the numbers.
         examples: How many wrong texts are listed below the table.
     """
+    whole(examples, 0, "examples")
     texts = list(judge_run(run, root))
     scores = score(texts)
     print(markdown(scores))

@@ -26,7 +26,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from contextcir.errors import InputError
+from contextcir.errors import InputError, shown
 from experiments.command import packaged
 from experiments.study.plan import Plan, Tune, Variant, flags_of
 
@@ -79,9 +79,9 @@ class _Reader:
         return {str(name): item for name, item in value.items()}
 
     def seeds(self, key: str, value: Any) -> tuple[int, ...]:
-        valid = isinstance(value, list) and value and all(type(seed) is int and seed >= 0 for seed in value)
+        valid = isinstance(value, list) and value and all(type(seed) is int and 0 <= seed < 2**32 for seed in value)
         if not valid or len(set(value)) != len(value):
-            self.fail(key, f"must be a list of different seeds, got {value!r}")
+            self.fail(key, f"must be a list of different seeds from 0 to 4294967295, got {shown(value)}")
         return tuple(value)
 
     def flags(self, key: str, overrides: Any) -> list[str]:

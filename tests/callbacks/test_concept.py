@@ -167,5 +167,5 @@ def test_batches_in_chunks_are_not_measured(tmp_path: Path) -> None:
 
 
 def test_an_interval_of_no_steps_is_refused() -> None:
-    with pytest.raises(ValueError, match="expected every_n_steps >= 1, got 0"):
+    with pytest.raises(ValueError, match="expected a whole number from 1 on, got 0"):
         ConceptMonitor(0)

@@ -19,6 +19,8 @@ from tests.helpers.make_lasco import make_lasco
 from tests.helpers.paths import CONFIGS
 
 BASE, CIRR = "base", "cirr_b32"
+# The records of these sets have no phrases, and the loss of base.yaml needs some.
+PARSED = ["--data.phrases=ParsedPhrases", "--data.phrases.parser=tests.helpers.word_parser.WordParser"]
 pytestmark = pytest.mark.usefixtures("runs")
 
 
@@ -35,7 +37,7 @@ def test_the_cirr_experiments_run_on_its_layout(name: str, small: list[str], tmp
     make_cirr(tmp_path / "cirr")
     configs = flags(BASE, CIRR, *([] if name == CIRR else [name]))
     few = [f"--data.root={tmp_path / 'cirr'}", "--data.batch_size=2", "--trainer.fast_dev_run=1"]
-    cli = main(["fit", *configs, *small, *few])
+    cli = main(["fit", *configs, *small, *few, *PARSED])
     assert cli.trainer.global_step == 1
     assert cli.config.fit.name == name
 
@@ -52,7 +54,7 @@ def test_other_training_sets_run_on_their_layout(
 ) -> None:
     make(tmp_path / name)
     few = ["--data.batch_size=2", "--trainer.max_steps=2", "--trainer.val_check_interval=2"]
-    main(["fit", *flags(BASE, CIRR, name), *small, f"--data.root={tmp_path / name}", *few])
+    main(["fit", *flags(BASE, CIRR, name), *small, f"--data.root={tmp_path / name}", *few, *PARSED])
     written = results(runs, name)["fit_end"]
     split = {"fashioniq": "val_dress", "lasco": "val"}[name]
     assert "recall_at_10" in written[split]["rows"]["composed"]
@@ -76,7 +78,7 @@ def test_the_aggregated_experiment_trains_on_four_sets(
     for name, root, out in (("cirr_rewritten", cirr, "rewritten.train.jsonl"), ("hotel", hotel, "train.jsonl")):
         convert([name, f"--root={root}", "--split=train", f"--out={root / out}"])
     few = ["--data.batch_size=2", "--trainer.fast_dev_run=1"]
-    cli = main(["fit", *flags(BASE, CIRR, "cirr_h14", "aggregated_h14"), *small, *few])
+    cli = main(["fit", *flags(BASE, CIRR, "cirr_h14", "aggregated_h14"), *small, *few, *PARSED])
     assert cli.trainer.global_step == 1
     assert len(cli.datamodule.read_training().records) == 6 + 2 + 5 + 3
     assert cli.datamodule.protocols("val")[0].benchmark == "cirr"

@@ -134,10 +134,12 @@ def test_the_pool_ignores_the_order_of_tokens_and_normalises():
 
 @both
 def test_wrong_sizes_are_refused(kind):
-    for heads in (3, 0, -4):
-        with pytest.raises(ValueError, match=rf"16 .* {heads} attention heads \(model\.fusion\.heads\)$"):
+    with pytest.raises(ValueError, match=r"16 .* 3 attention heads \(model\.fusion\.heads\)$"):
+        kind(WIDTHS, heads=3)
+    for heads in (0, -4):
+        with pytest.raises(ValueError, match=rf"from 1 on, got {heads} \(model\.fusion\.heads\)$"):
             kind(WIDTHS, heads=heads)
-    with pytest.raises(ValueError, match=r"at least 1 layer, got 0 \(model\.fusion\.layers\)$"):
+    with pytest.raises(ValueError, match=r"from 1 to 256, got 0 \(model\.fusion\.layers\)$"):
         kind(WIDTHS, layers=0)
 
 

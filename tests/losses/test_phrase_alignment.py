@@ -120,5 +120,5 @@ def test_texts_have_numbers_of_their_own() -> None:
 
 
 def test_a_temperature_that_is_none_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"must be positive, got 0 \(model\.concept\)$"):
+    with pytest.raises(ValueError, match=r"^temperature of PhraseAlignment: .*, got 0 \(model\.concept\)$"):
         PhraseAlignment(temperature=0)

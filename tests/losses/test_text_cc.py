@@ -105,5 +105,5 @@ def test_spatial_consistency_equals_loops_over_phrases_patches_and_tokens() -> N
 
 
 def test_a_contrast_that_is_none_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"must be positive, got 0 \(model\.concept\.contrast\)$"):
+    with pytest.raises(ValueError, match=r"from 0\.01 to 100\.0, got 0 \(model\.concept\.contrast\)$"):
         SpatialConsistency(contrast=0)

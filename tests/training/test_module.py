@@ -1,15 +1,20 @@
 """ContextCIR as a whole: embeddings, attention, and the losses against naive computations."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from contextcir.batch import Phrases, QueryBatch, TripletBatch
-from contextcir.fusion.baselines import Sum
+from contextcir.errors import InputError
+from contextcir.fusion import ConceptAttentionFusion, CrossAttentionFusion
+from contextcir.fusion.baselines import ImageOnly, Sum
 from contextcir.losses.contrastive import InfoNCE
+from contextcir.losses.grounded import GroundedConsistency, PhraseAlignment
 from contextcir.losses.maps import ConceptReading
-from contextcir.losses.text_cc import TextConceptConsistency
+from contextcir.losses.text_cc import SpatialConsistency, TextConceptConsistency
 from contextcir.training.module import ContextCIR
 from contextcir.training.optim import AdamWWarmupCosine
 from tests.helpers import tiny
@@ -212,3 +217,28 @@ def test_settings_do_not_change_by_being_used() -> None:
     model = ContextCIR(tiny.backbone(), optimizer=optimizer)
     optimizer(model.backbone, [model.fusion], 10)
     assert vars(optimizer) == before
+
+
+class Blind(CrossAttentionFusion):
+    """A fusion of somebody else's, without maps."""
+
+    def attention(self, image: torch.Tensor, text: torch.Tensor, valid: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return ()
+
+
+@pytest.mark.parametrize("fusion", [Sum, ImageOnly, Blind])
+@pytest.mark.parametrize("loss", [TextConceptConsistency, SpatialConsistency, GroundedConsistency])
+def test_a_loss_on_maps_is_refused_with_a_fusion_that_has_none(fusion: type, loss: type) -> None:
+    message = rf"{loss.__name__} compares attention maps, and {fusion.__name__} has none.*\(model\.fusion\)$"
+    with pytest.raises(InputError, match=message):
+        ContextCIR(tiny.backbone(), fusion=fusion, concept=loss())
+
+
+def test_a_loss_that_reads_no_maps_goes_with_any_fusion_and_the_check_draws_no_random_numbers() -> None:
+    ContextCIR(tiny.backbone(), fusion=Sum, concept=PhraseAlignment())
+    states = []
+    for concept in (None, TextConceptConsistency()):
+        torch.manual_seed(0)
+        model = ContextCIR(tiny.backbone(), fusion=partial(ConceptAttentionFusion, dropout=0.5), concept=concept)
+        states.append((torch.rand(()), model.fusion.training))
+    assert states[0] == states[1]
