@@ -1,7 +1,6 @@
 """Several servers for the requests of one model: which one is sent to, and which is left alone for a while."""
 
 import logging
-import re
 import time
 from collections.abc import Sequence
 from typing import Any
