@@ -94,7 +94,7 @@ def check_url(url: str) -> str:
     Raises:
         InputError: if it is no http address, or holds a user, a password or a query, which may be keys.
     """
-    if not re.fullmatch(rf"https?://(?:[\w.-]+|\[[0-9a-fA-F:.]+\])(?::\d{{1,5}})?(?:/[^\s?#@]*)?", url):
+    if not re.fullmatch(r"https?://(?:[\w.-]+|\[[0-9a-fA-F:.]+\])(?::\d{1,5})?(?:/[^\s?#@]*)?", url):
         raise InputError(
             "expected an address like http://localhost:8000/v1, without user, password or ?parameters: a key is read "
             "from the environment variable that key_variable names",

@@ -82,6 +82,11 @@ class Endpoint(PaidModel):
         self.account = Account(budget)
         self._own = self.servers
 
+    @property
+    def url(self) -> str:
+        """The addresses of the servers."""
+        return ", ".join(server.url for server in self.servers)
+
     def begin(self, index: int, count: int) -> None:
         """Choose the servers of a part, and look for their keys; raises InputError if one is missing."""
         if self.one_each:
@@ -156,10 +161,11 @@ class _Sender:
             wait = self.endpoint.retries.wait(failed, None if others else sent.retry_after, self.random)
             if wait is None or not sent.retry:
                 return exchange.failed(sent.reason, sent.detail), sent.lost
-            if sent.retry_after and not others:
+            if others:
+                continue
+            if sent.reason == "rate limited" and sent.retry_after:
                 self.pacer.pause(self.servers.sleep)
-            if not others or sent.reason == "rate limited" and not sent.retry_after:
-                await asyncio.sleep(wait)
+            await asyncio.sleep(wait)
 
     async def _send(self, exchange: Exchange) -> Answer | RequestFailure | Refusal | None:
         """Send a request once; return its answer, or why there is none, or None where a correction is to be sent."""
@@ -209,8 +215,8 @@ class _Sender:
         else:
             self.reached = True
             self.servers.answered(server)
-        if failure.retry_after and failure.retry:
-            server.rest(failure.retry_after)
+        if failure.retry and (failure.retry_after or not failure.lost):
+            server.rest(failure.retry_after or self.endpoint.retries.first)
 
     async def _post(self, server: Server, body: dict[str, Any]) -> bytes:
         import httpx2
