@@ -11,7 +11,7 @@ from contextcir.files import Inside
 from contextcir.synthesis.models.base import Answer, Request
 from contextcir.synthesis.prompts import Prompt, load_prompt
 from contextcir.synthesis.records import Description, Pair, ReferenceObjects, Stored
-from contextcir.synthesis.request_stage import Item, ItemFailed, Task, plain, provenance, seed_of
+from contextcir.synthesis.request_stage import NO_REFERENCE, Item, ItemFailed, Task, plain, provenance, seed_of
 from contextcir.synthesis.store import Lookup, read_stage
 
 OBJECTS = {
@@ -147,7 +147,7 @@ class DescribeTarget(_Describe):
     def request(self, item: Item) -> Request:
         pair, reference = item.record
         if reference is None:
-            raise ItemFailed("reference not described", pair.reference)
+            raise ItemFailed(NO_REFERENCE, pair.reference)
         return self._request(item.key, pair.target, {"reference_objects": reference.objects})
 
     def records(self, item: Item, answer: Answer) -> list[Stored]:

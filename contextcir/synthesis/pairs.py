@@ -23,7 +23,7 @@ WORK = "pairs-work"  # folder of a synthesis for the intermediate results of an 
 class PairSource(ABC):
     """Gives the pairs of a synthesis: the same ones, in the same order, every time."""
 
-    none_found: str = "the source has none"  # what to say where `pairs` yields nothing
+    none_found: str = "the source has no pairs"  # what to say where `pairs` yields nothing
 
     @abstractmethod
     def pairs(self) -> Iterator[Pair]:
@@ -229,7 +229,7 @@ class PairStage(Stage):
             bar.update(len(group))
         tally.total = tally.before + tally.done
         if not tally.total:
-            raise InputError(f"no pairs: {source.none_found}", setting="pairs")
+            raise InputError(source.none_found, setting="pairs")
         return tally
 
 

@@ -180,6 +180,7 @@ class Lookup:
     """
 
     def __init__(self, folder: Path, name: str) -> None:
+        self._folder = folder
         self._shards = _shards(folder, name)
         self._places: dict[str, tuple[int, int, int]] = {}  # shard, byte of the line, position in it
         self._name = name
@@ -207,6 +208,15 @@ class Lookup:
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
+
+    def require(self, key: str, stage: str) -> None:
+        """Raise InputError if a key that records of another stage name is not here, as when a shard was removed."""
+        if key not in self._places:
+            raise InputError(
+                f"the stage {stage} has the key {shown(key)}, which the stage {self._name} has not: a shard is missing",
+                file=self._folder,
+                setting="out",
+            )
 
     def __getitem__(self, key: str) -> dict[str, Any]:
         number, start, position = self._places[key]

@@ -122,11 +122,11 @@ def test_pairs_that_were_cut_off_go_on(folder: Path, tmp_path: Path) -> None:
         ('[{"reference": "../../etc/passwd", "target": "b"}]', "leads out of the image folder"),
         ('[{"reference": "/etc/passwd", "target": "b"}]', "leads out of the image folder"),
         ('[{"reference": "a", "target": "b\\u0000"}]', "expected the path of an image"),
-        ('[{"reference": "a", "target": "\\ud800"}]', "expected the path of an image"),
+        ('[{"reference": "a", "target": "\\ud800"}]', "half a surrogate pair"),
         ('[{"reference": "./a", "target": "a"}]', "the same image"),
         ('[{"reference": "a"}]', "the fields reference and target"),
         ('{"reference": "a"}', "expected a JSON list"),
-        ("[", "expected a JSON list"),
+        ("[", "not valid JSON"),
         ("[]", "has no pairs"),
     ],
 )

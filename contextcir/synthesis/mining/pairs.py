@@ -91,7 +91,7 @@ class MinedPairs(ImageSource):
         self.work = work
         self.links = False
         self.none_found = (
-            f"no two images have a similarity from {band.low} to {band.high}; report.json in the folder pairs-work has "
+            f"no pairs: no two images have a similarity from {band.low} to {band.high}; report.json in the folder pairs-work has "
             "the similarities of nearest neighbours: choose band by them"
         )
 

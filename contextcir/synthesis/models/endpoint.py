@@ -73,6 +73,7 @@ class Endpoint(PaidModel):
         self.chat = chat
         self.name = chat.model
         self.servers = make_servers(url, key_variable, Dialect(chat.format))
+        self.key_variable = key_variable
         self.one_each = one_each
         self.concurrency = concurrency
         self.timeout = timeout
