@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from contextcir.embeddings import GalleryFeatures
     from contextcir.encoders.backbone import OpenCLIPBackbone
 
-FOLDER = "filter-images-upright"  # the name says how images are turned: those of another reading are not taken
+FOLDER = "filter-images"
+READING = "upright"  # a part of the names of images in the store: embeddings of another reading are not taken
 SETTING = "filters.consistency"
 
 
@@ -126,7 +127,9 @@ class ClipEmbeddings:
 
         store = GalleryStore(self.folder / FOLDER, self._backbone.widths.embed, "float16", lambda: self.digest)
         states = [_state(self.root, path) for path in self._rows]
-        features = store.open(FOLDER, {path: path for path in self._rows}, states, self._backbone.preprocess)
+        features = store.open(
+            FOLDER, {f"{READING} {path}": path for path in self._rows}, states, self._backbone.preprocess
+        )
         assert features is not None  # None only without a digest
         return features
 

@@ -91,8 +91,8 @@ class MinedPairs(ImageSource):
         self.work = work
         self.links = False
         self.none_found = (
-            f"no pairs: no two images have a similarity from {band.low} to {band.high}; report.json in the folder pairs-work has "
-            "the similarities of nearest neighbours: choose band by them"
+            f"no pairs: no two images have a similarity from {band.low} to {band.high}; report.json in the folder "
+            "pairs-work has the similarities of nearest neighbours: choose band by them"
         )
 
     def within(self, images: Path | None, work: Path, links: bool = False) -> "MinedPairs":
