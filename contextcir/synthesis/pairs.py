@@ -188,7 +188,8 @@ class PairStage(Stage):
                 with run.claimed(self.name):
                     return Tally(self.name, note=source.prepare(run.index, run.count))
         begun, done = (run.folder / self.name / name for name in ("settings.json", "complete.json"))
-        if begun.is_file() and (kept := read_json(begun)) != self.settings:
+        kept = read_json(begun)
+        if not (kept is None or isinstance(kept, str) or kept == self.settings):  # a text is of an earlier version
             raise InputError(
                 f"holds pairs that were made with other settings ({_difference(kept, self.settings)}): restore them, "
                 "or give another folder as out",

@@ -204,11 +204,9 @@ def _nothing_kept(folder: Path) -> InputError:
     """Return the error that says why no text is there to be written."""
     rejected = Counter(record["reason"] for record in read_stage(folder, "filter"))
     if not rejected:
-        return (
-            nothing(folder, "instruct")
-            if next(read_stage(folder, "instruct"), None) is None
-            else nothing(folder, "filter")
-        )
+        missing = "filter" if next(read_stage(folder, "instruct"), None) is not None else "instruct"
+        why = nothing(folder, missing)
+        return InputError(f"nothing to write: {why.problem}", file=folder, setting=why.setting)
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in rejected.most_common(4))
     return InputError(
         f"no instruction was kept, so there is nothing to write: {rejected.total():,} were rejected ({reasons})",
