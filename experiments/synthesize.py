@@ -138,9 +138,13 @@ def build_parser(stage: str | None = None) -> ArgumentParser:
     unused = _unused(stage)
     parser.add_class_arguments(Synthesis, skip=unused)
     for name in sorted(unused):
-        parser.add_argument(f"--{name}", type=Any, default=None, help="of other stages")
-        parser.add_argument(f"--{name}+", type=Any, default=None, help="of other stages")
+        parser.add_argument(f"--{name}", type=_as_it_is, default=None, help="of other stages")
+        parser.add_argument(f"--{name}+", type=_as_it_is, default=None, help="of other stages")
     return parser
+
+
+def _as_it_is(value: Any) -> Any:  # a class would be imported for a type hint, even for Any
+    return value
 
 
 def _unused(stage: str | None) -> set[str]:
