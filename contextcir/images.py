@@ -104,8 +104,6 @@ def _decoding(size: int | None = None) -> Iterator[None]:
             yield
         except (InputError, MemoryError, KeyboardInterrupt):
             raise
-        except Image.DecompressionBombError:
-            raise InputError(f"far more than {MOST_PIXELS:,} pixels, the most that are decoded") from None
         except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error and others
             reason = (
                 "none of the formats " + ", ".join(FORMATS)

@@ -16,6 +16,7 @@ from contextcir.synthesis.store import read_stage
 SETTING = "pairs.file"
 LINES = (".jsonl", ".ndjson")  # endings of files with a JSON object a line
 MEMBERS = 6  # images of a set, at most
+EARLIER = "Namespace("  # how earlier versions kept the settings: they are not compared
 GROUP = 64  # pairs that are written together
 WORK = "pairs-work"  # folder of a synthesis for the intermediate results of an `ImageSource`
 
@@ -189,7 +190,7 @@ class PairStage(Stage):
                     return Tally(self.name, note=source.prepare(run.index, run.count))
         begun, done = (run.folder / self.name / name for name in ("settings.json", "complete.json"))
         kept = read_json(begun)
-        if not (kept is None or isinstance(kept, str) or kept == self.settings):  # a text is of an earlier version
+        if kept is not None and kept != self.settings and not str(kept).startswith(EARLIER):
             raise InputError(
                 f"holds pairs that were made with other settings ({_difference(kept, self.settings)}): restore them, "
                 "or give another folder as out",

@@ -58,7 +58,8 @@ class ClipConsistency(Consistency):
         whole(batch_size, 1, "filters.consistency.batch_size")
         whole(workers, 1, "filters.consistency.workers")
         not_negative(slack, "filters.consistency.slack")
-        between(margin, -1, 1, "filters.consistency.margin")
+        if between(margin, -1, 1, "filters.consistency.margin") == 1:
+            raise InputError("expected a margin below 1: no text reaches it", setting="filters.consistency.margin")
         self.model = model
         self.pretrained = pretrained
         self.margin = margin

@@ -206,7 +206,7 @@ def _nothing_kept(folder: Path) -> InputError:
     if not rejected:
         missing = "filter" if next(read_stage(folder, "instruct"), None) is not None else "instruct"
         why = nothing(folder, missing)
-        return InputError(f"nothing to write: {why.problem}", file=folder, setting=why.setting)
+        return InputError(f"no instruction was kept, nothing to write: {why.problem}", file=folder, setting=why.setting)
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in rejected.most_common(4))
     return InputError(
         f"no instruction was kept, so there is nothing to write: {rejected.total():,} were rejected ({reasons})",
