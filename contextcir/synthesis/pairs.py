@@ -190,7 +190,7 @@ class PairStage(Stage):
                     return Tally(self.name, note=source.prepare(run.index, run.count))
         begun, done = (run.folder / self.name / name for name in ("settings.json", "complete.json"))
         kept = read_json(begun)
-        if kept is not None and kept != self.settings and not str(kept).startswith(EARLIER):
+        if begun.is_file() and kept != self.settings and not str(kept).startswith(EARLIER):
             raise InputError(
                 f"holds pairs that were made with other settings ({_difference(kept, self.settings)}): restore them, "
                 "or give another folder as out",
