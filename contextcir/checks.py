@@ -34,6 +34,11 @@ def between(value: Number, low: float, high: float, setting: str) -> Number:
     return _checked(value, _is_number(value) and low <= value <= high, f"a number from {low} to {high}", setting)
 
 
+def fraction(value: Number, setting: str) -> Number:
+    """Return a number from 0 up to, but not including, 1."""
+    return _checked(value, _is_number(value) and 0 <= value < 1, "a number from 0 up to below 1", setting)
+
+
 def whole(value: int, least: int, setting: str, most: int | None = None) -> int:
     """Return a whole number from ``least`` on, up to ``most`` if there is such a limit."""
     good = type(value) is int and value >= least and (most is None or value <= most)
@@ -51,7 +56,14 @@ def _is_number(value: object) -> bool:
     return type(value) in (int, float)
 
 
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number of more than 308 digits
+        return False
+
+
 def _checked(value: Number, good: bool, rule: str, setting: str) -> Number:
-    if not (_is_number(value) and good and math.isfinite(value)):
+    if not (_is_number(value) and good and _is_finite(value)):
         raise InputError(f"expected {rule}, got {shown(value)}", setting=setting)
     return value

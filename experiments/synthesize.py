@@ -171,10 +171,10 @@ def _for_stage(args: Sequence[str]) -> tuple[str | None, list[str]]:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Parse the command line."""
-    stage, kept = _for_stage(sys.argv[1:] if args is None else args)
-    parser = build_parser(stage)
-    settings = parser.parse_args(kept)
     with one_line_errors():
+        stage, kept = _for_stage(sys.argv[1:] if args is None else args)
+        parser = build_parser(stage)
+        settings = parser.parse_args(kept)
         try:
             _run(parser, settings)
         except BudgetSpent as error:
