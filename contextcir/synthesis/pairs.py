@@ -190,7 +190,8 @@ class PairStage(Stage):
                     return Tally(self.name, note=source.prepare(run.index, run.count))
         begun, done = (run.folder / self.name / name for name in ("settings.json", "complete.json"))
         kept = read_json(begun)
-        if begun.is_file() and kept != self.settings and not str(kept).startswith(EARLIER):
+        other = begun.is_file() and kept != self.settings and not str(kept).startswith(EARLIER)
+        if other and next(read_stage(run.folder, self.name), None) is not None:
             raise InputError(
                 f"holds pairs that were made with other settings ({_difference(kept, self.settings)}): restore them, "
                 "or give another folder as out",
@@ -249,4 +250,4 @@ def _difference(kept: Any, now: Any, name: str = "") -> str:
         for key in sorted({*kept, *now}, key=str):
             if kept.get(key) != now.get(key):
                 return _difference(kept.get(key), now.get(key), str(key) if key != "init_args" else name)
-    return f"{name or 'pairs'} {shown(kept)} instead of {shown(now)}"
+    return f"{name or 'pairs'} {shown(kept, 40)} instead of {shown(now, 40)}"

@@ -27,6 +27,7 @@ from contextcir.synthesis.mining.images import (
 from contextcir.synthesis.stages import progress_bar
 
 ABOUT = "about.json"
+UNREADABLE = "unreadable.json"
 READING = "upright"  # how images are turned; embeddings of another reading are not taken
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ class EmbeddingStore:
                 dim = max(dim, chunk["vectors"].shape[1])
                 names = [listing.images[place] for place in chunk["refused"]]
                 unreadable += zip(names, chunk["reasons"].tolist(), strict=True)
-        write_json(self.work / "unreadable.json", [{"image": name, "reason": reason} for name, reason in unreadable])
+        write_json(self.work / UNREADABLE, [{"image": name, "reason": reason} for name, reason in unreadable])
         total = sum(sizes)
         if not total:
             raise InputError(
@@ -184,7 +185,12 @@ class EmbeddingStore:
 
     def unreadable(self) -> int:
         """Return the number of images that can't be read."""
-        return len(read_json(self.work / "unreadable.json"))
+        listed = read_json(self.work / UNREADABLE)
+        if not isinstance(listed, list):
+            raise InputError(
+                "damaged: remove the folder that it is in, which is made again", file=self.work / UNREADABLE
+            )
+        return len(listed)
 
     def _path(self, chunk: int) -> Path:
         return self.work / "chunks" / f"{chunk:06d}.npz"
