@@ -92,12 +92,20 @@ def test_what_is_no_file_is_told_with_its_setting(
     assert not (tmp_path / "out").exists() or not list(read_stage(tmp_path / "out", "pairs"))
 
 
-@pytest.fixture
-def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with config, pairs and a finished synthesis in ``out``."""
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with config, pairs and a finished synthesis in ``whole``."""
     folder = tmp_path_factory.mktemp("done")
-    main(flags(folder, folder / "out"))
+    main(flags(folder, folder / "whole"))
     return folder
+
+
+@pytest.fixture
+def done(finished: Path) -> Path:
+    """The same, with a copy in ``out`` that may be damaged."""
+    shutil.rmtree(finished / "out", ignore_errors=True)
+    shutil.copytree(finished / "whole", finished / "out")
+    return finished
 
 
 def foreign(name: str, **changes: Any) -> Callable[[Path], object]:

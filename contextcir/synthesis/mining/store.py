@@ -97,10 +97,9 @@ class EmbeddingStore:
         elif not isinstance(kept, dict):
             raise InputError("damaged: remove the folder that it is in, which is made again", file=self.work / ABOUT)
         elif kept != about:
+            differing = [name for name in about if kept.get(name) != about[name]]
             changed = ", ".join(
-                f"{name} {shown(kept.get(name))} instead of {shown(about[name])}"
-                for name in about
-                if kept.get(name) != about[name]
+                f"{name} {shown(kept.get(name), 40)} instead of {shown(about[name], 40)}" for name in differing[:1]
             )
             raise InputError(
                 f"holds embeddings with {changed}: give another folder as out, or remove this one",
