@@ -6,7 +6,10 @@ which a person or another model looks at, are turned by their EXIF orientation. 
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -18,6 +21,16 @@ SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # Pillow's other decoders are seldom tried by anybody
 MOST_PIXELS = 100_000_000  # that are decoded; takes about 0.5 GB
 MOST_BYTES = 500_000_000
+ORIENTATION = 0x0112  # EXIF's tag; 1 is upright
+
+
+class Header(NamedTuple):
+    """What the head of an image file says: one of `FORMATS`, the size as stored, and the EXIF orientation, 1 to 8."""
+
+    format: str
+    width: int
+    height: int
+    orientation: int
 
 
 def read_image(path: Path, upright: bool, side: int | None = None) -> Image.Image:
@@ -32,42 +45,82 @@ def read_image(path: Path, upright: bool, side: int | None = None) -> Image.Imag
         MissingFileError: if there is no such file.
         InputError: if it is no ordinary file, of another format than `FORMATS`, too large, or damaged.
     """
-    ordinary_file(path, most=MOST_BYTES)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"can't be read: {error.strerror}", file=path) from None
+    content = image_bytes(path)
     try:
         return decode_image(content, upright, side)
     except InputError as error:
         raise InputError(error.problem, file=path) from None
 
 
-def decode_image(content: bytes, upright: bool, side: int | None = None) -> Image.Image:
-    """Return an image from the bytes of its file; see `read_image`."""
+def image_bytes(path: Path) -> bytes:
+    """Return the content of an image file, whatever it holds; raises as `read_image` for what is no ordinary file."""
+    ordinary_file(path, most=MOST_BYTES)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"can't be read: {error.strerror}", file=path) from None
+
+
+def read_header(path: Path) -> Header:
+    """Return what the head of an image file says, without decoding it; raises as `read_image`."""
+    ordinary_file(path, most=MOST_BYTES)
+    try:
+        with path.open("rb") as file:
+            return header(file)
+    except OSError as error:
+        raise InputError(f"can't be read: {error.strerror}", file=path) from None
+    except InputError as error:
+        raise InputError(error.problem, file=path) from None
+
+
+def header(file: IO[bytes]) -> Header:
+    """Return what the head of an image says, from its open file."""
+    with _decoding(), Image.open(file, formats=FORMATS) as opened:
+        # of the base class: that of PNG would decode the whole image in search of a late EXIF block
+        turned = Image.Image.getexif(opened).get(ORIENTATION, 1)
+        return Header(str(opened.format), *opened.size, turned if turned in range(1, 9) else 1)
+
+
+def decode_image(content: bytes, upright: bool, side: int | None = None, ground: str | None = None) -> Image.Image:
+    """Return an image from the bytes of its file; see `read_image`.
+
+    ``ground``: the colour that is seen through transparent pixels; None shows what is stored below them.
+    """
+    with _decoding(len(content)), Image.open(io.BytesIO(content), formats=FORMATS) as opened:
+        if side is not None:
+            opened.draft("RGB", (side, side))
+        width, height = opened.size
+        if width * height > MOST_PIXELS:
+            raise InputError(f"{width:,} x {height:,} pixels, expected at most {MOST_PIXELS:,} in all")
+        return to_rgb(ImageOps.exif_transpose(opened) if upright else opened, ground)
+
+
+@contextmanager
+def _decoding(size: int | None = None) -> Iterator[None]:
+    """Raise an `InputError` for whatever a decoder raises."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is ours
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit above is ours
         try:
-            with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
-                if side is not None:
-                    opened.draft("RGB", (side, side))
-                width, height = opened.size
-                if width * height > MOST_PIXELS:
-                    raise InputError(f"{width:,} x {height:,} pixels, expected at most {MOST_PIXELS:,} in all")
-                return to_rgb(ImageOps.exif_transpose(opened) if upright else opened)
-        except InputError:
-            raise
-        except (MemoryError, KeyboardInterrupt):
+            yield
+        except (InputError, MemoryError, KeyboardInterrupt):
             raise
         except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error and others
-            reason = "none of the formats " + ", ".join(FORMATS) if "cannot identify" in str(error) else error
-            raise InputError(f"damaged or no image ({len(content):,} bytes; {reason})") from None
+            reason = (
+                "none of the formats " + ", ".join(FORMATS)
+                if "cannot identify" in str(error)
+                else " ".join(str(error).split())
+            )
+            about = "" if size is None else f"{size:,} bytes; "
+            raise InputError(f"damaged or no image ({about}{reason})") from None
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Return ``image`` decoded to its end, as 8-bit RGB, without its alpha channel."""
+def to_rgb(image: Image.Image, ground: str | None = None) -> Image.Image:
+    """Return ``image`` decoded to its end, as 8-bit RGB, without its alpha channel, or on a ``ground`` of a colour."""
     if image.mode.startswith("I;16"):  # Pillow would clip 16-bit greys to white
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode == "P" and "transparency" in image.info:  # Pillow warns about the direct way
         image = image.convert("RGBA")
+    if ground is not None and image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, ground), image)
     return image.convert("RGB")

@@ -1,15 +1,17 @@
 """Describe: what is on the reference of each pair, then on the target, in the same words for what looks the same."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from contextcir.checks import whole
 from contextcir.errors import InputError
+from contextcir.files import Inside
 from contextcir.synthesis.models.base import Answer, Request
 from contextcir.synthesis.prompts import Prompt, load_prompt
-from contextcir.synthesis.records import Description, Pair, Stored
-from contextcir.synthesis.request_stage import Item, ItemFailed, Task, plain, provenance, seed_of
+from contextcir.synthesis.records import Description, Pair, ReferenceObjects, Stored
+from contextcir.synthesis.request_stage import NO_REFERENCE, Item, ItemFailed, Task, plain, provenance, seed_of
 from contextcir.synthesis.store import Lookup, read_stage
 
 OBJECTS = {
@@ -34,15 +36,6 @@ OBJECTS = {
 
 
 @dataclass(frozen=True)
-class ReferenceObjects(Stored):
-    """What is on a reference image, described once however many pairs it is in. ``key``: its path."""
-
-    key: str
-    objects: tuple[dict[str, Any], ...]
-    provenance: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class DescribeSettings:
     """How images are described.
 
@@ -57,8 +50,7 @@ class DescribeSettings:
     target_prompt: Path | None = None
 
     def __post_init__(self) -> None:
-        if self.objects < 1:
-            raise InputError(f"must be at least 1, got {self.objects}", setting="describe.objects")
+        whole(self.objects, 1, "describe.objects", 1000)
 
 
 class _Describe(Task):
@@ -68,13 +60,16 @@ class _Describe(Task):
         images: folder that image paths are below.
         settings: see there.
         seed: of the synthesis.
+        links: let links lead out of that folder.
     """
 
     prompt_name: ClassVar[str]
     placeholders: ClassVar[frozenset[str]]
 
-    def __init__(self, images: Path, settings: DescribeSettings = DescribeSettings(), seed: int = 0) -> None:
-        self.images = images
+    def __init__(
+        self, images: Path, settings: DescribeSettings = DescribeSettings(), seed: int = 0, links: bool = False
+    ) -> None:
+        self.images = Inside(images, links, "links")
         self.settings = settings
         self.seed = seed
         setting = self.prompt_name.removeprefix("describe_") + "_prompt"
@@ -86,12 +81,16 @@ class _Describe(Task):
         return [self.prompt]
 
     def _request(self, key: str, image: str, data: Mapping[str, Any]) -> Request:
+        try:
+            path = self.images.path(image)
+        except InputError as error:
+            raise ItemFailed("outside the image folder", str(error)) from None
         return Request(
             key=key,
             system=self.prompt.system,
             user=self.prompt.fill({"objects": self.settings.objects}, data),
             schema=OBJECTS,
-            images=(self.images / image,),
+            images=(path,),
             seed=seed_of(self.seed, self.name, key),
             context={"stage": self.name, "image": image, **data},
         )
@@ -148,7 +147,7 @@ class DescribeTarget(_Describe):
     def request(self, item: Item) -> Request:
         pair, reference = item.record
         if reference is None:
-            raise ItemFailed("reference not described", pair.reference)
+            raise ItemFailed(NO_REFERENCE, pair.reference)
         return self._request(item.key, pair.target, {"reference_objects": reference.objects})
 
     def records(self, item: Item, answer: Answer) -> list[Stored]:

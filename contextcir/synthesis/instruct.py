@@ -6,7 +6,8 @@ from pathlib import Path
 from random import Random
 from typing import Any, ClassVar
 
-from contextcir.errors import InputError
+from contextcir.checks import whole
+from contextcir.errors import InputError, shown
 from contextcir.synthesis.models.base import Answer, Request
 from contextcir.synthesis.prompts import Prompt, load_prompt
 from contextcir.synthesis.records import Description, Instruction, Pair, Stored
@@ -33,6 +34,7 @@ TEXTS = {
     "additionalProperties": False,
 }
 
+MOST = 100  # texts of a pair
 STYLES = (
     "a short command",
     "commands that are joined with 'and' or commas",
@@ -62,16 +64,21 @@ class InstructSettings:
     prompt: Path | None = None
 
     def __post_init__(self) -> None:
-        if len(self.captions) not in (1, 2) or not 1 <= self.captions[0] <= self.captions[-1]:
-            raise InputError(
-                f"must be [n] or [fewest, most] from 1 on, got {[*self.captions]}", setting="instruct.captions"
-            )
-        if not self.concepts or any(number is not None and number < 1 for number in self.concepts):
-            raise InputError(
-                f"must be numbers from 1 on, or null, got {list(self.concepts)}", setting="instruct.concepts"
-            )
-        if not self.styles:
-            raise InputError("must name at least one style, got none", setting="instruct.styles")
+        if len(self.captions) not in (1, 2):
+            problem = f"expected [n] or [fewest, most], got {shown(list(self.captions))}"
+            raise InputError(problem, setting="instruct.captions")
+        for number in self.captions:
+            whole(number, 1, "instruct.captions", MOST)
+        if self.captions[0] > self.captions[-1]:
+            problem = f"expected [fewest, most], got {shown(list(self.captions))}"
+            raise InputError(problem, setting="instruct.captions")
+        if not self.concepts:
+            raise InputError("expected numbers from 1 on, or null, got none", setting="instruct.concepts")
+        for concepts in self.concepts:
+            if concepts is not None:
+                whole(concepts, 1, "instruct.concepts")
+        if not self.styles or not all(isinstance(style, str) and style.strip() for style in self.styles):
+            raise InputError("expected at least one style, each of some words", setting="instruct.styles")
 
     def plan(self, seed: int) -> list[dict[str, Any]]:
         """Draw the texts of a pair: for each, ``concepts`` (None for all) and ``style``."""
@@ -93,6 +100,7 @@ class Instruct(Task):
 
     name: ClassVar[str] = "instruct"
     item_field: ClassVar[str] = "pair"
+    source: ClassVar[str] = "describe"
 
     def __init__(self, settings: InstructSettings = InstructSettings(), seed: int = 0) -> None:
         self.settings = settings
@@ -108,6 +116,7 @@ class Instruct(Task):
         pairs = Lookup(folder, "pairs")
         for record in read_stage(folder, "describe"):
             description = Description.from_json(record)
+            pairs.require(description.key, "describe")
             yield Item(description.key, description.key, (Pair.from_json(pairs[description.key]), description))
 
     def request(self, item: Item) -> Request:

@@ -2,23 +2,29 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
-from contextcir.errors import InputError, MissingFileError
-from contextcir.files import read_json, write_json
+from contextcir.errors import InputError, shown
+from contextcir.files import ordinary_file, parse_json, read_json, read_text, write_json
 from contextcir.synthesis.records import Pair
 from contextcir.synthesis.stages import Run, Stage, Tally, progress
 from contextcir.synthesis.store import read_stage
 
+SETTING = "pairs.file"
+LINES = (".jsonl", ".ndjson")  # endings of files with a JSON object a line
+MEMBERS = 6  # images of a set, at most
+EARLIER = "Namespace("  # how earlier versions kept the settings: they are not compared
 GROUP = 64  # pairs that are written together
 WORK = "pairs-work"  # folder of a synthesis for the intermediate results of an `ImageSource`
 
 
 class PairSource(ABC):
     """Gives the pairs of a synthesis: the same ones, in the same order, every time."""
+
+    none_found: str = "the source has no pairs"  # what to say where `pairs` yields nothing
 
     @abstractmethod
     def pairs(self) -> Iterator[Pair]:
@@ -29,8 +35,14 @@ class ImageSource(PairSource):
     """Finds pairs by looking at images."""
 
     @abstractmethod
-    def within(self, images: Path, work: Path) -> "ImageSource":
-        """Return the source for the images below a folder, which keeps intermediate results in ``work``."""
+    def within(self, images: Path | None, work: Path, links: bool = False) -> "ImageSource":
+        """Return the source for the images below a folder, which keeps intermediate results in ``work``.
+
+        Args:
+            images: the folder; None where the source has one of its own.
+            work: the other one.
+            links: let links lead out of the folder.
+        """
 
     @abstractmethod
     def prepare(self, index: int, count: int) -> str:
@@ -62,31 +74,57 @@ class PairFile(PairSource):
         for position, record in enumerate(self._records()):
             where = f"record {position} of {self.file}"
             reference, target = (_path(record, field, where) for field in ("reference", "target"))
-            members = record.get("image_set")
-            members = tuple(image_path(image, where) for image in members) if isinstance(members, list) else ()
             if reference == target:
-                raise InputError(f"{where}: reference and target are the same image, {reference}")
+                raise InputError(f"{where}: reference and target are the same image, {shown(reference)}")
+            members = _members(record.get("image_set"), where)
             key = pair_key(reference, target)
             if key not in known:
                 known.add(key)
                 yield Pair(key, reference, target, members, source=self.source)
 
-    def _records(self) -> Iterable[Any]:
-        if not self.file.is_file():
-            raise MissingFileError(f"no file {self.file}", setting="pairs.file")
-        try:
-            with self.file.open(encoding="utf-8") as file:
-                if self.file.suffix != ".jsonl":
-                    content = json.load(file)
-                    if not isinstance(content, list):
-                        raise ValueError("it holds no list")
-                    yield from content
-                else:
-                    yield from (json.loads(line) for line in file if line.strip())
-        except ValueError as error:
-            raise InputError(
-                f"expected a JSON list, or .jsonl with an object a line ({error})", file=self.file, setting="pairs.file"
-            ) from None
+    def _records(self) -> Iterator[Any]:
+        path = ordinary_file(self.file, SETTING)
+        if path.suffix.lower() in LINES and not _begins_a_list(path):
+            yield from _lines(path)
+            return
+        content = parse_json(read_text(path, SETTING), path, SETTING)
+        if not isinstance(content, list):
+            problem = f"expected a JSON list, or .jsonl with an object a line, got {shown(content)}"
+            raise InputError(problem, file=path, setting=SETTING)
+        yield from content
+
+
+def _begins_a_list(path: Path) -> bool:
+    """Tell whether a file holds a JSON list over its lines, as some tools write .jsonl."""
+    with path.open("rb") as file:
+        first = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
+        return first.startswith(b"[")
+
+
+def _lines(path: Path) -> Iterator[Any]:
+    """Yield the values of a file that has one a line."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                if text.strip():
+                    yield parse_json(text)
+            except InputError as error:
+                problem = error.problem.replace(" in line 1, column", " in column")
+            except UnicodeDecodeError:
+                problem = "expected text in UTF-8"
+            else:
+                continue
+            raise InputError(f"line {number}: {problem}", file=path, setting=SETTING)
+
+
+def _members(listed: Any, where: str) -> tuple[str, ...]:
+    """Return the image set of a record; in a manifest it is a number, which says nothing about paths."""
+    if listed is None or type(listed) is int:
+        return ()
+    if not isinstance(listed, list) or len(listed) > MEMBERS:
+        raise InputError(f"{where}, field image_set: expected a list of up to {MEMBERS} paths, got {shown(listed)}")
+    return tuple(image_path(image, f"{where}, field image_set") for image in listed)
 
 
 def pair_key(reference: str, target: str) -> str:
@@ -100,11 +138,11 @@ def image_path(path: object, where: str) -> str:
     Raises:
         InputError: if it is none; ``where`` names its record.
     """
-    if not isinstance(path, str) or not path.strip() or not path.isprintable():
-        raise InputError(f"{where}: expected the path of an image, got {path!r}")
+    if not isinstance(path, str) or not path.strip() or not path.isprintable() or not PurePosixPath(path).name:
+        raise InputError(f"{where}: expected the path of an image, got {shown(path)}")
     parts = PurePosixPath(path)
     if parts.is_absolute() or ".." in parts.parts:
-        raise InputError(f"{where}: {path!r} leads out of the image folder: give paths below it, without '..'")
+        raise InputError(f"{where}: {shown(path)} leads out of the image folder: give paths below it, without '..'")
     return str(parts)
 
 
@@ -124,14 +162,18 @@ class PairStage(Stage):
         source: gives the pairs.
         images: folder that image paths are below.
         settings: plain values that describe the source; pairs of other settings are an error.
+        links: let links lead out of the folder of images.
     """
 
     name: ClassVar[str] = "pairs"
 
-    def __init__(self, source: PairSource, images: Path = Path(), settings: Any = None) -> None:
+    def __init__(
+        self, source: PairSource, images: Path | None = None, settings: Any = None, links: bool = False
+    ) -> None:
         self.source = source
         self.images = images
         self.settings = settings
+        self.links = links
 
     def run(self, run: Run) -> Tally:
         """Write the pairs, or do this process's part of the preparation.
@@ -142,19 +184,22 @@ class PairStage(Stage):
         """
         source = self.source
         if isinstance(source, ImageSource):
-            source = source.within(self.images, run.folder / WORK)
+            source = source.within(self.images, run.folder / WORK, self.links)
             if run.count > 1:
                 with run.claimed(self.name):
                     return Tally(self.name, note=source.prepare(run.index, run.count))
         begun, done = (run.folder / self.name / name for name in ("settings.json", "complete.json"))
-        if begun.is_file() and (kept := read_json(begun)) != self.settings:
+        kept = read_json(begun)
+        other = begun.is_file() and kept != self.settings and not str(kept).startswith(EARLIER)
+        if other and next(read_stage(run.folder, self.name), None) is not None:
             raise InputError(
-                f"{run.folder} holds pairs that were made with other settings ({kept}): restore them, or give another "
-                "folder as out",
+                f"holds pairs that were made with other settings ({_difference(kept, self.settings)}): restore them, "
+                "or give another folder as out",
+                file=run.folder,
                 setting="pairs",
             )
         if done.is_file():
-            count = read_json(done)["count"]
+            count = _count(done)
             return Tally(self.name, total=count, before=count)
         if run.count > 1:
             raise InputError(
@@ -187,5 +232,22 @@ class PairStage(Stage):
             bar.update(len(group))
         tally.total = tally.before + tally.done
         if not tally.total:
-            raise InputError("the source has no pairs", setting="pairs")
+            raise InputError(source.none_found, setting="pairs")
         return tally
+
+
+def _count(path: Path) -> int:
+    kept = read_json(path)
+    count = kept.get("count") if isinstance(kept, dict) else None
+    if type(count) is not int:
+        raise InputError("damaged: expected the number of pairs; remove it: the stage is done again", file=path)
+    return count
+
+
+def _difference(kept: Any, now: Any, name: str = "") -> str:
+    """Return the first setting in which two descriptions of a source differ."""
+    if isinstance(kept, dict) and isinstance(now, dict):
+        for key in sorted({*kept, *now}, key=str):
+            if kept.get(key) != now.get(key):
+                return _difference(kept.get(key), now.get(key), str(key) if key != "init_args" else name)
+    return f"{name or 'pairs'} {shown(kept, 40)} instead of {shown(now, 40)}"

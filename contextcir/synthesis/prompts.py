@@ -8,9 +8,11 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from contextcir.errors import InputError, MissingFileError
+from contextcir.errors import InputError, MissingFileError, shown
+from contextcir.files import read_text
 
 FOLDER = Path(__file__).parent / "prompts"
+LARGEST = 1_000_000  # bytes of a prompt
 OPENED, CLOSED = "<<<DATA {name}", "DATA {name}>>>"  # around data; data holds neither "<" nor ">"
 
 
@@ -61,9 +63,10 @@ def read_prompt(path: Path) -> Prompt:
         MissingFileError: if there is no such file.
         InputError: if it has not these parts, its system part has a placeholder, or a ``$`` is no placeholder.
     """
-    if not path.is_file():
-        raise MissingFileError(f"no prompt {path}: give another file, or none for the project's own prompt")
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = read_text(path, most=LARGEST)
+    except MissingFileError:
+        raise MissingFileError(f"no prompt {path}: give another file, or none for the project's own prompt") from None
     head, has_system, rest = text.partition("\n# System\n")
     system, has_user, user = rest.partition("\n# User\n")
     if not (has_system and has_user and head.startswith("version: ") and system.strip() and user.strip()):
@@ -93,8 +96,8 @@ def load_prompt(
         prompt = read_prompt(FOLDER / f"{name}.md" if path is None else Path(path).expanduser())
         if prompt.placeholders != expected:
             raise InputError(
-                f"prompt {path or prompt.name}: expected the placeholders {_names(expected)}, got "
-                f"{_names(prompt.placeholders)}"
+                f"expected the placeholders {_names(expected)}, got {shown(_names(prompt.placeholders), 100)[1:-1]}",
+                file=path or FOLDER / f"{name}.md",
             )
     except InputError as error:
         error.setting = error.setting or setting

@@ -6,12 +6,14 @@ answers come.
 
 import asyncio
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from threading import Lock
 from typing import Any, ClassVar, NamedTuple
 
+from contextcir.errors import InputError, one_line
 from contextcir.synthesis.models.base import Answer, Request, Stopped, VisionLanguageModel
 from contextcir.synthesis.prompts import Prompt
 from contextcir.synthesis.records import Failure, Stored
@@ -19,6 +21,7 @@ from contextcir.synthesis.stages import Run, Stage, Tally, progress
 from contextcir.synthesis.store import GroupWriter, Shard, read_stage
 
 TASKS = ("describe-reference", "describe", "instruct")  # names of the tasks, in their order
+NO_REFERENCE = "reference not described"  # the failure of a pair whose reference failed before
 GROUP = 64  # answers that wait to be written, at most
 Outcome = list[dict[str, Any]] | Failure  # records of one answer, which go to the disk together, or why there are none
 
@@ -45,6 +48,7 @@ class Task(ABC):
 
     name: ClassVar[str]  # of its records; one of `TASKS`
     item_field: ClassVar[str] = "key"  # field of a record that holds the key of the item
+    source: ClassVar[str] = "pairs"  # name of the records that the items come from
 
     @abstractmethod
     def items(self, folder: Path) -> Iterator[Item]:
@@ -78,6 +82,9 @@ class RequestStage(Stage):
         self.task = task
         self.model = model
 
+    def begin(self, run: Run) -> None:
+        self.model.begin(run.index, run.count)
+
     def run(self, run: Run) -> Tally:
         self.model.count_earlier(usages(run))
         return run_requests(run, self.task, self.model)
@@ -107,16 +114,43 @@ def run_requests(run: Run, task: Task, model: VisionLanguageModel) -> Tally:
         if not run.retry:
             known |= {record["key"] for record in read_stage(run.folder, failures_name)}
         tally = Tally(task.name)
-        for item in task.items(run.folder):
-            if run.owns(item.shard):
-                tally.total += 1
-                tally.before += item.key in known
-        new = (item for item in task.items(run.folder) if run.owns(item.shard) and item.key not in known)
+        for item in _own_items(run, task):
+            tally.total += 1
+            tally.before += item.key in known
+        if not tally.total and next(read_stage(run.folder, task.source), None) is None:
+            raise nothing(run.folder, task.source)
+        new = (item for item in _own_items(run, task) if item.key not in known)
         try:
             asyncio.run(_Requests(task, model, tally, answers, failures).run(new))
         except Stopped as error:
             raise type(error)(f"{error} ({tally})") from None
         return tally
+
+
+def _own_items(run: Run, task: Task) -> Iterator[Item]:
+    """Yield the items of this process's shard, each once."""
+    seen: set[str] = set()
+    for item in task.items(run.folder):
+        if run.owns(item.shard) and item.key not in seen:
+            seen.add(item.key)
+            yield item
+
+
+def nothing(folder: Path, name: str) -> InputError:
+    """Return the error of a stage that finds no records ``name`` of the one before it, with why there are none."""
+    failed: Counter[tuple[str, str]] = Counter()
+    details: dict[tuple[str, str], str] = {}
+    for task in TASKS[: TASKS.index(name) + 1 if name in TASKS else 0]:
+        for record in read_stage(folder, f"{task}-failures"):
+            if record["reason"] != NO_REFERENCE:
+                failed[task, record["reason"]] += 1
+                details.setdefault((task, record["reason"]), record["detail"])
+    if not failed:
+        return InputError(f"nothing of the stage {name} is there: run it first", file=folder, setting="stage")
+    (task, reason), count = failed.most_common(1)[0]
+    detail = one_line(details[task, reason], 120)
+    about = f"{count:,} requests of {task} failed: {reason}" + (f": {detail}" if detail else "")
+    return InputError(f"nothing came out of the stage {name}: {about}", file=folder)
 
 
 class _Requests:
@@ -178,7 +212,10 @@ class _Requests:
             self.answers.append(done)
             self.failures.append([failure.to_json() for failure in failed])
             self.tally.done += len(done)
-            self.tally.failed.update(failure.reason for failure in failed)
+            for failure in failed:
+                self.tally.failed[failure.reason] += 1
+                if failure.detail:
+                    self.tally.examples.setdefault(failure.reason, failure.detail)
             self.bar.update(len(outcomes))
 
 

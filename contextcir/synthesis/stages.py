@@ -10,8 +10,11 @@ from typing import ClassVar
 
 from tqdm import tqdm
 
+from contextcir.errors import one_line
 from contextcir.files import in_shard, one_writer
 from contextcir.synthesis.store import Shard, shard_path
+
+TOLD = 120  # characters about the first failure
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,8 @@ class Tally:
     """How far a stage is in this process's shard.
 
     ``total``: items. ``before``: those done by earlier processes. ``done``, ``failed``: by this one, failures by
-    reason. ``words``: what these two are called in the line for people. ``note``: that line, where counts are not all.
+    reason. ``examples``: of a reason, what was said of the first item. ``words``: what done and failed are called in
+    the line for people. ``note``: that line, where counts are not all.
     """
 
     stage: str
@@ -55,6 +59,7 @@ class Tally:
     before: int = 0
     done: int = 0
     failed: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
     words: tuple[str, str] = ("done", "failed")
     note: str = ""
 
@@ -68,6 +73,10 @@ class Tally:
             return f"{self.stage}: {self.note}"
         done, failed = self.words
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.failed.most_common())
+        told = [
+            f"{reason}: {self.examples[reason]}" for reason, _ in self.failed.most_common() if reason in self.examples
+        ]
+        reasons += f"; the first {one_line(told[0], TOLD)}" if told else ""
         text = f"{self.stage}: {self.done:,} {done}, {self.before:,} were done before, {self.failed.total():,} {failed}"
         return text + (f" ({reasons})" if reasons else "") + (f", {self.left:,} left" if self.left else "")
 
@@ -77,6 +86,13 @@ class Stage(ABC):
 
     name: ClassVar[str]  # by which users choose it; several stages may share one
     sharded: ClassVar[bool] = True  # whether several processes may divide it
+
+    def begin(self, run: Run) -> None:  # noqa: B027  (most need nothing)
+        """Look for what the stage can't do without; called before any stage runs.
+
+        Raises:
+            InputError: if something is missing.
+        """
 
     @abstractmethod
     def run(self, run: Run) -> Tally:

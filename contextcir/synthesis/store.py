@@ -9,11 +9,14 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
-from contextcir.errors import InputError
+from contextcir.errors import InputError, shown
+from contextcir.files import ordinary_file, parse_json
+from contextcir.synthesis.records import check_record
 
 CHECKSUM = 16  # hexadecimal digits, and a space, before each line's JSON
 BLOCK = 1 << 20  # bytes read at a time when the end of the last whole line is looked for
@@ -25,14 +28,17 @@ class Shard:
     Args:
         path: of the file; file and folder are made with the first record. A last line that was cut off by a kill is
             removed before the next record is appended.
+        name: of its records, which are checked when they are read; None for that of its folder.
 
     Raises:
-        InputError: on reading, if a line other than the last does not match its checksum.
+        InputError: on reading, if a line other than the last does not match its checksum, or is no record of the stage;
+            on writing, if that fails, as on a full disk. What was written before is then whole.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, name: str | None = None) -> None:
         self.path = path
-        self._file: BinaryIO | None = None
+        self.name = path.parent.name if name is None else name
+        self._file: FileIO | None = None
 
     def append(self, records: Sequence[dict[str, Any] | list[dict[str, Any]]]) -> None:
         """Append records and sync the file: once this returns, they survive a kill.
@@ -41,13 +47,22 @@ class Shard:
         """
         if not records:
             return
-        if self._file is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._cut_broken_tail()
-            self._file = self.path.open("ab")
-        self._file.write(b"".join(map(encode, records)))
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        content = b"".join(map(encode, records))
+        try:
+            if self._file is None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._cut_broken_tail()
+                self._file = FileIO(self.path, "ab")  # unbuffered, so that closing writes nothing after an error
+            end = self._file.seek(0, os.SEEK_END)
+            try:
+                write_all(self._file, content)
+                os.fsync(self._file.fileno())
+            except BaseException:
+                self._file.truncate(end)  # a full disk takes a part; shortening a file needs no space
+                raise
+        except OSError as error:
+            problem = f"can't be written: {error.strerror}; what is in it is kept, and the same command goes on"
+            raise InputError(problem, file=self.path, setting="out") from None
 
     def read(self) -> Iterator[dict[str, Any]]:
         """Yield all records in order, without a last line that is not whole."""
@@ -56,9 +71,9 @@ class Shard:
 
     def lines(self) -> Iterator[tuple[int, list[dict[str, Any]]]]:
         """Yield the byte at which each line begins, and its records: one, or those that were appended as a list."""
-        if not self.path.exists():
+        if not os.path.lexists(self.path):
             return
-        with self.path.open("rb") as file:
+        with ordinary_file(self.path).open("rb") as file:
             start = 0
             for number, line in enumerate(file, start=1):
                 if not line.endswith(b"\n"):
@@ -92,13 +107,21 @@ class Shard:
                 "again",
                 file=self.path,
             )
-        value = json.loads(text)
-        return value if isinstance(value, list) else [value]
+        try:
+            value = parse_json(text.decode())
+            records = value if isinstance(value, list) else [value]
+            for record in records:
+                check_record(self.name, record)
+        except InputError as error:
+            raise InputError(f"{place}: {error.problem}", file=self.path) from None
+        except UnicodeDecodeError:
+            raise InputError(f"{place}: expected text in UTF-8", file=self.path) from None
+        return records
 
     def _cut_broken_tail(self) -> None:
-        if not self.path.exists():
+        if not os.path.lexists(self.path):
             return
-        with self.path.open("rb+") as file:
+        with ordinary_file(self.path).open("rb+") as file:
             end = file.seek(0, os.SEEK_END)
             while end:  # backwards, because the file may be larger than memory
                 start = max(0, end - BLOCK)
@@ -109,6 +132,13 @@ class Shard:
                     return
                 end = start
             file.truncate(0)
+
+
+def write_all(file: FileIO, content: bytes) -> None:
+    """Write all bytes to an unbuffered file, which may take fewer at a time."""
+    left = memoryview(content)
+    while left:
+        left = left[file.write(left) or 0 :]
 
 
 def encode(record: dict[str, Any] | list[dict[str, Any]]) -> bytes:
@@ -146,16 +176,29 @@ class Lookup:
         name: of the records.
 
     Raises:
-        InputError: if a shard is damaged.
+        InputError: if a shard is damaged, or a key that is no failure's stands twice with different records.
     """
 
     def __init__(self, folder: Path, name: str) -> None:
+        self._folder = folder
         self._shards = _shards(folder, name)
         self._places: dict[str, tuple[int, int, int]] = {}  # shard, byte of the line, position in it
+        self._name = name
         for number, shard in enumerate(self._shards):
             for start, records in shard.lines():
                 for position, record in enumerate(records):
+                    if record["key"] in self._places and not name.endswith("-failures"):
+                        self._compare(record, shard.path)
                     self._places[record["key"]] = (number, start, position)
+
+    def _compare(self, record: dict[str, Any], path: Path) -> None:
+        if (other := self[record["key"]]) != record:
+            first = self._shards[self._places[other["key"]][0]].path
+            raise InputError(
+                f"the key {shown(record['key'])} of the stage {self._name} stands twice, also in {first.name}: were "
+                "two divisions into shards at work at once? Remove one of the files: its part is done again",
+                file=path,
+            )
 
     def __len__(self) -> int:
         return len(self._places)
@@ -165,6 +208,15 @@ class Lookup:
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
+
+    def require(self, key: str, stage: str) -> None:
+        """Raise InputError if a key that records of another stage name is not here, as when a shard was removed."""
+        if key not in self._places:
+            raise InputError(
+                f"the stage {stage} has the key {shown(key)}, which the stage {self._name} has not: a shard is missing",
+                file=self._folder,
+                setting="out",
+            )
 
     def __getitem__(self, key: str) -> dict[str, Any]:
         number, start, position = self._places[key]

@@ -104,7 +104,7 @@ def test_reasons() -> None:
     assert rule.reason({"direction": 0.1, "lead": -0.2}) is None and rule.reason({"direction": 0.3}) is None
     assert rule.reason({}) == "unreadable image"
     for wrong in ({"batch_size": 0}, {"slack": -1.0}, {"margin": 1.0}, {"workers": 0}):
-        with pytest.raises(ValueError, match=r"\(filters\)"):
+        with pytest.raises(ValueError, match=rf"\(filters\.consistency\.{next(iter(wrong))}\)"):
             ClipConsistency(**wrong)
 
 

@@ -162,7 +162,7 @@ def test_fields_are_those_that_published_loaders_read(folder: Path) -> None:
 def test_images_that_would_get_the_same_name_are_told(kind: Export, tmp_path: Path) -> None:
     pairs = [Pair(f"k{n}", f"{n}/p/q/same.png", f"{n}/t{n}.png") for n in range(4)]
     run = make(tmp_path, pairs)
-    with pytest.raises(ValueError, match=r"would call two images .*same.*/p/q/same\.png and .*\(write\.exports\)"):
+    with pytest.raises(ValueError, match=r"would call two images .*same.*/p/q/same\.png' and .*\(write\.exports\)"):
         ExportStage(kind, tmp_path / "photos").run(Run(run))
     assert not (run / "exports" / kind.name).exists()
 

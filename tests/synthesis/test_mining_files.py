@@ -33,7 +33,11 @@ def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     os.symlink(tmp_path / "elsewhere", tmp_path / "photos" / "linked")
     os.symlink(tmp_path / "photos", tmp_path / "photos" / "round")
-    assert list_images(tmp_path / "photos").images == ["linked/kind0/0.png"]
+    assert list_images(tmp_path / "photos", links=True).images == ["linked/kind0/0.png"]
+    (tmp_path / "photos" / "own.png").write_bytes(b"x")
+    listing = list_images(tmp_path / "photos")
+    assert listing.images == ["own.png"]
+    assert listing.refused == [("linked", "leads out of the folder (links allows it)")]
 
 
 def test_no_folder_and_no_image_are_told(tmp_path: Path) -> None:
@@ -56,7 +60,7 @@ def test_unreadable_images_are_named_with_the_reason_and_all_others_embedded(tmp
     one.assemble()
     named = {entry["image"]: entry["reason"] for entry in json.loads((tmp_path / "work/unreadable.json").read_text())}
     assert named.keys() == {"cut.png", "empty.jpg", "text.jpg", "dangling.png", "huge.png"} and all(named.values())
-    assert one.unreadable() == 5 and "Bomb" in named["huge.png"] and str(tmp_path) not in named["dangling.png"]
+    assert one.unreadable() == 5 and "pixels" in named["huge.png"] and str(tmp_path) not in named["dangling.png"]
     readable = [one.listing().images[place] for place in one.array("places")]
     assert readable == [f"kind{kind}/{number}.png" for kind in range(2) for number in range(3)]
 
@@ -113,7 +117,7 @@ class Broken(type(PixelEncoder().open())):  # type: ignore[misc]
 def test_other_images_or_another_model_are_told(tmp_path: Path) -> None:
     images = draw_photos(tmp_path / "photos", kinds=1, each=2)
     store(tmp_path, images).embed()
-    with pytest.raises(ValueError, match="chunk 2048 instead of 3: give another folder as out, or remove that one"):
+    with pytest.raises(ValueError, match="chunk 2048 instead of 3: give another folder as out, or remove this one"):
         store(tmp_path, images, chunk=3).embed()
     with pytest.raises(ValueError, match="holds embeddings with folder"):
         store(tmp_path, draw_photos(tmp_path / "other")).embed()

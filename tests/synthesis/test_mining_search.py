@@ -98,7 +98,7 @@ def test_the_search_goes_by_the_number_of_images(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("wrong", [{"lists": 0}, {"probes": 0}, {"sample": 0}, {"threads": 0}])
 def test_numbers_out_of_range_are_told(wrong: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match=r"at least 1, got .* \(pairs\.search\)"):
+    with pytest.raises(ValueError, match=r"whole number from 1 on, got 0 \(pairs\.search\.\w+\)"):
         ApproximateSearch(**wrong)
     with pytest.raises(ValueError, match=r"\(pairs\.search\.block\)"):
         ExactSearch(0)

@@ -61,10 +61,10 @@ model:
     ("wrong", "words"),
     [
         (lambda: ChatModel(""), "a model needs a name"),
-        (lambda: ChatModel("m", format="xml"), "format must be one of strict"),
+        (lambda: ChatModel("m", format="xml"), r"expected one of strict.*\(model.chat.format\)"),
         (lambda: endpoint("http://h/v1", concurrency=0), "concurrency"),
         (lambda: endpoint("http://h/v1", timeout=0), "timeout"),
-        (lambda: BatchFiles(ChatModel("m"), Path("x"), requests=50_001), "from 1 to 50,000"),
+        (lambda: BatchFiles(ChatModel("m"), Path("x"), requests=50_001), r"from 1 to 50000.*\(model.requests\)"),
         (lambda: BatchFiles(ChatModel("m"), Path("x"), budget=Budget(cost=1)), "needs prices"),
     ],
 )

@@ -51,7 +51,9 @@ def test_a_spent_budget_keeps_all_that_was_answered(folder: Path) -> None:
 
 def test_failures_are_asked_again_only_if_that_is_wanted(folder: Path) -> None:
     tally = run_requests(Run(folder), STAGE, ScriptedModel(failing=("r1",)))
-    assert tally.failed == {"refused": 11} and "11 failed (11 refused)" in str(tally)
+    assert tally.failed == {"refused": 11} and "11 failed (11 refused; the first refused: I would rather not)" in str(
+        tally
+    )
     (record, *_) = read_stage(folder, f"{STAGE.name}-failures")
     assert record["detail"] == "I would rather not" and record["provenance"]["usage"]["cost"] == 0.5
     model = ScriptedModel()
@@ -122,11 +124,11 @@ def test_pairs_that_were_cut_off_go_on(folder: Path, tmp_path: Path) -> None:
         ('[{"reference": "../../etc/passwd", "target": "b"}]', "leads out of the image folder"),
         ('[{"reference": "/etc/passwd", "target": "b"}]', "leads out of the image folder"),
         ('[{"reference": "a", "target": "b\\u0000"}]', "expected the path of an image"),
-        ('[{"reference": "a", "target": "\\ud800"}]', "expected the path of an image"),
+        ('[{"reference": "a", "target": "\\ud800"}]', "half a surrogate pair"),
         ('[{"reference": "./a", "target": "a"}]', "the same image"),
         ('[{"reference": "a"}]', "the fields reference and target"),
         ('{"reference": "a"}', "expected a JSON list"),
-        ("[", "expected a JSON list"),
+        ("[", "not valid JSON"),
         ("[]", "has no pairs"),
     ],
 )

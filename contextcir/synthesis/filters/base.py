@@ -7,8 +7,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+from contextcir.checks import whole
+from contextcir.errors import InputError, shown
 from contextcir.phrases.parser import PhraseParser
 from contextcir.synthesis.records import Description, Instruction, Pair
+
+LANGUAGE = "filters.language"
 
 
 class Candidate(NamedTuple):
@@ -29,8 +33,11 @@ class Finding(NamedTuple):
 class Filter(ABC):
     """Judges instructions, many at once; the result for one does not depend on the others."""
 
-    def begin(self, folder: Path, images: Path) -> None:  # noqa: B027  (most do not need it)
-        """Take the folders of the synthesis and of its images; called before the first `judge`."""
+    def begin(self, folder: Path, images: Path, links: bool = False) -> None:  # noqa: B027  (most do not need it)
+        """Take the folders of the synthesis and of its images; called before the first `judge`.
+
+        ``links``: let links lead out of the folder of images.
+        """
 
     @abstractmethod
     def judge(self, candidates: Sequence[Candidate]) -> list[Finding]:
@@ -65,8 +72,8 @@ class Length(CaptionFilter):
         model: str = "ViT-B-32",
         count: Callable[[str], int] | None = None,
     ) -> None:
-        self.most = most
-        self.fewest_words = fewest_words
+        self.most = whole(most, 1, "filters.most")
+        self.fewest_words = whole(fewest_words, 0, "filters.fewest_words")
         self.model = model
         self._given = count
 
@@ -98,6 +105,8 @@ class Language(CaptionFilter):
     """
 
     def __init__(self, language: str = "en") -> None:
+        if len(language) != 2 or not language.isalpha():
+            raise InputError(f"expected a code of two letters, such as en, got {shown(language)}", setting=LANGUAGE)
         self.language = language
 
     @cached_property
@@ -145,7 +154,7 @@ class HasPhrase(Filter):
 class Consistency(ABC):
     """Scores whether a text leads from a reference to its target, by a model of images and texts."""
 
-    def begin(self, folder: Path, images: Path) -> None:  # noqa: B027
+    def begin(self, folder: Path, images: Path, links: bool = False) -> None:  # noqa: B027
         """Take the folders of the synthesis and of its images; called before the first `score`."""
 
     @abstractmethod
@@ -167,8 +176,8 @@ class Consistent(Filter):
     def __init__(self, consistency: Consistency) -> None:
         self.consistency = consistency
 
-    def begin(self, folder: Path, images: Path) -> None:
-        self.consistency.begin(folder, images)
+    def begin(self, folder: Path, images: Path, links: bool = False) -> None:
+        self.consistency.begin(folder, images, links)
 
     def judge(self, candidates: Sequence[Candidate]) -> list[Finding]:
         pairs = [candidate.pair for candidate in candidates]

@@ -7,18 +7,21 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from contextcir.errors import InputError
+from contextcir.files import Inside
+from contextcir.images import read_image
 from contextcir.synthesis.clip import Floats, half_on_gpu, load_clip, unit_vectors
 from contextcir.synthesis.store import read_stage
 
 if TYPE_CHECKING:
     import torch
-    from PIL import Image
     from torch import Tensor
 
     from contextcir.embeddings import GalleryFeatures
     from contextcir.encoders.backbone import OpenCLIPBackbone
 
 FOLDER = "filter-images"
+READING = "upright"  # a part of the names of images in the store: embeddings of another reading are not taken
 SETTING = "filters.consistency"
 
 
@@ -37,12 +40,12 @@ class ClipEmbeddings:
         batch_size: images, and texts, at a time.
         workers: threads that read images.
         folder: of the synthesis.
-        images: that image paths are below.
+        images: the folder that image paths are below.
     """
 
     def __init__(
         self, model: str, pretrained: str | None, device: str | None, batch_size: int, workers: int,
-        folder: Path, images: Path,
+        folder: Path, images: Inside,
     ) -> None:  # fmt: skip
         self.model = model
         self.pretrained = pretrained
@@ -97,14 +100,9 @@ class ClipEmbeddings:
         self._stored.write(rows, torch.from_numpy(self._unit(embeddings)))
 
     def _load(self, path: str) -> "Tensor | None":
-        from PIL import Image
-
         try:
-            with Image.open(self.root / path) as image:
-                return self._backbone.preprocess(_rgb(image))
-        except (MemoryError, KeyboardInterrupt):
-            raise
-        except Exception:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others
+            return self._backbone.preprocess(read_image(self.root.path(path), upright=True))
+        except InputError:
             return None
 
     def _unit(self, embeddings: "Tensor") -> Floats:
@@ -128,8 +126,10 @@ class ClipEmbeddings:
         from contextcir.embeddings import GalleryStore  # imports torch
 
         store = GalleryStore(self.folder / FOLDER, self._backbone.widths.embed, "float16", lambda: self.digest)
-        states = [_state(self.root / path) for path in self._rows]
-        features = store.open(FOLDER, {path: path for path in self._rows}, states, self._backbone.preprocess)
+        states = [_state(self.root, path) for path in self._rows]
+        features = store.open(
+            FOLDER, {f"{READING} {path}": path for path in self._rows}, states, self._backbone.preprocess
+        )
         assert features is not None  # None only without a digest
         return features
 
@@ -139,14 +139,10 @@ def _images(folder: Path) -> Iterator[str]:
         yield from (record["reference"], record["target"], *record["image_set"])
 
 
-def _state(path: Path) -> tuple[int, int] | None:
+def _state(images: Inside, path: str) -> tuple[int, int] | None:
+    """Return size and time of an image; None for one that is not to be read."""
     try:
-        status = path.stat()
-    except OSError:
+        status = images.path(path).stat()
+    except (InputError, OSError, ValueError):
         return None
     return status.st_size, status.st_mtime_ns
-
-
-def _rgb(image: "Image.Image") -> "Image.Image":
-    # Pillow warns about the direct way from a palette with a transparent colour
-    return (image.convert("RGBA") if image.mode == "P" and "transparency" in image.info else image).convert("RGB")

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from contextcir.checks import between, not_negative, whole
 from contextcir.errors import InputError
-from contextcir.files import stable_hash, whole_file
+from contextcir.files import Inside, stable_hash, whole_file
 from contextcir.synthesis.filters.base import Consistency
 from contextcir.synthesis.filters.clip_embeddings import ClipEmbeddings
 from contextcir.synthesis.records import Pair
@@ -54,12 +55,11 @@ class ClipConsistency(Consistency):
         batch_size: int = 64,
         workers: int = 8,
     ) -> None:
-        if batch_size < 1 or workers < 1 or slack < 0 or not -1 <= margin < 1:
-            raise InputError(
-                "ClipConsistency needs batch_size and workers of at least 1, slack of at least 0 and margin from -1 "
-                f"to 1, got {batch_size}, {workers}, {slack} and {margin}",
-                setting="filters",
-            )
+        whole(batch_size, 1, "filters.consistency.batch_size")
+        whole(workers, 1, "filters.consistency.workers")
+        not_negative(slack, "filters.consistency.slack")
+        if between(margin, -1, 1, "filters.consistency.margin") == 1:
+            raise InputError("expected a margin below 1: no text reaches it", setting="filters.consistency.margin")
         self.model = model
         self.pretrained = pretrained
         self.margin = margin
@@ -68,9 +68,9 @@ class ClipConsistency(Consistency):
         self.batch_size = batch_size
         self.workers = workers
 
-    def begin(self, folder: Path, images: Path) -> None:
+    def begin(self, folder: Path, images: Path, links: bool = False) -> None:
         self.clip = ClipEmbeddings(
-            self.model, self.pretrained, self.device, self.batch_size, self.workers, folder, images
+            self.model, self.pretrained, self.device, self.batch_size, self.workers, folder, Inside(images, links)
         )
         self.__dict__.pop("origin", None)
 
@@ -100,8 +100,9 @@ class ClipConsistency(Consistency):
             chosen = nsmallest(SAMPLE, records, key=lambda record: (stable_hash(record[0]), record[0]))
             if len(chosen) < FEWEST:
                 raise InputError(
-                    f"{len(chosen)} texts in {self.clip.folder / 'instruct'} are too few for the mean that "
-                    f"ClipConsistency subtracts: it needs {FEWEST}; remove the filter",
+                    f"{len(chosen)} texts are too few for the mean that ClipConsistency subtracts: it needs {FEWEST}; "
+                    "remove the filter",
+                    file=self.clip.folder / "instruct",
                     setting="filters",
                 )
             mean = self.clip.texts([caption for _, caption in chosen]).mean(axis=0)  # (E,)

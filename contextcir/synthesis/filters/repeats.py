@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from contextcir.errors import InputError
+from contextcir.checks import whole
 from contextcir.files import stable_hash
 from contextcir.synthesis.filters.base import Candidate, Filter, Finding
 from contextcir.synthesis.records import Description, Instruction
@@ -98,8 +98,8 @@ class Duplicates:
     per_run: int | None = 10
 
     def __post_init__(self) -> None:
-        if self.per_run is not None and self.per_run < 1:
-            raise InputError(f"must be at least 1, or null, got {self.per_run}", setting="duplicates.per_run")
+        if self.per_run is not None:
+            whole(self.per_run, 1, "duplicates.per_run")
 
     def find(self, instructions: Iterable[Instruction]) -> "Repeated":
         """Return which instructions occur too often.

@@ -8,6 +8,7 @@ from typing import ClassVar
 from contextcir.synthesis.filters.base import Candidate, Filter
 from contextcir.synthesis.filters.repeats import Duplicates, Repeated
 from contextcir.synthesis.records import Description, Instruction, Pair, Verdict
+from contextcir.synthesis.request_stage import nothing
 from contextcir.synthesis.stages import Run, Stage, Tally, progress
 from contextcir.synthesis.store import Lookup, read_stage
 
@@ -24,6 +25,7 @@ class FilterStage(Stage):
         filters: in their order.
         duplicates: how often a text may occur.
         images: folder that image paths are below, for filters that read images.
+        links: let links lead out of it.
     """
 
     name: ClassVar[str] = "filter"
@@ -33,7 +35,9 @@ class FilterStage(Stage):
         filters: Sequence[Filter],
         duplicates: Duplicates = Duplicates(),  # noqa: B008
         images: Path = Path(),
+        links: bool = False,
     ) -> None:
+        self.links = links
         self.filters = filters
         self.duplicates = duplicates
         self.images = images
@@ -47,14 +51,19 @@ class FilterStage(Stage):
                 if run.owns(instruction.pair):
                     tally.total += 1
                     tally.before += instruction.key in known
+            if not tally.total and next(read_stage(run.folder, "instruct"), None) is None:
+                raise nothing(run.folder, "instruct")
             pairs, descriptions = Lookup(run.folder, "pairs"), Lookup(run.folder, "describe")
             for each in self.filters:
-                each.begin(run.folder, self.images)
+                each.begin(run.folder, self.images, self.links)
             own = (each for each in instructions(run.folder) if run.owns(each.pair))
             with progress(tally) as bar:
                 while batch := list(islice(own, BATCH)):
                     if all(instruction.key in known for instruction in batch):
                         continue
+                    for instruction in batch:
+                        pairs.require(instruction.pair, "instruct")
+                        descriptions.require(instruction.pair, "instruct")
                     candidates = [
                         Candidate(
                             instruction,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from contextcir.errors import InputError
+from contextcir.checks import whole
 from contextcir.synthesis.mining.images import Bytes
 from contextcir.synthesis.mining.search import load_faiss
 
@@ -45,9 +45,7 @@ class NearDuplicates(DuplicateRule):
     """
 
     def __init__(self, bits: int = 4) -> None:
-        if not 0 <= bits <= 15:
-            raise InputError(f"must be from 0 to 15, got {bits}", setting="pairs.duplicates.bits")
-        self.bits = bits
+        self.bits = whole(bits, 0, "pairs.duplicates.bits", 15)
 
     def originals(self, digests: Bytes, prints: Bytes) -> NDArray[np.int64]:
         same = _first_equal(prints)  # files with the same bytes are among them

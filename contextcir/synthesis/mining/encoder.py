@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from contextcir.errors import InputError, shown
+from contextcir.files import ordinary_file
 from contextcir.synthesis.clip import Floats, half_on_gpu, load_clip, unit_vectors
 from contextcir.synthesis.mining.images import Transform
 
@@ -85,6 +87,17 @@ def normalised(vectors: Floats, name: str) -> np.ndarray:
     return unit_vectors(vectors, name, SETTING).astype(np.float16)
 
 
+def load_array(path: Path, mapped: bool = False) -> np.ndarray:
+    """Return an array of the folder for intermediate results; raises InputError if it is damaged."""
+    try:
+        return np.load(ordinary_file(path), mmap_mode="r" if mapped else None)
+    except (ValueError, EOFError, OSError) as error:
+        if isinstance(error, InputError):
+            raise
+        problem = f"damaged ({shown(str(error), 80)[1:-1]}): remove the folder that it is in, which is made again"
+        raise InputError(problem, file=path) from None
+
+
 class Vectors:
     """Rows of a matrix (N, D) of unit vectors in half precision in a ``.npy`` file: all or some of them.
 
@@ -97,7 +110,10 @@ class Vectors:
 
     def __init__(self, path: Path, rows: Rows | None = None) -> None:
         self.path = path
-        total, self.dim = np.load(path, mmap_mode="r").shape
+        stored = load_array(path, mapped=True)
+        if stored.ndim != 2:
+            raise InputError(f"damaged: expected a matrix, found the shape {stored.shape}", file=path)
+        total, self.dim = stored.shape
         self.rows = np.arange(total) if rows is None else rows
 
     def __len__(self) -> int:

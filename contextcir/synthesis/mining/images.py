@@ -3,9 +3,7 @@
 The hashes find duplicates: one of the file's bytes, and a perceptual one of what the image shows.
 """
 
-import io
 import os
-import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from contextcir.errors import InputError, MissingFileError
+from contextcir.errors import InputError, MissingFileError, printable
+from contextcir.files import Inside, ordinary_file
+from contextcir.images import MOST_BYTES, SUFFIXES, decode_image, image_bytes
 
-SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
+LINKS = "links"  # the setting that lets links lead out of the folder
 DIGEST = 16  # bytes of the hash of a file
 PRINT = 8  # bytes of the perceptual hash
 
@@ -50,17 +50,24 @@ class Listing:
         return cls(**{**values, "refused": [(name, reason) for name, reason in values["refused"]]})
 
 
-def list_images(folder: Path) -> Listing:
+def list_images(folder: Path, links: bool = False) -> Listing:
     """Return the images below a folder, recognised by their suffixes; linked folders are followed, each once.
+
+    What is no ordinary file (a pipe, a device, a folder, a broken link), is too large, or is reached by a link that
+    leads out of the folder, is refused without being opened.
+
+    Args:
+        folder: the folder.
+        links: let links lead out of it.
 
     Raises:
         MissingFileError: if there is no such folder.
-        InputError: if it holds no image.
-        OSError: if a folder below it can't be read.
+        InputError: if it holds no image, or can't be read.
     """
     if not folder.is_dir():
         raise MissingFileError(f"no folder {folder}", setting="images")
     listing, others = Listing(str(folder.resolve())), Counter[str]()
+    inside = Inside(folder, links, LINKS)
     visited: set[tuple[int, int]] = set()
     for place, below, files in os.walk(folder, followlinks=True, onerror=_fail):
         status = os.stat(place)
@@ -69,25 +76,62 @@ def list_images(folder: Path) -> Listing:
             continue
         visited.add((status.st_dev, status.st_ino))
         below.sort()
-        for name in files:
+        for name in [each for each in below if _leaves(inside, folder, Path(place, each))]:
+            below.remove(name)
             path = Path(place, name).relative_to(folder).as_posix()
-            suffix = os.path.splitext(name)[1].lower()
+            listing.refused.append((printable(path), f"leads out of the folder ({LINKS} allows it)"))
+        for name in (*files, *(each for each in below if _suffix(each) in SUFFIXES)):
+            path = Path(place, name).relative_to(folder).as_posix()
+            suffix = _suffix(name)
             if suffix not in SUFFIXES:
                 others[suffix if suffix.isprintable() else "?"] += 1
             elif not path.isprintable():
                 listing.refused.append((ascii(path)[1:-1], "the name can't be printed"))
+            elif reason := _refusal(inside, path):
+                listing.refused.append((path, reason))
             else:
                 listing.images.append(path)
-    if not listing.images:
-        raise InputError(f"{folder} holds no image ({', '.join(sorted(SUFFIXES))})", setting="images")
     listing.images.sort()
     listing.refused.sort()
+    if not listing.images:
+        raise InputError(f"{_none(listing)} ({', '.join(sorted(SUFFIXES))})", file=folder, setting="images")
     listing.others = dict(sorted(others.items()))
     return listing
 
 
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
+
+
+def _leaves(inside: Inside, folder: Path, path: Path) -> bool:
+    """Tell whether a folder is a link that leads out."""
+    try:
+        inside.path(path.relative_to(folder).as_posix())
+    except InputError:
+        return True
+    return False
+
+
+def _refusal(inside: Inside, path: str) -> str:
+    """Return why a file is not opened; '' for an ordinary one."""
+    try:
+        ordinary_file(inside.path(path), most=MOST_BYTES)
+    except InputError as error:
+        if error.setting == LINKS:
+            return f"leads out of the folder ({LINKS} allows it)"
+        return "a broken link" if isinstance(error, MissingFileError) else error.problem
+    return ""
+
+
+def _none(listing: Listing) -> str:
+    if not listing.refused:
+        return "holds no image"
+    name, reason = listing.refused[0]
+    return f"holds no image that can be used: {len(listing.refused):,} are refused, the first is {name[:60]}: {reason}"
+
+
 def _fail(error: OSError) -> None:
-    raise error
+    raise InputError(f"can't be read: {error.strerror}", file=error.filename, setting="images") from None
 
 
 class LoadedImage(NamedTuple):
@@ -113,10 +157,13 @@ class ImageFiles:
         paths: of the files.
         transform: turns an image into the model's input.
         side: of the model's input, in pixels.
+        links: let links lead out of the folder.
     """
 
-    def __init__(self, folder: Path, paths: Sequence[str], transform: Transform, side: int) -> None:
-        self.folder = folder
+    def __init__(
+        self, folder: Path, paths: Sequence[str], transform: Transform, side: int, links: bool = False
+    ) -> None:
+        self.folder = Inside(folder, links, LINKS)
         self.paths = paths
         self.transform = transform
         self.side = side
@@ -126,14 +173,12 @@ class ImageFiles:
 
     def __getitem__(self, place: int) -> LoadedImage:
         try:
-            content = (self.folder / self.paths[place]).read_bytes()
-            image = _decode(content, 2 * self.side)
-            perceptual = perceptual_hash(image)
-        except (MemoryError, KeyboardInterrupt):
-            raise
-        except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others
-            message = " ".join(str(error).replace(str(self.folder), "").split())
-            return LoadedImage(place, reason=f"{type(error).__name__}: {message}"[:200])
+            content = image_bytes(self.folder.path(self.paths[place]))
+            image = decode_image(content, upright=True, side=2 * self.side)
+        except InputError as error:
+            missing = isinstance(error, MissingFileError)
+            return LoadedImage(place, reason="no such file" if missing else printable(error.problem)[:200])
+        perceptual = perceptual_hash(image)
         return LoadedImage(place, self.transform(image), blake2b(content, digest_size=DIGEST).digest(), perceptual)
 
 
@@ -149,16 +194,3 @@ def load_imagehash() -> Any:
     except ImportError:
         raise InputError("mined pairs need imagehash, of the extra `mining`: pip install -e '.[mining]'") from None
     return imagehash
-
-
-def _decode(content: bytes, side: int) -> Image.Image:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(io.BytesIO(content)) as opened:
-            opened.draft("RGB", (side, side))
-            image: Image.Image = opened
-            if image.mode.startswith("I;16"):  # Pillow would clip 16-bit greys to white
-                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            if image.mode == "P" and "transparency" in image.info:  # Pillow warns about the direct conversion
-                image = image.convert("RGBA")
-            return image.convert("RGB")

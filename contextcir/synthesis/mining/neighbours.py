@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from contextcir.errors import InputError
 from contextcir.files import read_json, whole_array, whole_file, write_json
 from contextcir.synthesis.clip import Floats
-from contextcir.synthesis.mining.encoder import Vectors
+from contextcir.synthesis.mining.encoder import Vectors, load_array
 from contextcir.synthesis.mining.search import NeighbourSearch
 from contextcir.synthesis.mining.selection import Band, Chosen
 from contextcir.synthesis.stages import progress_bar
@@ -46,9 +46,11 @@ class NeighbourTable:
             InputError: if fewer than two images are kept, or the search fails.
         """
         if read_json(self.work / "neighbours.json") == about:
-            return np.load(self.work / "kept.npy")
+            return load_array(self.work / "kept.npy")
         (self.work / "neighbours.json").unlink(missing_ok=True)
         kept = distinct()
+        if len(self.all) < 2:
+            raise InputError("one image makes no pair: expected at least two that can be read", setting="images")
         if len(kept) < 2:
             raise InputError(
                 f"all {len(self.all):,} images are duplicates of one: see {self.work}/duplicates.jsonl",
@@ -66,7 +68,7 @@ class NeighbourTable:
 
     def read(self) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """Return positions (n, K) among the kept images, and similarities (n, K), both mapped from the disk."""
-        places, similarities = (np.load(self.work / f"{name}.npy", mmap_mode="r") for name in ("places_of", "cosines"))
+        places, similarities = (load_array(self.work / f"{name}.npy", mapped=True) for name in ("places_of", "cosines"))
         return places, similarities
 
     def _search(self, vectors: Vectors, search: NeighbourSearch, count: int, seed: int) -> None:

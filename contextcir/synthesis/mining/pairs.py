@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from contextcir.checks import whole
 from contextcir.errors import InputError
 from contextcir.files import whole_file, write_json
 from contextcir.synthesis.clip import Floats
@@ -69,11 +70,11 @@ class MinedPairs(ImageSource):
         images: Path | None = None,
         work: Path | None = None,
     ) -> None:
-        if neighbours < 1 or not 0 <= group <= 6 or (most is not None and most < 1):
-            raise InputError(
-                f"neighbours and most must be at least 1, and group from 0 to 6, got {neighbours}, {most} and {group}",
-                setting="pairs",
-            )
+        whole(neighbours, 1, "pairs.neighbours")
+        whole(group, 0, "pairs.group", 6)
+        if most is not None:
+            whole(most, 1, "pairs.most")
+        whole(seed, 0, "pairs.seed", 2**63 - 1)
         self.encoder = encoder or ClipEncoder()
         self.loading = loading
         self.duplicates = duplicates or NearDuplicates()
@@ -88,11 +89,16 @@ class MinedPairs(ImageSource):
         self.source = source
         self.images = images
         self.work = work
+        self.links = False
+        self.none_found = (
+            f"no pairs: no two images have a similarity from {band.low} to {band.high}; report.json in the folder "
+            "pairs-work has the similarities of nearest neighbours: choose band by them"
+        )
 
-    def within(self, images: Path, work: Path) -> "MinedPairs":
+    def within(self, images: Path | None, work: Path, links: bool = False) -> "MinedPairs":
         """Return the source for the images below a folder; the settings ``images`` and ``work`` come before these."""
         located = copy(self)
-        located.images, located.work = self.images or images, self.work or work
+        located.images, located.work, located.links = self.images or images, self.work or work, links
         return located
 
     def prepare(self, index: int, count: int) -> str:
@@ -117,11 +123,10 @@ class MinedPairs(ImageSource):
 
     def _mining(self) -> "_Mining":
         if self.images is None or self.work is None:
-            raise InputError(
-                "mined pairs need a folder of images and a folder for their work, got none", setting="pairs"
-            )
+            missing = "images" if self.images is None else "pairs.work"
+            raise InputError("mined pairs need a folder of images and one for their work, got none", setting=missing)
         images, work = Path(self.images).expanduser(), Path(self.work).expanduser()
-        return _Mining(self, EmbeddingStore(work, images, self.encoder, self.loading), work)
+        return _Mining(self, EmbeddingStore(work, images, self.encoder, self.loading, self.links), work)
 
 
 @dataclass

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from contextcir.checks import whole
 from contextcir.errors import InputError
 from contextcir.synthesis.clip import Floats
 from contextcir.synthesis.mining.encoder import Vectors
@@ -45,9 +46,7 @@ class ExactSearch(NeighbourSearch):
     """
 
     def __init__(self, block: int = 512) -> None:
-        if block < 1:
-            raise InputError(f"must be at least 1, got {block}", setting="pairs.search.block")
-        self.block = block
+        self.block = whole(block, 1, "pairs.search.block")
 
     def search(self, vectors: Vectors, count: int, seed: int) -> Iterator[Neighbours]:
         for start, queries in vectors.blocks(self.block):
@@ -81,11 +80,9 @@ class ApproximateSearch(NeighbourSearch):
     def __init__(
         self, lists: int | None = None, probes: int = 16, sample: int = 40, threads: int | None = None
     ) -> None:
-        given = [number for number in (lists, probes, sample, threads) if number is not None]
-        if min(given) < 1:
-            raise InputError(
-                f"lists, probes, sample and threads must be at least 1, got {given}", setting="pairs.search"
-            )
+        for name, number in (("lists", lists), ("probes", probes), ("sample", sample), ("threads", threads)):
+            if number is not None:
+                whole(number, 1, f"pairs.search.{name}")
         self.lists = lists
         self.probes = probes
         self.sample = sample
@@ -135,7 +132,7 @@ class SearchBySize(NeighbourSearch):
         exact: ExactSearch | None = None,
         approximate: ApproximateSearch | None = None,
     ) -> None:
-        self.most = most
+        self.most = whole(most, 0, "pairs.search.most")
         self.exact = exact or ExactSearch()
         self.approximate = approximate or ApproximateSearch()
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from contextcir.checks import between, whole
 from contextcir.errors import InputError
 from contextcir.synthesis.clip import Floats
 
@@ -25,8 +26,10 @@ class Band:
     high: float = 0.95
 
     def __post_init__(self) -> None:
-        if not -1 <= self.low <= self.high <= 1:
-            raise InputError(f"must be -1 <= low <= high <= 1, got {self.low} and {self.high}", setting="pairs.band")
+        between(self.low, -1, 1, "pairs.band.low")
+        between(self.high, -1, 1, "pairs.band.high")
+        if self.low > self.high:
+            raise InputError(f"expected low up to high, got {self.low} and {self.high}", setting="pairs.band")
 
     def holds(self, similarities: Floats) -> NDArray[np.bool_]:
         """Return which similarities are inside."""
@@ -46,11 +49,8 @@ class Uses:
     as_target: int = 1
 
     def __post_init__(self) -> None:
-        if min(self.as_reference, self.as_target) < 1:
-            raise InputError(
-                f"as_reference and as_target must be at least 1, got {self.as_reference} and {self.as_target}",
-                setting="pairs.uses",
-            )
+        whole(self.as_reference, 1, "pairs.uses.as_reference")
+        whole(self.as_target, 1, "pairs.uses.as_target")
 
 
 class Preference(ABC):

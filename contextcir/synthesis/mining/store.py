@@ -1,16 +1,20 @@
 """The embeddings of a folder of images, written in chunks: a process that is killed loses one chunk."""
 
 import shutil
+import zipfile
+import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from contextcir.errors import InputError
-from contextcir.files import read_json, whole_array, whole_file, write_json
-from contextcir.synthesis.mining.encoder import ImageEncoder, OpenEncoder, Vectors, normalised
+from contextcir.checks import whole
+from contextcir.errors import InputError, shown
+from contextcir.files import ordinary_file, read_json, whole_array, whole_file, write_json
+from contextcir.synthesis.mining.encoder import ImageEncoder, OpenEncoder, Vectors, load_array, normalised
 from contextcir.synthesis.mining.images import (
     DIGEST,
     PRINT,
@@ -21,6 +25,10 @@ from contextcir.synthesis.mining.images import (
     load_imagehash,
 )
 from contextcir.synthesis.stages import progress_bar
+
+ABOUT = "about.json"
+UNREADABLE = "unreadable.json"
+READING = "upright"  # how images are turned; embeddings of another reading are not taken
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
@@ -41,12 +49,9 @@ class Loading:
     chunk: int = 2048
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.workers < 0 or self.chunk < 1:
-            raise InputError(
-                "batch_size and chunk must be at least 1 and workers at least 0, got "
-                f"{self.batch_size}, {self.chunk} and {self.workers}",
-                setting="pairs.loading",
-            )
+        whole(self.batch_size, 1, "pairs.loading.batch_size")
+        whole(self.workers, 0, "pairs.loading.workers")
+        whole(self.chunk, 1, "pairs.loading.chunk")
 
 
 class EmbeddingStore:
@@ -61,9 +66,11 @@ class EmbeddingStore:
         images: folder that image paths are below.
         encoder: the model.
         loading: how images are read.
+        links: let links lead out of the folder of images.
     """
 
-    def __init__(self, work: Path, images: Path, encoder: ImageEncoder, loading: Loading) -> None:
+    def __init__(self, work: Path, images: Path, encoder: ImageEncoder, loading: Loading, links: bool = False) -> None:
+        self.links = links
         self.work = work
         self.images = images
         self.encoder = encoder
@@ -75,21 +82,37 @@ class EmbeddingStore:
         Raises:
             InputError: if there are none, or the stored embeddings are those of another folder or model.
         """
-        about = {"folder": str(self.images.resolve()), "encoder": self.encoder.name, "chunk": self.loading.chunk}
-        kept = read_json(self.work / "about.json")
+        about = {
+            "folder": str(self.images.resolve()),
+            "encoder": self.encoder.name,
+            "chunk": self.loading.chunk,
+            "reading": READING,
+            "links": self.links,
+        }
+        kept = read_json(self.work / ABOUT)
         if kept is None:
             if not (self.work / "files.json").is_file():
-                write_json(self.work / "files.json", list_images(self.images).to_json())
-            write_json(self.work / "about.json", about)
+                write_json(self.work / "files.json", list_images(self.images, self.links).to_json())
+            write_json(self.work / ABOUT, about)
+        elif not isinstance(kept, dict):
+            raise InputError("damaged: remove the folder that it is in, which is made again", file=self.work / ABOUT)
         elif kept != about:
+            differing = [name for name in about if kept.get(name) != about[name]]
             changed = ", ".join(
-                f"{name} {kept[name]!r} instead of {about[name]!r}" for name in about if kept[name] != about[name]
+                f"{name} {shown(kept.get(name), 40)} instead of {shown(about[name], 40)}" for name in differing[:1]
             )
             raise InputError(
-                f"{self.work} holds embeddings with {changed}: give another folder as out, or remove that one",
+                f"holds embeddings with {changed}: give another folder as out, or remove this one",
+                file=self.work,
                 setting="pairs",
             )
-        return Listing.from_json(read_json(self.work / "files.json"))
+        path = self.work / "files.json"
+        try:
+            return Listing.from_json(read_json(path))
+        except (TypeError, KeyError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError("damaged: remove the folder that it is in, which is made again", file=path) from None
 
     def embed(self, index: int = 0, count: int = 1) -> int:
         """Embed missing chunks, every ``count``-th one from ``index`` on; return how many images are left in all.
@@ -124,12 +147,12 @@ class EmbeddingStore:
         unreadable, sizes = list(listing.refused), []
         dim = 0
         for path in paths:
-            with np.load(path) as chunk:
+            with _open_chunk(path) as chunk:
                 sizes.append(len(chunk["places"]))
                 dim = max(dim, chunk["vectors"].shape[1])
                 names = [listing.images[place] for place in chunk["refused"]]
                 unreadable += zip(names, chunk["reasons"].tolist(), strict=True)
-        write_json(self.work / "unreadable.json", [{"image": name, "reason": reason} for name, reason in unreadable])
+        write_json(self.work / UNREADABLE, [{"image": name, "reason": reason} for name, reason in unreadable])
         total = sum(sizes)
         if not total:
             raise InputError(
@@ -145,7 +168,7 @@ class EmbeddingStore:
             with whole_array(self.work / f"{name}.npy", shape, kind) as array:
                 start = 0
                 for path, size in zip(paths, sizes, strict=True):
-                    with np.load(path) as chunk:
+                    with _open_chunk(path) as chunk:
                         if size:
                             array[start : start + size] = chunk[name]
                     start += size
@@ -157,11 +180,16 @@ class EmbeddingStore:
 
     def array(self, name: str) -> np.ndarray:
         """Return ``digests`` (n, 16), ``prints`` (n, 8), or ``places`` (n,) of the images in the listing."""
-        return np.load(self.work / f"{name}.npy")
+        return load_array(self.work / f"{name}.npy")
 
     def unreadable(self) -> int:
         """Return the number of images that can't be read."""
-        return len(read_json(self.work / "unreadable.json"))
+        listed = read_json(self.work / UNREADABLE)
+        if not isinstance(listed, list):
+            raise InputError(
+                "damaged: remove the folder that it is in, which is made again", file=self.work / UNREADABLE
+            )
+        return len(listed)
 
     def _path(self, chunk: int) -> Path:
         return self.work / "chunks" / f"{chunk:06d}.npz"
@@ -177,7 +205,9 @@ class EmbeddingStore:
         model = self.encoder.open()
         batches = _Batches([self._members(listing, chunk) for chunk in chunks], self.loading.batch_size)
         # a Dataset by its methods: a subclass would import torch
-        files = cast("Dataset[LoadedImage]", ImageFiles(self.images, listing.images, model.transform, model.side))
+        files = cast(
+            "Dataset[LoadedImage]", ImageFiles(self.images, listing.images, model.transform, model.side, self.links)
+        )
         loader = DataLoader(files, batch_sampler=batches, num_workers=self.loading.workers, collate_fn=list)
         total = sum(len(self._members(listing, chunk)) for chunk in chunks)
         arriving = iter(loader)
@@ -189,6 +219,18 @@ class EmbeddingStore:
                     chunk.add(batch, model, self.encoder.name)
                     bar.update(len(batch))
                 chunk.write(self._path(number))
+
+
+@contextmanager
+def _open_chunk(path: Path) -> Iterator[Any]:
+    """Open the embeddings of a chunk; raises InputError if the file is damaged."""
+    try:
+        with np.load(ordinary_file(path)) as chunk:
+            yield chunk
+    except (zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError, IndexError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError("damaged: remove it, and its images are embedded again", file=path) from None
 
 
 class _Batches:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from contextcir.checks import not_negative, positive
 from contextcir.errors import InputError
 
 Usage = dict[str, float]  # by the names in USAGE
@@ -63,6 +64,13 @@ class VisionLanguageModel(ABC):
 
     name: str
 
+    def begin(self, index: int, count: int) -> None:  # noqa: B027  (most need nothing)
+        """Get ready for part ``index`` of ``count`` of a synthesis; called before any stage begins.
+
+        Raises:
+            InputError: if something is missing without which no request can be answered, such as a key.
+        """
+
     @abstractmethod
     def answer(self, requests: Iterable[Request]) -> AsyncIterator[Answer]:
         """Yield an answer for every request.
@@ -95,11 +103,8 @@ class Prices:
     currency: str = "USD"
 
     def __post_init__(self) -> None:
-        if not (0 <= self.input < float("inf") and 0 <= self.output < float("inf")):
-            raise InputError(
-                f"prices must be at least 0 per million tokens, got {self.input} and {self.output}",
-                setting="model.chat.prices",
-            )
+        not_negative(self.input, "model.chat.prices.input")
+        not_negative(self.output, "model.chat.prices.output")
 
     def usage(self, input_tokens: float, output_tokens: float) -> Usage:
         """Return the usage of one request."""
@@ -123,9 +128,8 @@ class Budget:
 
     def __post_init__(self) -> None:
         for name in ("cost", "tokens", "requests"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise InputError(f"must be above 0, or null for no limit, got {value}", setting=f"model.budget.{name}")
+            if getattr(self, name) is not None:
+                positive(getattr(self, name), f"model.budget.{name}")
 
     def exceeded(self, usage: Usage) -> str | None:
         """Return the name of a limit that a usage exceeds."""
@@ -217,10 +221,9 @@ class Account:
         name = self.exceeded(most)
         tokens = self.spent["input_tokens"] + self.spent["output_tokens"]
         return BudgetSpent(
-            f"budget.{name} of {getattr(self.budget, str(name)):g} does not allow one more request: used are cost "
-            f"{self.spent['cost']:.4g}, {tokens:,.0f} tokens, {self.spent['requests']:,.0f} requests, and one more may "
-            f"need {most['cost']:.4g} and {most['input_tokens'] + most['output_tokens']:,.0f} tokens; all answers so "
-            f"far are kept: raise the budget and start again"
+            f"budget.{name} of {getattr(self.budget, str(name)):g} has no room for one more request (up to "
+            f"{most['cost']:.4g}, {most['input_tokens'] + most['output_tokens']:,.0f} tokens); used: "
+            f"{self.spent['cost']:.4g}, {tokens:,.0f} tokens, {self.spent['requests']:,.0f} requests; raise the budget"
         )
 
 

@@ -13,8 +13,9 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from contextcir.errors import InputError
-from contextcir.files import whole_file
+from contextcir.checks import whole
+from contextcir.errors import InputError, printable
+from contextcir.files import ordinary_file, parse_json, read_text, whole_file
 from contextcir.synthesis.models.answers import Dialect, Flaw
 from contextcir.synthesis.models.base import Account, Answer, AnswersAwaited, Budget, PaidModel, Request, Stopped, Usage
 from contextcir.synthesis.models.chat import ChatModel, Exchange
@@ -55,12 +56,9 @@ class BatchFiles(PaidModel):
         attempts: int = 3,
         budget: Budget = Budget(),  # noqa: B008
     ) -> None:
-        if not 1 <= requests <= 50_000 or not 1 <= largest_file <= 200_000_000 or attempts < 1:
-            raise InputError(
-                "requests must be from 1 to 50,000, largest_file from 1 to 200,000,000 and attempts at least 1, got "
-                f"{requests}, {largest_file} and {attempts}",
-                setting="model",
-            )
+        whole(requests, 1, "model.requests", 50_000)
+        whole(largest_file, 1, "model.largest_file", 200_000_000)
+        whole(attempts, 1, "model.attempts")
         budget.check(chat.prices)
         self.chat = chat
         self.name = chat.model
@@ -156,15 +154,15 @@ class _Batch:
             return self.refused
         folder, waiting = self.model.folder, len(self.reserved)
         if self.files:
-            files = ", ".join(path.name for path in self.files[:3]) + (", ..." if len(self.files) > 3 else "")
+            files = self.files[0].name + (", ..." if len(self.files) > 1 else "")
             text = f"{folder} has {len(self.files):,} new request files ({files})"
         else:
             text = f"{folder} has no answer to some requests (remove the file of a request to have it written again)"
         text += "" if self.refused is None else ", and the budget allows no more of them for now"
+        text += f" ({self.folder.damage})" if self.folder.damage else ""
         return AnswersAwaited(
-            f"{text}; {waiting:,} requests wait: run them (vllm run-batch -i {folder}/requests-ID.jsonl "
-            f"-o {folder}/answers-ID.jsonl --model {self.model.name}, or a vendor's batch API), put the answer files "
-            "into the same folder, and start the same command again"
+            f"{text}; {waiting:,} requests wait: run them (vllm run-batch -i requests-ID.jsonl -o answers-ID.jsonl "
+            f"--model {self.model.name}), put the answers beside them, and start again"
         )
 
     def _hold(self, most: Usage) -> None:
@@ -189,10 +187,11 @@ class _Folder:
     def __init__(self, path: Path) -> None:
         self.path = path
         path.mkdir(parents=True, exist_ok=True)
+        self.damage = ""  # where answers can't be read
         self.written: set[str] = set()
         self._results: dict[str, _Place] = {}
         self._failures = path / "failed.txt"
-        self.failed = Counter(self._failures.read_text().split() if self._failures.exists() else ())
+        self.failed = Counter(read_text(self._failures).split() if self._failures.exists() else ())
         for file in sorted(path.glob("*.jsonl")):
             if file.name.startswith("requests-"):
                 self._read_requests(file)
@@ -206,7 +205,7 @@ class _Folder:
             return None
         with place.path.open("rb") as file:
             file.seek(place.offset)
-            return json.loads(file.readline())
+            return parse_json(file.readline().decode(), place.path)
 
     def write(self, ids: Sequence[str], content: bytes) -> Path:
         """Write a file of requests, whole or not at all; its name follows from the requests."""
@@ -221,25 +220,34 @@ class _Folder:
             file.write(f"{base}\n")
 
     def _read_requests(self, path: Path) -> None:
-        with path.open("rb") as file:
+        with ordinary_file(path, "model.folder").open("rb") as file:
             for line in file:
                 if match := WRITTEN.match(line):  # without parsing the images
                     self.written.add(match[1].decode())
 
     def _read_answers(self, path: Path) -> None:
-        offset = 0
-        with path.open("rb") as file:
-            for line in file:
+        offset, good_lines = 0, 0
+        damaged: list[int] = []
+        with ordinary_file(path, "model.folder").open("rb") as file:
+            for number, line in enumerate(file, start=1):
                 try:
-                    result = json.loads(line)
+                    result = parse_json(line.decode())
                     name, good = result["custom_id"], _outcome(result)[0] == 200
-                except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-                    pass  # as if the line were missing: its request stays without an answer
+                    if not isinstance(name, str):
+                        raise TypeError
+                except (ValueError, KeyError, TypeError, AttributeError):
+                    damaged += [number] if line.strip() else []  # its request stays without an answer
                 else:
-                    known = self._results.get(name) if isinstance(name, str) else None
-                    if isinstance(name, str) and (known is None or (good and not known.good)):
+                    good_lines += 1
+                    known = self._results.get(name)
+                    if known is None or (good and not known.good):
                         self._results[name] = _Place(path, offset, good)  # of equal ids, the first good one counts
                 offset += len(line)
+        if damaged and not good_lines:
+            problem = "no line of it is an answer: expected an object with custom_id and response on each"
+            raise InputError(problem, file=path, setting="model.folder")
+        if damaged and not self.damage:
+            self.damage = f"{len(damaged):,} lines of {printable(path.name)} are no answers, the first is {damaged[0]}"
 
 
 class Line:

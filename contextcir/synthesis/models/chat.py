@@ -2,27 +2,34 @@
 
 import io
 import json
-import warnings
 from base64 import b64decode, b64encode
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
+from contextcir.checks import not_negative, one_of, whole
 from contextcir.errors import InputError
-from contextcir.synthesis.models.answers import LARGEST, NAMES, Dialect, Flaw, parse
+from contextcir.images import decode_image, header, image_bytes
+from contextcir.synthesis.models.answers import LARGEST, NAMES, Dialect, Flaw, find_object, parse
 from contextcir.synthesis.models.base import Answer, Prices, Request, Usage, add, no_usage
-from contextcir.synthesis.models.client import printable
+from contextcir.synthesis.models.client import printable, redacted
 
 MEDIA_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png"}
 CORRECTED = ("not JSON", "several objects", "not the schema", "unsafe text")  # flaws that are worth another request
 QUOTED = 8000  # characters of a flawed answer that the model is shown again
+SECRET = 8  # characters from which a text in `ChatModel.extra` may be a secret
+THOUGHTS = ("reasoning_content", "reasoning")  # where servers put an answer that they take for thoughts
 
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """How images are sent: unchanged where they are small JPEG or PNG files, else scaled down as JPEG.
+    """How images are sent: upright; unchanged where they are small JPEG or PNG files, else scaled down as JPEG.
+
+    An image whose EXIF orientation is not 1 is always encoded anew, however small: servers differ in what they do with
+    the orientation.
 
     Args:
         longest_side: Pixels; larger images are scaled down.
@@ -37,42 +44,32 @@ class ImageLimits:
     tokens: int = 2000
 
     def __post_init__(self) -> None:
-        if self.longest_side < 1 or self.largest_file < 1 or not 1 <= self.quality <= 95 or self.tokens < 0:
-            raise InputError(
-                f"images need sizes of at least 1 and a quality from 1 to 95, got {self}", setting="model.chat.images"
-            )
+        whole(self.longest_side, 1, "model.chat.images.longest_side")
+        whole(self.largest_file, 1, "model.chat.images.largest_file")
+        whole(self.quality, 1, "model.chat.images.quality", 95)
+        whole(self.tokens, 0, "model.chat.images.tokens")
 
     def data_url(self, path: Path) -> str:
         """Return an image file as a data URL.
 
         Raises:
-            ValueError: if it can't be read as an image, in one line that names the file.
+            InputError: if it is no ordinary file, or no image that can be read.
         """
+        content = image_bytes(path)
         try:
-            content = path.read_bytes()
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", Image.DecompressionBombWarning)
-                with Image.open(io.BytesIO(content)) as image:
-                    unchanged = image.format in MEDIA_TYPES and len(content) <= self.largest_file
-                    if unchanged and max(image.size) <= self.longest_side:
-                        return _url(MEDIA_TYPES[str(image.format)], content)
-                    return _url("image/jpeg", self._encode(image))
-        except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            message = str(error).partition("\n")[0].replace(str(path), path.name)
-            raise ValueError(f"{path}: no image that can be read: {message}") from None
-        except Image.DecompressionBombWarning:
-            raise ValueError(f"{path}: the image has too many pixels") from None
+            head = header(io.BytesIO(content))
+            small = len(content) <= self.largest_file and max(head.width, head.height) <= self.longest_side
+            if small and head.orientation == 1 and head.format in MEDIA_TYPES:
+                return _url(MEDIA_TYPES[head.format], content)
+            return _url("image/jpeg", self._encode(content))
+        except InputError as error:
+            raise InputError(error.problem, file=path) from None
 
-    def _encode(self, image: Image.Image) -> bytes:
-        image.draft("RGB", (self.longest_side, self.longest_side))  # JPEG decodes faster at a half, quarter, eighth
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
-            ground = Image.new("RGBA", upright.size, "white")
-            upright = Image.alpha_composite(ground, upright.convert("RGBA"))
-        upright = upright.convert("RGB")
-        upright.thumbnail((self.longest_side, self.longest_side))
+    def _encode(self, content: bytes) -> bytes:
+        image = decode_image(content, upright=True, side=self.longest_side, ground="white")
+        image.thumbnail((self.longest_side, self.longest_side))
         buffer = io.BytesIO()
-        upright.save(buffer, "JPEG", quality=self.quality)
+        image.save(buffer, "JPEG", quality=self.quality)
         return buffer.getvalue()
 
 
@@ -108,30 +105,44 @@ class ChatModel:
     corrections: int = 1
     images: ImageLimits = ImageLimits()
     prices: Prices = Prices()  # noqa: RUF009
-    extra: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict, repr=False)  # may hold keys
 
     def __post_init__(self) -> None:
-        if not self.model or self.max_tokens < 1 or self.corrections < 0:
-            raise InputError(
-                f"a model needs a name, max_tokens of at least 1 and corrections of at least 0, got {self}",
-                setting="model.chat",
-            )
-        if self.format not in NAMES:
-            raise InputError(
-                f"format must be one of {', '.join(NAMES)}, got {self.format!r}", setting="model.chat.format"
-            )
+        if not self.model.strip():
+            raise InputError("a model needs a name, got none", setting="model.chat.model")
+        whole(self.max_tokens, 1, "model.chat.max_tokens")
+        if self.temperature is not None:
+            not_negative(self.temperature, "model.chat.temperature")
+        one_of(self.format, NAMES, "model.chat.format")
+        whole(self.corrections, 0, "model.chat.corrections")
+        try:
+            json.dumps(self.extra, allow_nan=False).encode()
+        except (TypeError, ValueError, RecursionError):
+            problem = "expected fields with values of JSON, without NaN and infinity"
+            raise InputError(problem, setting="model.chat.extra") from None
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The texts in ``extra``, which are removed from the words of a server, as it may quote them."""
+        return tuple(text for text in _texts(self.extra) if len(text) >= SECRET)
+
+
+def _texts(value: Any) -> list[str]:
+    inner = [*value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
+    return [value] if isinstance(value, str) else [text for each in inner for text in _texts(each)]
 
 
 class Exchange:
     """One request on its way: `body` is sent and `receive` takes the response, until that returns an answer.
 
-    The key of a server, if given, is removed from all of its words that are kept.
+    The keys of servers, if given, are removed from all of their words that are kept.
     """
 
-    def __init__(self, request: Request, chat: ChatModel, key: str = "") -> None:
+    def __init__(self, request: Request, chat: ChatModel, keys: Sequence[str] = ()) -> None:
         self.request = request
         self.chat = chat
-        self.secret = key
+        self.keys = keys
+        self.hidden = (*keys, *chat.secrets)
         self.usage: Usage = no_usage()
         self.corrections: list[tuple[str, Flaw]] = []
         self.model = chat.model
@@ -194,7 +205,7 @@ class Exchange:
             if flaw.reason not in CORRECTED or len(self.corrections) >= self.chat.corrections:
                 return self.failed(flaw.reason, flaw.detail)
             quoted = text[:QUOTED].encode(errors="replace").decode()
-            self.corrections.append((quoted, Flaw(flaw.reason, printable(flaw.detail, self.secret, 200))))
+            self.corrections.append((quoted, Flaw(flaw.reason, printable(flaw.detail, self.hidden, 200))))
             return None
 
     def answered(self, content: dict[str, Any]) -> Answer:
@@ -203,12 +214,12 @@ class Exchange:
 
     def failed(self, reason: str, detail: str) -> Answer:
         """Return the answer that says why there is no content."""
-        detail = printable(detail, self.secret)
+        detail = printable(detail, self.hidden)
         return Answer(self.request.key, None, reason, detail, self.model, dict(self.usage))
 
     def _read(self, response: bytes, most: Usage) -> tuple[Usage, str, Flaw | None]:
         try:
-            completion = json.loads(response.decode())
+            completion = json.loads(redacted(response.decode(), self.keys))
             choice = completion["choices"][0]
             message = choice["message"]
             text, refusal, finish = message.get("content"), message.get("refusal"), choice.get("finish_reason")
@@ -216,15 +227,17 @@ class Exchange:
         except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
             raise Flaw("no completion", "the response is not a chat completion in JSON") from None
         if isinstance(model, str) and model:
-            self.model = printable(model, self.secret, 100)
+            self.model = printable(model, self.hidden, 100)
         usage = self._usage(completion, most)
         if refusal or finish == "content_filter":
-            return usage, "", Flaw("refused", printable(str(refusal or "by the server's content filter"), self.secret))
-        if isinstance(text, list):  # some servers send parts
-            text = "".join(str(part.get("text", "")) for part in text if isinstance(part, dict))
-        if not isinstance(text, str) or not text.strip():
-            thoughts = Flaw("cut off", "all tokens went into thoughts: raise max_tokens")
-            return usage, "", thoughts if finish == "length" else Flaw("empty")
+            return usage, "", Flaw("refused", printable(str(refusal or "by the server's content filter"), self.hidden))
+        text = _joined(text)
+        if not text.strip():
+            if finish == "length":
+                return usage, "", Flaw("cut off", "all tokens went into thoughts: raise max_tokens")
+            text = _answer_in_thoughts(message)
+            if not text:
+                return usage, "", Flaw("empty")
         if finish == "length":
             return usage, text, Flaw("cut off", f"the answer is longer than max_tokens ({self.chat.max_tokens})")
         if len(text) > LARGEST:
@@ -238,3 +251,25 @@ class Exchange:
         if len(counts) < 2:
             return most  # the server does not say: count the upper bound
         return self.chat.prices.usage(*counts)
+
+
+def _joined(content: Any) -> str:
+    """Return the text of a message's content, which some servers send in parts."""
+    if isinstance(content, list):
+        parts = [part.get("text", "") if isinstance(part, dict) else part for part in content]
+        return "".join(part for part in parts if isinstance(part, str))
+    return content if isinstance(content, str) else ""
+
+
+def _answer_in_thoughts(message: dict[str, Any]) -> str:
+    """Return the thoughts of a message without content, if they hold an object: servers may take all for thoughts."""
+    for name in THOUGHTS:
+        text = _joined(message.get(name))
+        if "{" in text and len(text) <= LARGEST:
+            try:
+                find_object(text)
+            except Flaw as flaw:
+                if flaw.reason != "several objects":
+                    continue
+            return text
+    return ""

@@ -4,18 +4,22 @@ The key comes from the environment, goes into one header, and is removed from ev
 the client library is passed on, because it may hold the key.
 """
 
+import json
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
+from contextcir import errors
 from contextcir.errors import InputError
 from contextcir.synthesis.models.pacing import retry_after
 
 HIDDEN = "[key]"
 NO_KEY = "none"  # the client library insists on a key; without one it would send OPENAI_API_KEY to any server
+WORDS = 120  # characters of a server's words in an error that has more to say
 LARGEST = 4_000_000  # bytes of a response
 HEADERS = frozenset(
     [
@@ -33,6 +37,10 @@ HEADERS = frozenset(
 
 class TooLarge(Exception):
     """A response of more bytes than any answer has."""
+
+
+class Redirected(Exception):
+    """A redirect that is not followed; the text says where it would lead."""
 
 
 class ServerError(InputError):
@@ -86,7 +94,7 @@ def check_url(url: str) -> str:
     Raises:
         InputError: if it is no http address, or holds a user, a password or a query, which may be keys.
     """
-    if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#@]*)?", url):
+    if not re.fullmatch(r"https?://(?:[\w.-]+|\[[0-9a-fA-F:.]+\])(?::\d{1,5})?(?:/[^\s?#@]*)?", url):
         raise InputError(
             "expected an address like http://localhost:8000/v1, without user, password or ?parameters: a key is read "
             "from the environment variable that key_variable names",
@@ -95,30 +103,49 @@ def check_url(url: str) -> str:
     return url.rstrip("/")
 
 
-def printable(text: str, key: str = "", longest: int = 300) -> str:
-    """Return a server's words for a log or a record: one line, without the key, without control characters, cut."""
-    if key and key != NO_KEY:
-        text = text.replace(key, HIDDEN)
-    text = re.sub(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029\u202a-\u202e\u2066-\u2069\s]+", " ", text).strip()
+def origin(url: Any) -> str:
+    """Return scheme, host and port of an address of `httpx2.URL`: what a key is given to."""
+    port = url.port or {"http": 80, "https": 443}.get(url.scheme)
+    return f"{url.scheme}://{url.host.lower()}:{port}"
+
+
+def redacted(text: str, hidden: str | Sequence[str]) -> str:
+    """Return a text without keys, also where they are quoted for an address or JSON, or in other letter case."""
+    for key in [hidden] if isinstance(hidden, str) else hidden:
+        if key and key != NO_KEY:
+            for form in {key, quote(key, safe=""), json.dumps(key)[1:-1]}:
+                text = re.sub(re.escape(form), HIDDEN, text, flags=re.IGNORECASE)
+    return text
+
+
+def printable(text: str, hidden: str | Sequence[str] = (), longest: int = 300) -> str:
+    """Return a server's words for a log or a record: one line, without keys, without control characters, cut."""
+    text = redacted(text, hidden)
+    text = re.sub(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029\u202a-\u202e\u2066-\u2069\s]+", " ", text)
+    text = errors.printable(text.strip())
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 def connect(url: str, key_variable: str | None, timeout: float, connections: int) -> tuple[Any, str]:
     """Return a client of a server, and the key, which has to be removed from all that is kept.
 
+    The key goes to scheme, host and port of the address alone: redirects to others are not followed. Proxies of the
+    environment are used for https, where they see no key, and not for http.
+
     Raises:
         InputError: if the extra is not installed, or there is no such key.
     """
-    try:
-        import httpx2  # with openai, of the extra `synthesis`
-        import openai
-    except ImportError:
-        raise InputError("a model server needs the extra `synthesis`: pip install -e '.[synthesis]'") from None
+    httpx2, openai = libraries()
     key = read_key(key_variable)
     for name in ("openai", "httpx2", "httpx"):  # they log requests: addresses, and at DEBUG whole prompts
         logging.getLogger(name).setLevel(logging.WARNING)
+    own = origin(httpx2.URL(url))
 
     async def own_headers(request: Any) -> None:
+        if origin(request.url) != own:
+            raise Redirected(f"it redirects to another address, {origin(request.url)}, which is not followed")
+        if request.method != "POST":  # 301, 302 and 303 make a GET of it
+            raise Redirected("it redirects to another path of its own: give that address")
         # OPENAI_ORG_ID, OPENAI_CUSTOM_HEADERS and the like are for that vendor: another server must not see them
         if key_variable != "OPENAI_API_KEY":
             for name in [name for name in request.headers if name.lower() not in HEADERS]:
@@ -127,7 +154,9 @@ def connect(url: str, key_variable: str | None, timeout: float, connections: int
 
     limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections)
     transport = openai.DefaultAsyncHttpxClient(
-        limits=limits, event_hooks={"request": [own_headers], "response": [_bound]}
+        limits=limits,
+        event_hooks={"request": [own_headers], "response": [_bound]},
+        trust_env=url.startswith("https://"),
     )
     client = openai.AsyncOpenAI(
         base_url=check_url(url),
@@ -139,6 +168,16 @@ def connect(url: str, key_variable: str | None, timeout: float, connections: int
         default_headers={"accept-encoding": "identity"},  # so that the bound on bytes is one on memory
     )
     return client, key
+
+
+def libraries() -> tuple[Any, Any]:
+    """Return httpx2 and openai; raises InputError if they are not installed."""
+    try:
+        import httpx2  # with openai, of the extra `synthesis`
+        import openai
+    except ImportError:
+        raise InputError("a model server needs the extra `synthesis`: pip install -e '.[synthesis]'") from None
+    return httpx2, openai
 
 
 async def _bound(response: Any) -> None:
@@ -165,44 +204,60 @@ async def _bound(response: Any) -> None:
     response.stream = Bounded(response.stream)
 
 
-def classify(error: Exception, url: str, key: str, variable: str | None) -> RequestFailure:
-    """Return what an exception of the client, or a time-out, means for a request."""
+def classify(error: Exception, url: str, hidden: str | Sequence[str], variable: str | None) -> RequestFailure:
+    """Return what an exception of the client, or a time-out, means for a request; ``hidden``: keys."""
     import httpx2
     import openai
 
     cause = error.__cause__ if isinstance(error, openai.APIConnectionError) else error  # bodies are read unwrapped
     if isinstance(cause, TooLarge):
         return RequestFailure("too large", f"a response of more than {LARGEST:,} bytes", paid=True)
+    if isinstance(cause, Redirected | httpx2.TooManyRedirects):
+        told = str(cause) if isinstance(cause, Redirected) else "it redirects in a circle"
+        elsewhere = ServerError(f"{url} takes no requests: {told}", setting="model.url")
+        return RequestFailure("redirected", told, fatal=elsewhere)
     if isinstance(error, TimeoutError | openai.APITimeoutError | httpx2.TimeoutException):
         return RequestFailure("timed out", "", retry=True, paid=True, lost=True)
     if isinstance(error, openai.APIConnectionError | httpx2.HTTPError):
         refused = isinstance(cause, httpx2.ConnectError)
-        detail = printable(f"{type(cause).__name__}: {cause}", key)
+        detail = printable(f"{type(cause).__name__}: {cause}", hidden)
         return RequestFailure("connection", detail, retry=True, paid=not refused, lost=True)
     if isinstance(error, openai.APIStatusError):
-        message = printable(str(error.message), key)
+        message = printable(_message(error), hidden)
         return _status(error.status_code, error.code, message, error.response.headers, url, variable)
     if isinstance(error, openai.OpenAIError | UnicodeError):
-        return RequestFailure("no completion", printable(str(error), key), paid=True)
+        return RequestFailure("no completion", printable(str(error), hidden), paid=True)
     raise error
+
+
+def _message(error: Any) -> str:
+    """Return the server's own words in an error of the client library."""
+    body = error.body
+    for name in ("error", "message", "detail"):  # OpenAI's form, and that of FastAPI
+        inner = body.get(name) if isinstance(body, dict) else None
+        body = inner if inner else body
+    if isinstance(body, str) and body.strip():
+        return body
+    return json.dumps(body) if isinstance(body, list) and body else str(error.message)
 
 
 def _status(
     status: int, code: str | None, message: str, headers: Mapping[str, str], url: str, variable: str | None
 ) -> RequestFailure:
     if status == 429 and code == "insufficient_quota":
-        spent = ServerError(f"{url} says that its quota is used up: {message}")
+        spent = ServerError(f"{url} says that its quota is used up: {message[:WORDS]}")
         return RequestFailure("rate limited", message, fatal=spent)
     if status in (408, 409, 425, 429):
         reason = "rate limited" if status == 429 else "server error"
         return RequestFailure(reason, message, retry=True, retry_after=retry_after(headers))
     if status in (401, 403):
         what = "requests without a key" if variable is None else f"the key of {variable}"
-        refused = ServerError(f"{url} refuses {what} ({status}): {message}", setting="model.key_variable")
+        refused = ServerError(f"{url} refuses {what} ({status}): {message[:WORDS]}", setting="model.key_variable")
         return RequestFailure("refused", message, fatal=refused)
     if status == 404:
         unknown = ServerError(
-            f"{url} does not know the model or the address (404): {message}: change chat.model or url", setting="model"
+            f"{url} does not know the model or the address (404): {message[:WORDS]}: change chat.model or url",
+            setting="model",
         )
         return RequestFailure("bad request", message, fatal=unknown)
     if status == 413:

@@ -7,7 +7,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from contextcir.errors import InputError
+from contextcir.checks import whole
+from contextcir.errors import InputError, printable
 from contextcir.synthesis.models.answers import Dialect, Flaw
 from contextcir.synthesis.models.base import Answer, Prices, Request, Usage, VisionLanguageModel, add
 from contextcir.synthesis.models.chat import ChatModel, Exchange, ImageLimits, decoded
@@ -48,15 +49,19 @@ class LocalModel(VisionLanguageModel):
         corrections: int = 1,
         images: ImageLimits = ImageLimits(),  # noqa: B008
     ) -> None:
-        if batch_size < 1:
-            raise InputError(f"must be at least 1, got {batch_size}", setting="model.batch_size")
+        whole(batch_size, 1, "model.batch_size")
+        if not model.strip():
+            raise InputError("expected the name of a model or a folder, got none", setting="model.model")
         self.model = model
         self.name = Path(model).name if Path(model).is_dir() else model  # a path is no part of what is published
         self.batch_size = batch_size
         self.device = device
         self.precision = precision
         self.sampling = dict(sampling or {})
-        self.chat = ChatModel(self.name, max_tokens, format="text", corrections=corrections, images=images)
+        try:
+            self.chat = ChatModel(self.name, max_tokens, format="text", corrections=corrections, images=images)
+        except InputError as error:
+            raise error.relocate("model.chat", "model") from None
         self._pipeline: Pipeline | None = None
 
     async def answer(self, requests: Iterable[Request]) -> AsyncIterator[Answer]:
@@ -138,7 +143,8 @@ class LocalModel(VisionLanguageModel):
             except (OSError, ValueError, KeyError) as error:
                 message = str(error).strip().partition("\n")[0]
                 raise InputError(
-                    f"{self.model} is no model that image-text-to-text can load: {message}", setting="model.model"
+                    f"{self.model} is no model that image-text-to-text can load: {printable(message)[:150]}",
+                    setting="model.model",
                 ) from None
         return self._pipeline
 

@@ -8,6 +8,7 @@ from email.utils import parsedate_to_datetime
 from random import Random
 from typing import TypeVar
 
+from contextcir.checks import not_negative, positive, whole
 from contextcir.errors import InputError
 
 Given = TypeVar("Given")
@@ -28,9 +29,8 @@ class Pace:
 
     def __post_init__(self) -> None:
         for name in ("requests_per_minute", "tokens_per_minute"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise InputError(f"must be above 0, or null for no limit, got {value}", setting=f"model.pace.{name}")
+            if getattr(self, name) is not None:
+                positive(getattr(self, name), f"model.pace.{name}")
 
 
 class Pacer:
@@ -132,11 +132,12 @@ class Retries:
     patience: float = 600.0
 
     def __post_init__(self) -> None:
-        if self.attempts < 1 or not 0 <= self.first <= self.longest:
+        whole(self.attempts, 1, "model.retries.attempts")
+        for name in ("first", "longest", "patience"):
+            not_negative(getattr(self, name), f"model.retries.{name}")
+        if self.first > self.longest:
             raise InputError(
-                f"retries need attempts of at least 1 and 0 <= first <= longest, got {self.attempts}, {self.first}, "
-                f"{self.longest}",
-                setting="model.retries",
+                f"expected first up to longest, got {self.first} and {self.longest}", setting="model.retries"
             )
 
     def wait(self, failed: int, retry_after: float | None, random: Random) -> float | None:

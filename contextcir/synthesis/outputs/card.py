@@ -11,10 +11,16 @@ from typing import Any
 
 from contextcir.synthesis.models.base import USAGE, Usage, add, no_usage
 from contextcir.synthesis.outputs.manifest import SPLITS, Written
+from contextcir.synthesis.outputs.public import as_lines, public
 from contextcir.synthesis.request_stage import TASKS
 from contextcir.synthesis.store import read_stage
 
 PACKAGES = ("contextcir", "open_clip_torch", "torch", "openai", "transformers", "spacy", "stanza", "py3langid")
+TURNED = (
+    "\n\n{:,} images are stored turned, with an EXIF orientation other than 1. Their texts were made for the upright "
+    "images; training and evaluation read the pixels as stored. Turn the files (`exiftran -ai`, `jpegtran`, or "
+    "`mogrify -auto-orient`) before training."
+)
 Rows = Iterable[Sequence[object]]
 
 
@@ -82,13 +88,13 @@ def _count_stage(folder: Path, stage: str) -> StageFigures:
     return figures
 
 
-def write_card(figures: Figures, written: Written, settings: str) -> str:
+def write_card(figures: Figures, written: Written, settings: Mapping[str, Any]) -> str:
     """Return the card as Markdown.
 
     Args:
         figures: of all stages.
         written: of the manifest.
-        settings: the configuration, as YAML.
+        settings: the configuration, as plain values, of which those of `public` are shown.
     """
     parts = [
         "# Data card: synthetic triplets",
@@ -99,7 +105,7 @@ def write_card(figures: Figures, written: Written, settings: str) -> str:
         _failures(figures),
         _origins(figures),
         "## Versions\n\n" + table(("package", "version"), versions()),
-        "## Settings\n\n" + fenced(settings),
+        "## Settings\n\n" + fenced("\n".join(as_lines(public(settings)))),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -148,6 +154,7 @@ def _triplets(written: Written) -> str:
         + f"\n\nNo image is in both splits: the {written.groups:,} groups of triplets that share images were divided, "
         f"the largest of {written.largest:,} triplets. "
         + ("val has exactly its share." if not written.off else f"val is off its share by {written.off:+,} triplets.")
+        + (TURNED.format(written.turned) if written.turned else "")
     )
 
 

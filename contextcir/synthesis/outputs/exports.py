@@ -10,10 +10,11 @@ from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, NamedTuple
 
-from contextcir.errors import InputError, MissingFileError
-from contextcir.files import write_json
+from contextcir.errors import InputError, MissingFileError, shown
+from contextcir.files import ordinary_file, parse_json, write_json
 from contextcir.synthesis.outputs.manifest import FOLDER as MANIFEST
 from contextcir.synthesis.outputs.manifest import SPLITS
+from contextcir.synthesis.pairs import image_path
 from contextcir.synthesis.stages import Run, Stage, Tally
 from contextcir.synthesis.store import Lookup
 
@@ -57,12 +58,21 @@ class ManifestTriplets:
 
     def read(self, split: str) -> Iterator[Triplet]:
         """Yield the triplets of a split; those of a pair come one after the other."""
-        with self.files[split].open(encoding="utf-8") as file:
-            for record in map(json.loads, file):
-                reference, target = record["reference"], record["target"]
-                members = self._pairs[record["provenance"]["stages"]["pairs"]]["image_set"]
-                others = tuple(image for image in members if image not in (reference, target))
-                yield Triplet(record["id"], reference, target, record["caption"], others)
+        path = ordinary_file(self.files[split])
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    yield self._triplet(parse_json(line))
+                except (KeyError, TypeError, ValueError) as error:
+                    told = error.problem if isinstance(error, InputError) else "no record of this synthesis"
+                    problem = f"line {number}: {told}; run the stage write again"
+                    raise InputError(problem, file=path) from None
+
+    def _triplet(self, record: Any) -> Triplet:
+        reference, target = (image_path(record[name], name) for name in ("reference", "target"))
+        members = self._pairs[record["provenance"]["stages"]["pairs"]]["image_set"]
+        others = tuple(image for image in members if image not in (reference, target))
+        return Triplet(record["id"], reference, target, record["caption"], others)
 
 
 class Export(ABC):
@@ -152,8 +162,8 @@ class ImageNames:
         """Reserve a name for an image and return it; raises InputError if another image has it."""
         if (other := self._images.setdefault(name, image)) != image:
             raise InputError(
-                f"{self.format} would call two images {name}: {other} and {image}; rename one of the files, or remove "
-                "this export",
+                f"{self.format} would call two images {shown(name)}: {shown(other)} and {shown(image)}; rename one of "
+                "the files, or remove this export",
                 setting="write.exports",
             )
         return name

@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from contextcir.checks import between
 from contextcir.errors import InputError
 from contextcir.files import whole_file
 from contextcir.phrases.parser import PhraseParser, clean
 from contextcir.synthesis.records import Instruction, Pair
+from contextcir.synthesis.request_stage import nothing
 from contextcir.synthesis.store import Lookup, read_stage
 
 FOLDER = "manifest"
@@ -61,8 +63,8 @@ def choose(sizes: dict[str, int], share: float, seed: int) -> set[str]:
     Raises:
         InputError: if the share is not in range.
     """
-    if not 0 <= share < 1:
-        raise InputError(f"must be at least 0 and below 1, got {share}", setting="write.val_share")
+    if between(share, 0, 1, "write.val_share") == 1:
+        raise InputError("expected a share below 1", setting="write.val_share")
     total = sum(sizes.values())
     wanted = min(round(share * total), total - 1)
     names = sorted(sizes)
@@ -116,7 +118,7 @@ class Written:
     """The counts of a manifest, by split: triplets, images, and triplets by number of concepts.
 
     ``groups``: sets of triplets that share images. ``largest``: triplets in the largest of them. ``off``: triplets
-    by which val misses its share, because groups stay together.
+    by which val misses its share, because groups stay together. ``turned``: images that are not stored upright.
     """
 
     triplets: Counter[str] = field(default_factory=Counter)
@@ -126,6 +128,7 @@ class Written:
     groups: int = 0
     largest: int = 0
     off: int = 0
+    turned: int = 0
 
 
 def write_manifest(folder: Path, parser: PhraseParser | None, val_share: float = 0.1, seed: int = 0) -> Written:
@@ -145,12 +148,15 @@ def write_manifest(folder: Path, parser: PhraseParser | None, val_share: float =
         InputError: if nothing was kept, or the share is not in range.
     """
     verdicts, texts, pairs = (Lookup(folder, stage) for stage in ("filter", "instruct", "pairs"))
-    kept = sorted(record["key"] for record in read_stage(folder, "filter") if record["reason"] is None)
+    kept = sorted({record["key"] for record in read_stage(folder, "filter") if record["reason"] is None})
     if not kept:
-        raise InputError("no instruction was kept, so there is nothing to write: run the stage filter", file=folder)
+        raise _nothing_kept(folder)
     groups, members = Components(), Counter[str]()
+    for key in kept:
+        texts.require(key, "filter")
     of_pair = Counter(texts[key]["pair"] for key in kept)
     for pair in of_pair:
+        pairs.require(pair, "instruct")
         groups.join([pairs[pair]["reference"], pairs[pair]["target"]])
     for pair, count in of_pair.items():
         members[groups.find(pairs[pair]["reference"])] += count
@@ -192,6 +198,21 @@ def write_manifest(folder: Path, parser: PhraseParser | None, val_share: float =
         paths[split].unlink(missing_ok=True)
     written.images.update({split: len(names) for split, names in images.items()})
     return written
+
+
+def _nothing_kept(folder: Path) -> InputError:
+    """Return the error that says why no text is there to be written."""
+    rejected = Counter(record["reason"] for record in read_stage(folder, "filter"))
+    if not rejected:
+        missing = "filter" if next(read_stage(folder, "instruct"), None) is not None else "instruct"
+        why = nothing(folder, missing)
+        return InputError(f"no instruction was kept, nothing to write: {why.problem}", file=folder, setting=why.setting)
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in rejected.most_common(4))
+    return InputError(
+        f"no instruction was kept, so there is nothing to write: {rejected.total():,} were rejected ({reasons})",
+        file=folder,
+        setting="filters",
+    )
 
 
 def _provenance(instruction: Instruction, pair: Pair, scores: dict[str, float]) -> dict[str, Any]:

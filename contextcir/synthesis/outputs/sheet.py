@@ -10,7 +10,10 @@ from pathlib import Path
 from random import Random
 from urllib.parse import quote
 
-from contextcir.files import write_text
+from contextcir.checks import whole
+from contextcir.errors import InputError
+from contextcir.files import Inside, write_text
+from contextcir.images import read_image
 from contextcir.synthesis.outputs.manifest import FOLDER as MANIFEST
 from contextcir.synthesis.records import Description, Instruction, Pair, Verdict
 from contextcir.synthesis.store import Lookup
@@ -77,21 +80,23 @@ class EmbeddedImages(SheetImages):
 
     side: int = 192
 
-    def address(self, image: Path, page: Path) -> str:
-        from PIL import Image
+    def __post_init__(self) -> None:
+        whole(self.side, 1, "write.images.side", 10_000)
 
+    def address(self, image: Path, page: Path) -> str:
         buffer = io.BytesIO()
         try:
-            with Image.open(image) as opened:
-                small = opened.convert("RGB")
-                small.thumbnail((self.side, self.side))
-                small.save(buffer, "JPEG", quality=80)
-        except OSError:
+            small = read_image(image, upright=True, side=self.side)
+        except InputError:
             return LinkedImages().address(image, page)  # shown as broken, with its path
+        small.thumbnail((self.side, self.side))
+        small.save(buffer, "JPEG", quality=80)
         return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def write_sheet(folder: Path, images: Path, show: SheetImages, samples: int, seed: int = 0) -> Path:
+def write_sheet(
+    folder: Path, images: Path, show: SheetImages, samples: int, seed: int = 0, links: bool = False
+) -> Path:
     """Write ``manifest/samples.html`` below the folder of a synthesis and return its path.
 
     Args:
@@ -100,6 +105,7 @@ def write_sheet(folder: Path, images: Path, show: SheetImages, samples: int, see
         show: how the page refers to them.
         samples: how many.
         seed: of the draw.
+        links: let links lead out of the folder of images; the others are only named.
     """
     verdicts, texts, pairs, descriptions = (
         Lookup(folder, stage) for stage in ("filter", "instruct", "pairs", "describe")
@@ -107,7 +113,14 @@ def write_sheet(folder: Path, images: Path, show: SheetImages, samples: int, see
     keys = sorted(verdicts)
     drawn = Random(seed).sample(keys, min(samples, len(keys)))
     path = folder / MANIFEST / "samples.html"
-    entries = []
+    entries, inside = [], Inside(images, links)
+
+    def address(image: str) -> str:
+        try:
+            return show.address(inside.path(image), path.parent)
+        except InputError:
+            return ""
+
     for key in drawn:
         instruction = Instruction.from_json(texts[key])
         entries.append(
@@ -116,7 +129,7 @@ def write_sheet(folder: Path, images: Path, show: SheetImages, samples: int, see
                 Pair.from_json(pairs[instruction.pair]),
                 Description.from_json(descriptions[instruction.pair]),
                 Verdict.from_json(verdicts[key]),
-                lambda image: show.address(images / image, path.parent),
+                address,
             )
         )
     write_text(path, render(entries))
