@@ -8,7 +8,6 @@ import io
 import warnings
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, ImageOps
 
 from contextcir.errors import InputError
@@ -67,6 +66,8 @@ def decode_image(content: bytes, upright: bool, side: int | None = None) -> Imag
 def to_rgb(image: Image.Image) -> Image.Image:
     """Return ``image`` decoded to its end, as 8-bit RGB, without its alpha channel."""
     if image.mode.startswith("I;16"):  # Pillow would clip 16-bit greys to white
+        import numpy as np  # here, so that whoever only lists images starts without it
+
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode == "P" and "transparency" in image.info:  # Pillow warns about the direct way
         image = image.convert("RGBA")
