@@ -8,6 +8,7 @@ from pydantic import ValidationInfo, field_validator
 from contextcir.errors import InputError, shown
 from contextcir.evaluation.metrics import MeanOf, RecallAt, SoftRecallAt, SoftSubsetRecallAt, SubsetRecallAt
 from contextcir.evaluation.protocol import Protocol
+from data_modules.loading.images import label
 from data_modules.reading.annotations import (
     AnnotationFile,
     Concepts,
@@ -198,11 +199,11 @@ class CIRRReader(BenchmarkReader):
             if not name.strip():
                 raise InputError(f"the name of the image {shown(path)} is empty", file=file)
             if not isinstance(path, str):
-                raise InputError(f"the path of image {shown(name)} must be a string, got {shown(path)}", file=file)
+                raise InputError(f"the path of image {label(name)} must be a string, got {shown(path)}", file=file)
             try:
                 same = first.setdefault(check_path(path).removeprefix("./"), name)
             except Problem as problem:
-                raise InputError(f"the path of image {shown(name)} {problem}", file=file) from None
+                raise InputError(f"the path of image {label(name)} {problem}", file=file) from None
             if same != name:
                 raise InputError(f"images {shown(same)} and {shown(name)} have one path, {shown(path)}", file=file)
         return paths, file

@@ -174,7 +174,7 @@ class FashionIQReader(BenchmarkReader):
         chosen = list(train_categories)
         if not chosen or not set(chosen) <= set(CATEGORIES) or len(set(chosen)) < len(chosen):
             raise InputError(
-                f"expected some of {', '.join(CATEGORIES)}, each once, got {shown(chosen)}",
+                f"expected some of {', '.join(CATEGORIES)}, got {shown(chosen)}",
                 setting="data.train_categories",
             )
         self.train_categories = tuple(train_categories)

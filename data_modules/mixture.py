@@ -241,8 +241,14 @@ def _by_name(sets: Sequence[CompositionDataModule]) -> dict[str, CompositionData
 
 
 def _checked(weights: Sequence[float], names: Sequence[str]) -> dict[str, float]:
-    given = [between(weight, 0, MOST_WEIGHT, "data.weights") for weight in weights]
+    try:
+        given = [between(weight, 0, MOST_WEIGHT, "data.weights") for weight in weights]
+    except InputError:
+        given = []
     if len(given) != len(names) or not any(given):
-        problem = f"expected one number for each of {', '.join(names)}, not all 0, got {shown(list(weights))}"
-        raise InputError(problem, setting="data.weights")
+        raise InputError(
+            f"expected one number for each of {', '.join(names)}, from 0 to {MOST_WEIGHT:g} and not all 0, got "
+            f"{shown(list(weights))}",
+            setting="data.weights",
+        )
     return dict(zip(names, map(float, given), strict=True))
