@@ -147,10 +147,12 @@ def user_path(path: str | Path, setting: str) -> Path:
     """Return a path as a user typed it, with ``~`` for the home folder.
 
     Raises:
-        InputError: if it is empty: that would be the working folder.
+        InputError: if it is empty, which would be the working folder, or none that can be.
     """
     if not str(path).strip():
         raise InputError("is empty: expected a path", setting=setting)
+    if "\0" in str(path):
+        raise InputError(f"expected a path, got {shown(str(path))}", setting=setting)
     return Path(os.path.expanduser(path))
 
 

@@ -116,7 +116,9 @@ def test_no_images_at_all(tmp_path: Path) -> None:
 def test_settings_that_can_not_work(tmp_path: Path) -> None:
     root = make_cirr(tmp_path)
     assert "expected a whole number from 1 on, got 0 (data.batch_size)" in complaint(lambda: CIRR(root, batch_size=0))
-    assert "expected a whole number from 0 to 1024, got -1 (data.num_workers)" in complaint(lambda: CIRR(root, num_workers=-1))
+    assert "expected a whole number from 0 to 1024, got -1 (data.num_workers)" in complaint(
+        lambda: CIRR(root, num_workers=-1)
+    )
     message = complaint(CIRR(root, batch_size=7, preprocess=preprocess).train_dataloader)
     assert (
         message.startswith(f"{root / 'captions/cap.rc2.train.json'} holds 6 triplets")
