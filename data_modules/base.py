@@ -128,6 +128,7 @@ class CompositionDataModule(LightningDataModule):
             InputError: if a file is missing or wrong, the stage has no split or labels that it needs are hidden, or
                 there are fewer triplets than one batch on every rank needs.
         """
+        stage = str(getattr(stage, "value", stage))  # Trainers give an enumeration, of which f-strings write the name
         scored = {"fit": "val", "validate": "val"}.get(stage, stage)
         if stage != "fit" and stage in (*self.splits, "validate") and not self.splits[scored]:
             problem = f"{stage} has no split to {'rank' if stage == 'predict' else 'score'}: name at least one"

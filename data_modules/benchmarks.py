@@ -220,8 +220,8 @@ class Scenes(CompositionDataModule):
             triplets = sum(len(draw_base(self.seed, "train", number).records) for number in range(references))
         if triplets < needed:
             raise InputError(
-                f"scenes of {references} references have at most {triplets} training triplets, fewer than a batch of {self.batch_size} "
-                f"on each of {replicas} ranks",
+                f"scenes of {references} references have at most {triplets} training triplets, fewer than a batch of "
+                f"{self.batch_size} on each of {replicas} ranks",
                 setting="data.batch_size",
             )
 

@@ -172,7 +172,7 @@ class HotelConverter(Converter):
 
     model = HotelRecord
 
-    def __init__(self, root: Path, split: str) -> None:
+    def __init__(self, root: str | Path, split: str) -> None:
         self.root = user_path(root, "data.root")
         self.split = split
 
@@ -230,7 +230,9 @@ class RewrittenConverter(Converter):
 
     model = RewrittenRecord
 
-    def __init__(self, root: Path, split: str, captions: Path | None = None, sentences: Sentences = "joined") -> None:
+    def __init__(
+        self, root: str | Path, split: str, captions: Path | None = None, sentences: Sentences = "joined"
+    ) -> None:
         self.root = user_path(root, "data.root")
         check_split(split)
         self.captions = captions or self.root / "rewritten_captions" / f"rewritten_{split}.json"
@@ -262,7 +264,7 @@ class LaSCoConverter(Converter):
 
     model = LaSCoQuestion
 
-    def __init__(self, root: Path, split: str) -> None:
+    def __init__(self, root: str | Path, split: str) -> None:
         self.reader = LaSCoReader(root)
         self.split = split
         try:

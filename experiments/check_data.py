@@ -8,13 +8,12 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser
 
 from contextcir.checks import whole
-from contextcir.errors import InputError, one_line
+from contextcir.errors import LONGEST, InputError, one_line
 from data_modules.checking.images import unwatched
 from data_modules.checking.inspection import Report, inspect
 from data_modules.readers import READERS
@@ -35,7 +34,7 @@ def build_parser() -> ArgumentParser:
     """Return the parser of the command line."""
     parser = ArgumentParser(prog="python -m experiments.check_data", description="Is a benchmark complete?")
     parser.add_argument("benchmark", choices=list(READERS), help="which one")
-    parser.add_argument("--root", type=Path, required=True, help="its folder, as for --data.root")
+    parser.add_argument("--root", type=str, required=True, help="its folder, as for --data.root")
     parser.add_argument("--split", type=str, nargs="+", default=[], help="splits to check; all of them by default")
     parser.add_argument("--file", type=str | None, default=None, help="of a manifest, as for --data.file")
     parser.add_argument("--json", action="store_true", help="print a JSON object with all problems, and nothing else")
@@ -62,7 +61,8 @@ def print_report(report: Report, most: int) -> None:
     from rich.table import Table
 
     console = Console(soft_wrap=True, highlight=False)
-    table = Table("split", "what", "found", "official", "", title=escape(f"{report.benchmark} in {report.root}"))
+    title = escape(one_line(f"{report.benchmark} in {report.root}"))
+    table = Table("split", "what", "found", "official", "", title=title)
     for split, counts in report.counts.items():
         for what, number in counts.items():
             official = report.expected[split].get(what)
@@ -82,9 +82,8 @@ def print_report(report: Report, most: int) -> None:
             console.print(f"{words}: {len(problems):,}", style="bold red", markup=False)
         shown = problems[: most or None]
         for problem in shown:
-            console.print(
-                "  " + one_line(f"{problem.split}{': ' if problem.split else ''}{problem.message}"), markup=False
-            )
+            line = one_line(f"{problem.split}{': ' if problem.split else ''}{problem.message}", LONGEST - 2)
+            console.print(f"  {line}", markup=False)
         if len(problems) > len(shown):
             console.print(f"  ... and {len(problems) - len(shown):,} more (--show 0 or --json lists all)", markup=False)
 

@@ -85,7 +85,7 @@ class Report:
 
 def inspect(
     benchmark: str,
-    root: Path,
+    root: str | Path,
     splits: Sequence[str] = (),
     decode: bool = True,
     workers: int = 1,
