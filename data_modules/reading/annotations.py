@@ -107,9 +107,9 @@ def _check_distinct(names: list[str]) -> list[str]:
 
 def check_path(path: str) -> str:
     """Return the path of an image as it is written; raises `Problem` if it is none below the folder of images."""
-    if not path.strip():
-        raise Problem("is empty: it must be the path of an image")
     if leads_out(path):
+        if not path.strip():
+            raise Problem("is empty: it must be the path of an image")
         raise Problem("must be a path below the folder of images, without '..'", f", got {shown(path)}")
     if path.rsplit("/", 1)[-1] in ("", ".") or len(path) > LONGEST_PATH:
         raise Problem("must be the path of an image", f", got {shown(path)}")
