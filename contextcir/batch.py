@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from contextcir.errors import InputError, shown
+
 
 class Phrases(NamedTuple):
     """Noun phrases of all captions of a batch, flattened.
@@ -85,6 +87,20 @@ def phrases_of(spans: Sequence[Iterable[tuple[int, int]]], device: torch.device 
     places = torch.tensor(rows, dtype=torch.int64, device=device).reshape(-1, 3)  # (P, 3)
     boxes = torch.full((len(rows), 4), float("nan"), device=device)  # (P, 4)
     return Phrases(places[:, 0], places[:, 1:], boxes)
+
+
+def check_pairs(images: int, captions: Sequence[str], phrases: Phrases | None = None) -> None:
+    """Raise InputError unless there is one caption for each of so many images: else one would be used for all.
+
+    ``phrases``: those of the captions.
+    """
+    if isinstance(captions, str):
+        raise InputError(f"expected a list of captions, got the text {shown(captions)}")
+    if len(captions) != images:
+        raise InputError(f"expected one caption for each image: {images} of images, {len(captions)} of captions")
+    if phrases is not None and not len(phrases.owner) == len(phrases.spans) == len(phrases.boxes):
+        counts = ", ".join(str(len(part)) for part in phrases)
+        raise InputError(f"expected owner, span and box for each phrase, got {counts}")
 
 
 def first_of_each(ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
 
-import numpy as np
 from PIL import Image, ImageOps
 
 from contextcir.errors import InputError
@@ -117,6 +116,8 @@ def _decoding(size: int | None = None) -> Iterator[None]:
 def to_rgb(image: Image.Image, ground: str | None = None) -> Image.Image:
     """Return ``image`` decoded to its end, as 8-bit RGB, without its alpha channel, or on a ``ground`` of a colour."""
     if image.mode.startswith("I;16"):  # Pillow would clip 16-bit greys to white
+        import numpy as np  # here, so that whoever only lists images starts without it
+
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode == "P" and "transparency" in image.info:  # Pillow warns about the direct way
         image = image.convert("RGBA")

@@ -11,8 +11,9 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from contextcir.batch import QueryBatch
+from contextcir.checks import whole
 from contextcir.embeddings import GalleryStore
-from contextcir.errors import InputError, MissingFileError
+from contextcir.errors import InputError, shown
 from contextcir.evaluation.protocol import Protocol
 from contextcir.phrases.sources import PhraseSource
 from contextcir.weights import harmless, read_weights
@@ -29,8 +30,10 @@ from data_modules.loading.sampling import (
     batches_done,
 )
 from data_modules.loading.triplets import GalleryDataset, Preprocess, QueryDataset, collate_queries, collate_triplets
-from data_modules.reading.reader import BenchmarkReader
+from data_modules.reading.reader import BenchmarkReader, check_split
 from data_modules.records import Evaluation, TrainingSet
+
+MOST_WORKERS = 1024  # per rank; no machine has more to give
 
 __all__ = ["CompositionDataModule", "Evaluation", "TrainingSet"]
 
@@ -62,6 +65,8 @@ class CompositionDataModule(LightningDataModule):
         preprocess: PIL image to tensor (3, S, S); None for the ``preprocess`` of the model.
         allow_missing: leave out images that do not exist, with the triplets and queries that need them, and warn;
             otherwise they are an error. Figures on a part of a benchmark are not comparable.
+        allow_links: let links lead out of the folder of the benchmark, for sets whose images, or whose folders of
+            images, are links to somewhere else.
         phrases: noun phrases of captions whose records name none: BankPhrases, ParsedPhrases or BankThenParser.
     """
 
@@ -77,6 +82,7 @@ class CompositionDataModule(LightningDataModule):
         order: TrainingOrder = Shuffled(),  # noqa: B008  (immutable; spelled out so that the saved config names it)
         preprocess: Preprocess | None = None,
         allow_missing: bool = False,
+        allow_links: bool = False,
         phrases: PhraseSource | None = None,
     ) -> None:
         super().__init__()
@@ -84,16 +90,19 @@ class CompositionDataModule(LightningDataModule):
         self.root = reader.root
         self.benchmark = reader.benchmark
         self.train_split = train_split
-        self.splits = {"val": tuple(val_splits), "test": tuple(test_splits), "predict": tuple(test_splits)}
-        self.batch_size = batch_size
-        self.eval_batch_size = eval_batch_size
-        self.num_workers = num_workers
-        for name, least in {"batch_size": 1, "eval_batch_size": 1, "num_workers": 0}.items():
-            if getattr(self, name) < least:
-                raise InputError(f"expected at least {least}, got {getattr(self, name)}", setting=f"data.{name}")
+        self.splits = {
+            "val": self._checked_splits("val_splits", val_splits),
+            "test": self._checked_splits("test_splits", test_splits),
+        }
+        self.splits["predict"] = self.splits["test"]
+        self._checked_splits("train_split", [train_split])
+        self.batch_size = whole(batch_size, 1, "data.batch_size")
+        self.eval_batch_size = whole(eval_batch_size, 1, "data.eval_batch_size")
+        self.num_workers = whole(num_workers, 0, "data.num_workers", most=MOST_WORKERS)
         self.order = order
         self.preprocess = preprocess
         self.allow_missing = allow_missing
+        reader.allow_links = reader.allow_links or allow_links
         self.phrases = phrases
         self.gallery_store: GalleryStore | None = None  # set by the callback StoreGallery: embeddings from disk
         self.allow_zero_length_dataloader_with_multiple_devices = True  # of a gallery with fewer images than ranks
@@ -130,30 +139,41 @@ class CompositionDataModule(LightningDataModule):
         """Read the annotations of a stage (fit, validate, test or predict); under a Trainer, look for its images.
 
         Raises:
-            InputError: if a file is missing or wrong, or labels that ``test`` needs are hidden.
+            InputError: if a file is missing or wrong, the stage has no split or labels that it needs are hidden, or
+                there are fewer triplets than one batch on every rank needs.
         """
-        if not self.root.is_dir():
-            raise MissingFileError(f"no folder {self.root}: expected the folder of the benchmark", setting="data.root")
+        stage = str(getattr(stage, "value", stage))  # Trainers give an enumeration, of which f-strings write the name
+        scored = {"fit": "val", "validate": "val"}.get(stage, stage)
+        if stage != "fit" and stage in (*self.splits, "validate") and not self.splits[scored]:
+            problem = f"{stage} has no split to {'rank' if stage == 'predict' else 'score'}: name at least one"
+            raise InputError(problem, setting=self.split_setting(scored))
+        self.reader.check_root()
         if self._follow_model and self.trainer is not None:
             self.preprocess = self.trainer.lightning_module.preprocess
         if stage == "fit" and self._training is None:
             self._training = self.read_training()
-        scored = {"fit": "val", "validate": "val"}.get(stage, stage)
-        for protocol in self.protocols(scored):
-            if stage == "test" and not protocol.labelled:
+        scores = stage != "predict" and (stage != "fit" or self.trainer is None or self.trainer.limit_val_batches != 0)
+        for evaluation in self._evaluations_of(scored):
+            protocol = evaluation.protocol
+            if scores and not protocol.labelled:
                 raise InputError(
-                    f"the labels of {protocol.benchmark} {protocol.split} are hidden, so test has nothing to score: "
-                    "use predict, or choose a split with labels",
-                    setting="data.test_splits",
+                    f"the labels of {protocol.benchmark} {protocol.split} are hidden: no record of "
+                    f"{evaluation.records[0].origin.file} has a target, so {stage} has nothing to score; use predict, "
+                    "or choose a split with labels",
+                    setting=self.split_setting(scored),
                 )
         if self.trainer is not None:  # before hours of training, not after
             if stage == "fit" and self._training is not None and self.phrases is None:
                 concept = getattr(self.trainer.lightning_module, "concept", None)
                 phrases_to_train_on(self._training, self._evaluations_of("val"), concept)
             if stage == "fit":
-                self._complete_training()
+                self._check_batch(self._complete_training())
             if stage != "fit" or self.trainer.limit_val_batches:
                 self._complete_evaluations(scored)
+
+    def split_setting(self, stage: str) -> str:
+        """Return the argument that chooses the splits of ``val``, ``test`` or ``predict``."""
+        return "data.val_splits" if stage == "val" else "data.test_splits"
 
     def protocols(self, stage: str) -> list[Protocol]:
         """Return the protocols of ``val``, ``test`` or ``predict``, in the order of the loaders."""
@@ -185,14 +205,9 @@ class CompositionDataModule(LightningDataModule):
         """
         if self._training is None:
             self.setup("fit")
-        records, paths, file = self._complete_training()
+        records, paths, _ = self._complete_training()
+        self._check_batch(self._training)
         replicas, rank = self._share()
-        if len(records) < self.batch_size * replicas:
-            raise InputError(
-                f"{file} holds {len(records)} triplets, fewer than a batch of {self.batch_size} on each of {replicas} "
-                "ranks",
-                setting="data.batch_size",
-            )
         filled = with_phrases(records, self.phrases)
         dataset = SeededTriplets(filled, self._images(None, paths), self._checked_preprocess())
         sampler = ResumableSampler(self.order, [self.order.group(record) for record in records], replicas, rank)
@@ -200,6 +215,29 @@ class CompositionDataModule(LightningDataModule):
         loader = self._loader(ResumableLoader, dataset, collate_triplets, batch_size=self.batch_size, **options)
         loader.batches_done = partial(batches_done, self)
         return loader
+
+    def _check_batch(self, training: TrainingSet) -> None:
+        """Raise InputError if there is no whole batch: an incomplete one is dropped."""
+        replicas, _ = self._share()
+        if len(training.records) < self.batch_size * replicas:
+            raise InputError(
+                f"{training.file} holds {len(training.records)} triplets, fewer than a batch of {self.batch_size} on "
+                f"each of {replicas} ranks",
+                setting="data.batch_size",
+            )
+
+    @staticmethod
+    def _checked_splits(argument: str, names: Sequence[str]) -> tuple[str, ...]:
+        """Return the names of splits, each given once."""
+        setting = f"data.{argument}"
+        if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+            raise InputError(f"expected a list of the names of splits, got {shown(names)}", setting=setting)
+        with split_chosen_by(argument):
+            for name in names:
+                check_split(name)
+        if len(set(names)) < len(names):
+            raise InputError(f"expected every split once, got {shown(list(names))}", setting=setting)
+        return tuple(names)
 
     def val_dataloader(self) -> list[DataLoader]:
         """Return the loaders of the gallery and the queries of each protocol, in turn."""
@@ -215,7 +253,7 @@ class CompositionDataModule(LightningDataModule):
 
     def _evaluations_of(self, stage: str) -> list[Evaluation]:
         if stage not in self.splits:
-            raise InputError(f"expected stage {', '.join(self.splits)}, got {stage!r}")
+            raise InputError(f"expected stage {', '.join(self.splits)}, got {shown(stage)}")
         for split in self.splits[stage]:
             if split not in self._evaluations:
                 self._evaluations[split] = self.read_evaluation(split)

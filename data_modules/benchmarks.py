@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from contextcir.checks import whole
+from contextcir.errors import InputError
 from data_modules.base import CompositionDataModule, split_chosen_by
 from data_modules.circo import CIRCOReader, QueryText, SharedConceptSentence
 from data_modules.cirr import CIRRReader
@@ -24,7 +26,11 @@ from data_modules.lasco import LaSCoReader
 from data_modules.manifest import ManifestReader
 from data_modules.records import Evaluation
 from data_modules.scenes import ScenesReader
+from data_modules.scenes.records import draw_base
 from data_modules.scenes.writer import Size, write_scenes
+
+USUAL_TRIPLETS, MOST_TRIPLETS = 7, 10  # of a reference of the scenes; 8.7 in the mean
+COUNTED = 100  # references whose triplets are counted before they are drawn, at 0.05 s each
 
 
 class CIRR(CompositionDataModule):
@@ -195,12 +201,29 @@ class Scenes(CompositionDataModule):
         **options: Any,
     ) -> None:
         super().__init__(ScenesReader(root), val_splits=val_splits, test_splits=test_splits, **options)
-        self.seed = seed
+        self.seed = whole(seed, 0, "data.seed")
         self.size = size
 
     def prepare_data(self) -> None:
         """Draw the benchmark unless it exists; Lightning calls this in one process of each node."""
+        self._check_batch_of_scenes()
         write_scenes(self.root, self.seed, self.size, os.cpu_count() or 1)
+
+    def _check_batch_of_scenes(self) -> None:
+        """Raise InputError if the scenes to be drawn are too few for a batch: before hours of drawing, not after."""
+        if self.trainer is None or not self.trainer.training:
+            return
+        replicas, _ = self._share()
+        needed, references = self.batch_size * replicas, self.size.train_references
+        triplets = MOST_TRIPLETS * references
+        if needed > USUAL_TRIPLETS * references and references <= COUNTED:
+            triplets = sum(len(draw_base(self.seed, "train", number).records) for number in range(references))
+        if triplets < needed:
+            raise InputError(
+                f"scenes of {references} references have at most {triplets} training triplets, fewer than a batch of "
+                f"{self.batch_size} on each of {replicas} ranks",
+                setting="data.batch_size",
+            )
 
     def member_roles(self, split: str) -> dict[int, dict[str, str]]:
         """Return, by query id, why each image is in the query's set; {} for splits that do not say so."""

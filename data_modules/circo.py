@@ -1,5 +1,6 @@
 """CIRCO: composed retrieval on COCO's unlabelled images, with several right answers (Baldrati et al., ICCV 2023)."""
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Container, Sequence
 from pathlib import Path
@@ -7,25 +8,27 @@ from typing import ClassVar
 
 from pydantic import ValidationInfo, field_validator
 
-from contextcir.errors import InputError, MissingFileError
-from contextcir.evaluation.metrics import AveragePrecisionAt, FirstTargetRecallAt
+from contextcir.errors import InputError, MissingFileError, shown
+from contextcir.evaluation.metrics import WORD, AveragePrecisionAt, FirstTargetRecallAt
 from contextcir.evaluation.protocol import Protocol
 from contextcir.phrases.parser import clean
+from data_modules.loading.folders import first_there
 from data_modules.reading.annotations import (
     AnnotationFile,
     CaptionRecord,
+    Concepts,
     ImageNumber,
     ImageNumbers,
+    ImagePath,
     ImageSize,
     Listed,
     PhraseField,
     Problem,
     Record,
     phrase_records,
-    read_json,
-    shorten,
 )
-from data_modules.reading.reader import BenchmarkReader, Counts, Strata, positions_of
+from data_modules.reading.json_files import read_json
+from data_modules.reading.reader import BenchmarkReader, Counts, Strata, check_split, paths_by_id, positions_of
 from data_modules.records import Evaluation, Origin, QueryRecord
 
 IMAGE_LIST = Path("annotations") / "image_info_unlabeled2017.json"
@@ -87,7 +90,7 @@ class CIRCORecord(CIRCOCaption):
     gt_img_ids: ImageNumbers | None = None
     target_img_id: int | None = None
     semantic_aspects: list[str] | None = None
-    concepts: int | None = None
+    concepts: Concepts | None = None
     phrases: list[PhraseField] | None = None
     image_size: ImageSize | None = None
 
@@ -98,6 +101,14 @@ class CIRCORecord(CIRCOCaption):
         if targets and target is not None and str(target) not in targets:
             raise Problem(f"is {target}, which is not among gt_img_ids")
         return target
+
+    @field_validator("semantic_aspects")
+    @classmethod
+    def _check_aspects(cls, aspects: list[str] | None) -> list[str] | None:
+        for place, aspect in enumerate(aspects or ()):
+            if not WORD.fullmatch(f"aspect_{aspect}") or aspect in (aspects or ())[:place]:
+                raise Problem("must hold different words (letters, digits, _)", f", got {shown(aspect)}")
+        return aspects
 
     def targets(self) -> list[str]:
         """Return the names of the right answers, the one that the query was written for first."""
@@ -124,7 +135,7 @@ class UnlabelledImage(Record):
     """An image of COCO's list."""
 
     id: int
-    file_name: str
+    file_name: ImagePath
 
 
 class CIRCOReader(BenchmarkReader):
@@ -212,11 +223,12 @@ class CIRCOReader(BenchmarkReader):
 
     def find_file(self, split: str) -> Path:
         """Return the annotation file of a split."""
+        check_split(split)
         folders = [base / "annotations" for base in (self.root, self.root / "CIRCO")]
         return first_file(
             [folder / f"{split}.json" for folder in folders],
             "expected the folder of CIRCO, and one of its splits",
-            "data.split" if any(folder.is_dir() for folder in folders) else "data.root",
+            "data.split" if any(map(os.path.isdir, folders)) else "data.root",
         )
 
     def _read_paths(self) -> tuple[dict[str, str], Path]:
@@ -228,9 +240,9 @@ class CIRCOReader(BenchmarkReader):
         )
         listed = read_json(file, dict).get("images")
         if not isinstance(listed, list) or not listed:
-            raise InputError(f"must be a list of images, got {shorten(listed)}", file=file, field="images")
+            raise InputError(f"must be a list of images, got {shown(listed)}", file=file, field="images")
         images = AnnotationFile(file, UnlabelledImage, "id", listed=dict(enumerate(listed)))
-        return {str(image.id): image.file_name for _, image in images.items()}, file
+        return paths_by_id(images, lambda image: (image.id, image.file_name), "file_name"), file
 
 
 def first_file(tried: Sequence[Path], advice: str, setting: str) -> Path:
@@ -239,7 +251,7 @@ def first_file(tried: Sequence[Path], advice: str, setting: str) -> Path:
     Raises:
         MissingFileError: if none does; the message lists them.
     """
-    for path in tried:
-        if path.is_file():
-            return path
+    path = first_there(tried)
+    if path is not None:
+        return path
     raise MissingFileError(f"no file {' or '.join(map(str, tried))}: {advice}", setting=setting)

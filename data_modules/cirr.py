@@ -5,11 +5,13 @@ from typing import Any, ClassVar
 
 from pydantic import ValidationInfo, field_validator
 
-from contextcir.errors import InputError
+from contextcir.errors import InputError, shown
 from contextcir.evaluation.metrics import MeanOf, RecallAt, SoftRecallAt, SoftSubsetRecallAt, SubsetRecallAt
 from contextcir.evaluation.protocol import Protocol
+from data_modules.loading.images import label
 from data_modules.reading.annotations import (
     AnnotationFile,
+    Concepts,
     ImageName,
     ImageNames,
     ImageSize,
@@ -19,10 +21,10 @@ from data_modules.reading.annotations import (
     Problem,
     Record,
     check_other,
+    check_path,
     phrase_records,
-    read_json,
-    shorten,
 )
+from data_modules.reading.json_files import read_json
 from data_modules.reading.reader import BenchmarkReader, Counts, Strata, find_file, positions_of
 from data_modules.records import Evaluation, Origin, QueryRecord, TrainingSet
 
@@ -78,7 +80,7 @@ class CIRRQuery(CIRRRecord):
 
     img_set: ImageSetWithMembers
     target_soft: dict[str, Any] | None = None
-    concepts: int | None = None
+    concepts: Concepts | None = None
 
     @field_validator("target_soft")
     @classmethod
@@ -89,9 +91,9 @@ class CIRRQuery(CIRRRecord):
         listed: Listed = info.context
         for name, relevance in grades.items():
             if name not in listed.names:
-                raise Problem(f"names image {shorten(name)}, which is not in {listed.file}")
+                raise Problem(f"names image {shown(name)}, which is not in {listed.file}")
             if type(relevance) not in (int, float) or not -1 <= relevance <= 1:
-                raise Problem("must hold numbers from -1 to 1", f", got {shorten(relevance)}")
+                raise Problem("must hold numbers from -1 to 1", f", got {shown(relevance)}")
         return grades
 
     def query(self, origin: Origin) -> QueryRecord:
@@ -192,9 +194,18 @@ class CIRRReader(BenchmarkReader):
         paths = read_json(file, dict)
         if not paths:
             raise InputError("lists no images", file=file)
+        first: dict[str, str] = {}  # name by path
         for name, path in paths.items():
+            if not name.strip():
+                raise InputError(f"the name of the image {shown(path)} is empty", file=file)
             if not isinstance(path, str):
-                raise InputError(f"the path of image {name} must be a string, got {shorten(path)}", file=file)
+                raise InputError(f"the path of image {label(name)} must be a string, got {shown(path)}", file=file)
+            try:
+                same = first.setdefault(check_path(path).removeprefix("./"), name)
+            except Problem as problem:
+                raise InputError(f"the path of image {label(name)} {problem}", file=file) from None
+            if same != name:
+                raise InputError(f"images {shown(same)} and {shown(name)} have one path, {shown(path)}", file=file)
         return paths, file
 
     def find_file(self, folder: str, prefix: str, split: str) -> Path:

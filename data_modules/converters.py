@@ -1,20 +1,23 @@
 """Official files of Hotel-CIR, the rewritten CIRR captions and LaSCo, turned into manifests."""
 
 import json
+import os
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, ValidationInfo, field_validator
 
-from contextcir.errors import InputError, MissingFileError
+from contextcir.errors import InputError, MissingFileError, shown
 from contextcir.files import write_text
 from data_modules.cirr import CIRRReader
-from data_modules.lasco import LaSCoQuestion, LaSCoReader, coco_path
-from data_modules.reading.annotations import AnnotationFile, Problem, Record, RecordError, check_other, shorten
+from data_modules.lasco import LaSCoQuestion, LaSCoReader
+from data_modules.loading.folders import is_there
+from data_modules.reading.annotations import AnnotationFile, Problem, Record, RecordError, check_other, check_path
+from data_modules.reading.reader import check_split, user_path
 from data_modules.records import Origin
 
 Sentences = Literal["joined", "separate", "first"]
@@ -24,7 +27,7 @@ def _as_list(texts: Any) -> Any:
     if isinstance(texts, str):
         return [texts]
     if not isinstance(texts, list):
-        raise Problem("must be a string", f", got {shorten(texts)}")
+        raise Problem("must be a string", f", got {shown(texts)}")
     return texts
 
 
@@ -137,8 +140,8 @@ class Converter(ABC):
 def _hotel_path(address: str, info: ValidationInfo) -> str:
     parts = url_path(address).parts
     if len(parts) < 3 or "/" in parts[-3:]:
-        raise Problem("must be a path of at least three parts", f", got {shorten(address)}")
-    return "/".join((info.context, *parts[-3:]))
+        raise Problem("must be a path of at least three parts", f", got {shown(address)}")
+    return check_path("/".join((info.context, *parts[-3:])))
 
 
 HotelImage = Annotated[str, AfterValidator(_hotel_path)]
@@ -169,11 +172,12 @@ class HotelConverter(Converter):
 
     model = HotelRecord
 
-    def __init__(self, root: Path, split: str) -> None:
-        self.root = Path(root)
+    def __init__(self, root: str | Path, split: str) -> None:
+        self.root = user_path(root, "data.root")
         self.split = split
 
     def find_file(self) -> Path:
+        check_split(self.split)
         return _existing(self.root / "captions" / f"hotel_{self.split}_data.json")
 
     def context(self) -> str:
@@ -191,8 +195,8 @@ def _cirr_path(address: str, info: ValidationInfo) -> str:
     paths, listed_in = info.context
     name = url_path(address).name.removesuffix(".png")
     if name not in paths:
-        raise Problem(f"names an image that is not in {listed_in}", f": {shorten(name)}")
-    return str(paths[name]).removeprefix("./")
+        raise Problem(f"names an image that is not in {listed_in}", f": {shown(name)}")
+    return paths[name].removeprefix("./")
 
 
 CIRRAddress = Annotated[str, AfterValidator(_cirr_path)]
@@ -226,8 +230,11 @@ class RewrittenConverter(Converter):
 
     model = RewrittenRecord
 
-    def __init__(self, root: Path, split: str, captions: Path | None = None, sentences: Sentences = "joined") -> None:
-        self.root = Path(root)
+    def __init__(
+        self, root: str | Path, split: str, captions: Path | None = None, sentences: Sentences = "joined"
+    ) -> None:
+        self.root = user_path(root, "data.root")
+        check_split(split)
         self.captions = captions or self.root / "rewritten_captions" / f"rewritten_{split}.json"
         self.sentences = sentences
         self._listed = CIRRReader(self.root).read_paths(split)
@@ -257,7 +264,7 @@ class LaSCoConverter(Converter):
 
     model = LaSCoQuestion
 
-    def __init__(self, root: Path, split: str) -> None:
+    def __init__(self, root: str | Path, split: str) -> None:
         self.reader = LaSCoReader(root)
         self.split = split
         try:
@@ -277,30 +284,47 @@ class LaSCoConverter(Converter):
 
     def _path(self, image: tuple[int, str]) -> str:
         # The corpus writes paths in another way than the triplets, so images are looked up by their id.
-        return self.corpus.get(str(image[0]), coco_path(image[1]))
+        return self.corpus.get(str(image[0]), image[1])
 
 
 def url_path(address: str) -> PurePosixPath:
     """Return the path in a URL, or a plain path as it is."""
-    parts = urlsplit(address)
+    try:
+        parts = urlsplit(address)
+    except ValueError as error:  # of its host
+        raise Problem("is no address", f": {shown(address)} ({error})") from None
     return PurePosixPath(unquote(parts.path) if parts.scheme and parts.netloc else address)
+
+
+def check_manifest(path: Path, setting: str, suffixes: Sequence[str] = (".json", ".jsonl")) -> None:
+    """Raise InputError unless a manifest can have this name."""
+    if path.suffix not in suffixes:
+        problem = f"the name of this file must end in {' or '.join(suffixes)}"
+        raise InputError(problem, file=path, setting=setting)
+    above = next(folder for folder in path.absolute().parents if is_there(folder))
+    if not os.path.isdir(above):
+        raise InputError(f"{above} is no folder to write in", file=path, setting=setting)
+    if is_there(path) and not path.is_file():
+        raise InputError("expected a file, or a new name", file=path, setting=setting)
 
 
 def write_manifest(path: Path, content: list[Any]) -> None:
     """Write a JSON list, or one JSON value per line if the name ends in ``.jsonl``; complete or not at all.
 
     Raises:
-        InputError: if the name ends otherwise.
+        InputError: if the name ends otherwise, or there is something else than a file.
     """
-    if path.suffix not in (".json", ".jsonl"):
-        raise InputError("the name of a manifest must end in .json or .jsonl", file=path)
+    check_manifest(path, "out")
     lines = [json.dumps(value, ensure_ascii=False) for value in content]
     text = "\n".join(lines) if path.suffix == ".jsonl" else "[\n" + ",\n".join(lines) + "\n]"
-    write_text(path, text + "\n")
+    try:
+        write_text(path, text + "\n")
+    except OSError as error:
+        raise InputError(f"can't be written: {error.strerror}", file=path, setting="out") from None
 
 
 def _existing(path: Path) -> Path:
-    if not path.is_file():
+    if not is_there(path):
         expected = "expected the folder of the official files, and one of their splits"
         raise MissingFileError(f"no file {path}: {expected}", setting="data.root")
     return path

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from pydantic import ValidationInfo, field_validator
 
-from contextcir.errors import InputError
+from contextcir.errors import InputError, shown
 from contextcir.evaluation.metrics import MeanOf, RecallAt
 from contextcir.evaluation.protocol import Protocol
 from data_modules.reading.annotations import (
@@ -171,9 +171,10 @@ class FashionIQReader(BenchmarkReader):
         exclude_reference: bool = False,
     ) -> None:
         super().__init__(root)
-        if not train_categories or not set(train_categories) <= set(CATEGORIES):
+        chosen = list(train_categories)
+        if not chosen or not set(chosen) <= set(CATEGORIES) or len(set(chosen)) < len(chosen):
             raise InputError(
-                f"expected some of {', '.join(CATEGORIES)}, got {list(train_categories)}",
+                f"expected some of {', '.join(CATEGORIES)}, got {shown(chosen)}",
                 setting="data.train_categories",
             )
         self.train_categories = tuple(train_categories)
@@ -208,7 +209,8 @@ class FashionIQReader(BenchmarkReader):
         stage, _, category = split.rpartition("_")
         if category not in CATEGORIES or not stage:
             raise InputError(
-                f"FashionIQ has splits like val_dress, val_shirt and val_toptee, got {split!r}", setting="data.split"
+                f"FashionIQ has splits like val_dress, val_shirt and val_toptee, got {shown(split)}",
+                setting="data.split",
             )
         file, names = self._open(category, stage)
         file.require_all_or_none("target", lambda record: record.target)

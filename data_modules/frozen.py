@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -30,7 +29,7 @@ class ImageRows(ImageStore):
     """The images of another store as rows. ``number``: of the list in the tables."""
 
     def __init__(self, images: ImageStore, number: int) -> None:
-        super().__init__(images.root, images.paths)
+        super().__init__(images.root, images.paths, images.inside)
         self.images = images
         self.number = number
         self._sizes: dict[str, tuple[int, int]] = {}
@@ -42,11 +41,7 @@ class ImageRows(ImageStore):
     def load(self, name: str, purpose: str = "") -> ImageRow:
         """Return the row; of the file, only the head is read, once."""
         if name not in self._sizes:
-            try:
-                with Image.open(self.root / self.paths[name]) as image:
-                    self._sizes[name] = image.size
-            except OSError:
-                self._sizes[name] = super().load(name, purpose).size  # raises an error that names the problem
+            self._sizes[name] = self.images.size(name, purpose)
         return ImageRow((self.number, self._index[name]), self._sizes[name])
 
 

@@ -4,7 +4,6 @@ Its attribute tasks show objects that are cut out of Visual Genome's images: `Cr
 """
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, NamedTuple
@@ -12,17 +11,18 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 from PIL import Image
 from pydantic import BeforeValidator, Field
 
-from contextcir.errors import InputError, MissingFileError
+from contextcir.errors import InputError, MissingFileError, shown
 from contextcir.evaluation.metrics import SubsetRecallAt
 from contextcir.evaluation.protocol import Protocol
+from contextcir.files import Inside
+from data_modules.loading.folders import entries_of, stand_ins
 from data_modules.loading.images import ImageStore
 from data_modules.reading.annotations import (
     AnnotationFile,
     CaptionRecord,
     Problem,
     Record,
-    is_finite,
-    shorten,
+    is_place,
 )
 from data_modules.reading.reader import BenchmarkReader, Counts, find_file
 from data_modules.records import Evaluation, Origin, QueryRecord
@@ -46,10 +46,13 @@ class CropStore(ImageStore):
         root: the folder.
         paths: path below ``root`` of the image that a crop is cut from, by the name of the crop.
         crops: what is cut out, by the same names; see `cut`.
+        inside: what paths and links must not leave; None for the folder itself.
     """
 
-    def __init__(self, root: str | Path, paths: Mapping[str, str], crops: Mapping[str, Crop]) -> None:
-        super().__init__(root, paths)
+    def __init__(
+        self, root: str | Path, paths: Mapping[str, str], crops: Mapping[str, Crop], inside: Inside | None = None
+    ) -> None:
+        super().__init__(root, paths, inside)
         self.crops = dict(crops)
 
     def load(self, name: str, purpose: str = "") -> Image.Image:
@@ -65,9 +68,13 @@ class CropStore(ImageStore):
             reason = f" ({purpose})" if purpose else ""
             raise InputError(
                 f"image {name}: the box {list(crop)} (left, top, width, height) is outside of the "
-                f"{image.width} x {image.height} pixels of {self.root / self.paths[name]}{reason}"
+                f"{image.width} x {image.height} pixels of {self.file(name)}{reason}"
             )
         return square
+
+    def size(self, name: str, purpose: str = "") -> tuple[int, int]:
+        """Return width and height of the crop."""
+        return self.load(name, purpose).size
 
 
 def cut(image: Image.Image, crop: Crop) -> Image.Image | None:
@@ -92,34 +99,45 @@ def cut(image: Image.Image, crop: Crop) -> Image.Image | None:
     return square
 
 
-def find_crops(root: Path, folders: Sequence[Path], paths: Mapping[str, str], crops: Mapping[str, Crop]) -> CropStore:
+def find_crops(
+    root: Path,
+    folders: Sequence[Path],
+    paths: Mapping[str, str],
+    crops: Mapping[str, Crop],
+    inside: Inside | None = None,
+) -> CropStore:
     """Return the store of crops of images that lie in any of the folders, together or apart, by their file names.
 
-    Visual Genome comes in two archives; which image is in which of them is not written anywhere.
+    Visual Genome comes in two archives; which image is in which of them is not written anywhere. Endings may differ.
 
     Args:
         root: folder that all ``folders`` are below.
         folders: where the images may be; of two files of the same name the first counts.
         paths: file name of the image that a crop is cut from, by the name of the crop.
         crops: what is cut out.
+        inside: what paths and links must not leave; None for the root.
 
     Raises:
         MissingFileError: if none of the images is in any of the folders; the message lists these.
     """
+    files = {folder: {entry.name for entry in entries_of(folder)} for folder in folders}
+    wanted = dict.fromkeys(paths.values())
     places: dict[str, Path] = {}
-    for folder in folders:
-        if folder.is_dir():
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    places.setdefault(entry.name, folder)
-    if places.keys().isdisjoint(paths.values()):
+    for folder, present in files.items():
+        for file in wanted.keys() & present:
+            places.setdefault(file, folder)
+    for folder, present in files.items() if len(places) < len(wanted) else ():
+        absent = [file for file in wanted if file not in places]
+        others = stand_ins(absent, present - wanted.keys())
+        places |= {file: folder for file, other in others.items() if other is not None}
+    if not places:
         raise MissingFileError(
-            f"no images: looked for {next(iter(paths.values()))} and {len(set(paths.values())) - 1} others in "
+            f"no images: looked for {next(iter(paths.values()))} and {len(wanted) - 1} others in "
             f"{', '.join(map(str, folders))}; expected the folder that holds annotations and images",
             setting="data.root",
         )
-    files = {name: (places.get(path, folders[0]) / path).relative_to(root) for name, path in paths.items()}
-    return CropStore(root, {name: str(path) for name, path in files.items()}, crops)
+    below = {name: (places.get(path, folders[0]) / path).relative_to(root) for name, path in paths.items()}
+    return CropStore(root, {name: str(path) for name, path in below.items()}, crops, inside)
 
 
 TASKS = ("focus_attribute", "change_attribute", "focus_object", "change_object")
@@ -130,10 +148,13 @@ PARTS = ("VG_100K", "VG_100K_2", "VG_100K_all", "images", "images2", "")
 
 def _check_box(box: Any) -> Any:
     if not isinstance(box, list):
-        raise Problem("must be a list", f", got {shorten(box)}")
-    if not is_finite(box, 4) or min(box[2:]) <= 0:
-        raise Problem("must be [left, top, width, height] in pixels", f", got {shorten(box)}")
+        raise Problem("must be a list", f", got {shown(box)}")
+    if not is_place(box) or min(box[2:]) <= 0:
+        raise Problem("must be [left, top, width, height] in pixels", f", got {shown(box)}")
     return tuple(box)
+
+
+ImageNumber = Annotated[int, Field(ge=0, le=10**12)]
 
 
 class GeneCISCaption(CaptionRecord):
@@ -149,7 +170,7 @@ class GeneCISCaption(CaptionRecord):
 class WholeImage(Record):
     """An image of COCO."""
 
-    val_image_id: int
+    val_image_id: ImageNumber
 
     @property
     def name(self) -> str:
@@ -165,7 +186,7 @@ class WholeImage(Record):
 class ObjectImage(Record):
     """An object in an image of Visual Genome."""
 
-    image_id: int
+    image_id: ImageNumber
     instance_bbox: Annotated[tuple[float, float, float, float], BeforeValidator(_check_box)]
 
     @property
@@ -224,7 +245,7 @@ class GeneCISReader(BenchmarkReader):
     def read_evaluation(self, split: str) -> Evaluation:
         """Return the protocol and queries of a task; the gallery is all that any query ranks, or `subsets` its own."""
         if split not in TASKS:
-            raise InputError(f"GeneCIS has the tasks {', '.join(TASKS)}, got {split!r}", setting="data.split")
+            raise InputError(f"GeneCIS has the tasks {', '.join(TASKS)}, got {shown(split)}", setting="data.split")
         path = find_file("{split}.json", split, [self.root / "genecis", self.root], "GeneCIS")
         model = ObjectTask if split.endswith("_object") else AttributeTask
         file: AnnotationFile[Any] = AnnotationFile(path, model, report=self.report)
@@ -274,4 +295,4 @@ class GeneCISReader(BenchmarkReader):
         if not self._crops.get(split):
             return super().find_images(split, paths)
         folders = [self.root / base / part for base in VISUAL_GENOME for part in PARTS]
-        return find_crops(self.root, folders, paths, self._crops[split])
+        return find_crops(self.root, folders, paths, self._crops[split], self.inside())

@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
+from contextcir.errors import shown
 from contextcir.evaluation.metrics import RecallAt
 from contextcir.evaluation.protocol import Protocol
-from data_modules.reading.annotations import AnnotationFile, CaptionRecord, Problem, Record, shorten
-from data_modules.reading.reader import BenchmarkReader, Counts, find_file, positions_of
+from data_modules.reading.annotations import AnnotationFile, CaptionRecord, Problem, Record, check_path
+from data_modules.reading.reader import BenchmarkReader, Counts, find_file, paths_by_id, positions_of
 from data_modules.records import Evaluation, Origin, QueryRecord, TrainingSet
 
 PLACES = ("", "downloads", "LaSCo", "LaSCo/downloads", "annotations")
@@ -26,11 +27,16 @@ class LaSCoCaption(CaptionRecord):
 
 def _as_pair(image: Any) -> Any:
     if not isinstance(image, list):
-        raise Problem("must be a list", f", got {shorten(image)}")
+        raise Problem("must be a list", f", got {shown(image)}")
     return tuple(image[:2])
 
 
-ListedImage = Annotated[tuple[int, str], BeforeValidator(_as_pair)]  # COCO id and path
+def _coco_path(path: str) -> str:
+    return check_path(coco_path(path))
+
+
+CocoPath = Annotated[str, AfterValidator(_coco_path)]
+ListedImage = Annotated[tuple[int, CocoPath], BeforeValidator(_as_pair)]  # COCO id and path
 
 
 class LaSCoRecord(LaSCoCaption):
@@ -57,7 +63,7 @@ class CorpusImage(Record):
     """An image of the corpus."""
 
     id: int
-    path: str
+    path: CocoPath
 
 
 class LaSCoReader(BenchmarkReader):
@@ -105,7 +111,7 @@ class LaSCoReader(BenchmarkReader):
         for position, record in file.items():
             target = str(record.target[0])
             if target not in index:
-                problem = Problem(f"names image {shorten(target)}, which is not in {listed_in}")
+                problem = Problem(f"names image {shown(target)}, which is not in {listed_in}")
                 file.reject(position, "target-image.0", problem)
         records = self._queries(file, paths)  # adds references that are not in the corpus
         protocol = Protocol(
@@ -127,10 +133,9 @@ class LaSCoReader(BenchmarkReader):
 
         def query(record: LaSCoRecord, origin: Origin) -> QueryRecord:
             for field, (number, listed) in (("query-image", record.reference), ("target-image", record.target)):
-                path = coco_path(listed)
-                known = paths.setdefault(str(number), path)
-                if known != path:
-                    raise Problem(f"is {shorten(path)}, but elsewhere {number} is {known}", inside=f"{field}.1")
+                known = paths.setdefault(str(number), listed)
+                if known != listed:
+                    raise Problem(f"is {shown(listed)}, but elsewhere {number} is {known}", inside=f"{field}.1")
             reference, target = str(record.reference[0]), str(record.target[0])
             return QueryRecord(reference, record.caption, target=target, id=origin.position, origin=origin)
 
@@ -140,7 +145,7 @@ class LaSCoReader(BenchmarkReader):
         """Return the paths of a split's corpus by image id, and the file that lists them."""
         path = self._find_file("lasco_{split}_corpus.json", split)
         images = AnnotationFile(path, CorpusImage, "id")
-        return {str(image.id): coco_path(image.path) for _, image in images.items()}, path
+        return paths_by_id(images, lambda image: (image.id, image.path), "path"), path
 
     def find_file(self, split: str) -> Path:
         """Return the file of a split's triplets."""

@@ -7,23 +7,27 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, ValidationInfo, field_validator
 
-from contextcir.errors import InputError, MissingFileError
+from contextcir.checks import whole
+from contextcir.errors import InputError, MissingFileError, shown
 from contextcir.evaluation.metrics import RecallAt
 from contextcir.evaluation.protocol import Protocol
+from contextcir.files import leads_out
+from data_modules.loading.folders import first_there, is_there
 from data_modules.reading.annotations import (
     AnnotationFile,
+    Concepts,
     ImageSize,
     PhraseField,
     PlainCaption,
     Problem,
     Record,
     check_other,
+    check_path,
     phrase_records,
     read_names,
-    read_records,
-    shorten,
 )
-from data_modules.reading.reader import BenchmarkReader, Strata, positions_of
+from data_modules.reading.json_files import read_records
+from data_modules.reading.reader import BenchmarkReader, Strata, check_split, positions_of, user_path
 from data_modules.records import Evaluation, Origin, QueryRecord, TrainingSet
 
 
@@ -31,7 +35,7 @@ def _normal_path(listed: str) -> str:
     """Return a path in its shortest form: an image has one name, however its path is written."""
     if not listed.strip():
         raise Problem("is empty: it must be the path of an image")
-    return posixpath.normpath(listed)
+    return check_path(posixpath.normpath(listed) if listed[-1] != "/" else listed)
 
 
 ImagePath = Annotated[str, AfterValidator(_normal_path)]
@@ -53,7 +57,7 @@ class ManifestRecord(PlainCaption):
     image_set: int | None = None
     phrases: list[PhraseField] | None = None
     image_size: ImageSize | None = None
-    concepts: int | None = None
+    concepts: Concepts | None = None
 
     @field_validator("target")
     @classmethod
@@ -89,11 +93,19 @@ class ManifestReader(BenchmarkReader):
         recall_at: Sequence[int] = (1, 5, 10, 50, 100),
     ) -> None:
         super().__init__(root)
+        for setting, given in (("file", file), ("gallery_file", gallery_file)):
+            if given is not None:
+                user_path(given, f"data.{setting}")
+        if leads_out(name) or "/" in name or "\\" in name or not name.isprintable():
+            raise InputError(f"expected a name, such as manifest, got {shown(name)}", setting="data.name")
         self.file = file
         self.gallery_file = gallery_file
         self.benchmark = name
         self.exclude_reference = exclude_reference
-        self.recall_at = tuple(recall_at)
+        self.recall_at = tuple(whole(k, 1, "data.recall_at") for k in recall_at)
+        if not recall_at or len(set(recall_at)) < len(recall_at):
+            problem = f"expected different whole numbers, at least one, got {shown(list(recall_at))}"
+            raise InputError(problem, setting="data.recall_at")
 
     def image_folders(self) -> list[Path]:
         """Return the folders that the listed image paths may be relative to, the official one first."""
@@ -149,7 +161,7 @@ class ManifestReader(BenchmarkReader):
     def check_not_trained_on(self, split: str, training_file: str) -> None:
         """Raise InputError if ``training_file`` is the file of a split too, and its records name no split."""
         path = self._find_file(split)
-        if str(path) == training_file and not self._name_splits(self._entries(path, read_records(path))):
+        if str(path) == training_file and not self._name_splits(self._entries(path, read_records(path, self._setting))):
             raise InputError(
                 f"is trained on, and its records name no split, so {split} would be the same triplets: give every "
                 "record a field split, or name the training split here if that is meant",
@@ -160,14 +172,14 @@ class ManifestReader(BenchmarkReader):
     def _open(self, split: str) -> AnnotationFile[ManifestRecord]:
         """Return the records of a split."""
         path = self._find_file(split)
-        listed = read_records(path)
+        listed = read_records(path, self._setting)
         entries = self._entries(path, listed)
         named = self._name_splits(entries)
         if named:
             entries.require("split", lambda entry: entry.split or None, ", but other records have it")
         chosen = [position for position, entry in entries.items() if not named or entry.split == split]
         if not chosen:
-            raise InputError(f"no record has split {split!r}", file=path, setting="data.split")
+            raise InputError(f"no record has split {shown(split)}", file=path, setting="data.split")
         records = {position: listed[position] for position in chosen}
         return AnnotationFile(path, ManifestRecord, "id", report=self.report, listed=records)
 
@@ -180,10 +192,10 @@ class ManifestReader(BenchmarkReader):
         if self.gallery_file is None:
             return ()
         path = self._path(self.gallery_file, split)
-        gallery = dict.fromkeys(map(_normal_path, read_names(path, distinct=False)))
+        gallery = dict.fromkeys(read_names(path, "data.gallery_file", _normal_path))
         for position, record in file.items():
             if record.target is not None and record.target not in gallery:
-                outside = f"names image {shorten(record.target)}, which is not in the gallery file {path}"
+                outside = f"names image {shown(record.target)}, which is not in the gallery file {path}"
                 file.reject(position, "target", Problem(outside))
         return tuple(gallery)
 
@@ -215,21 +227,27 @@ class ManifestReader(BenchmarkReader):
 
     def _exists(self, split: str) -> bool:
         patterns = ("{split}.jsonl", "{split}.json") if self.file is None else (self.file,)
-        return any(self._path(pattern, split).is_file() for pattern in patterns)
+        return any(is_there(self._path(pattern, split)) for pattern in patterns)
 
     def _path(self, pattern: str, split: str) -> Path:
-        return self.root / Path(pattern.replace("{split}", split)).expanduser()
+        if "{split}" in pattern:
+            check_split(split)
+        return self.root / user_path(pattern.replace("{split}", split), "data.file")
 
     def _find_file(self, split: str) -> Path:
         names = ("{split}.jsonl", "{split}.json", "manifest.jsonl", "manifest.json")
         tried = [self._path(name, split) for name in (names if self.file is None else (self.file,))]
-        for path in tried:
-            if path.is_file():
-                return path
+        path = first_there(tried)
+        if path is not None:
+            return path
         raise MissingFileError(
             f"no file {' or '.join(map(str, tried))}: expected the folder of the manifest, and one of its splits",
-            setting="data.root" if self.file is None else "data.file",
+            setting=self._setting,
         )
+
+    @property
+    def _setting(self) -> str:
+        return "data.root" if self.file is None else "data.file"
 
 
 def _images(records: Iterable[QueryRecord]) -> list[str]:

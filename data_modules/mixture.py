@@ -5,16 +5,20 @@ import os
 import random
 from collections.abc import Hashable, Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from contextcir.errors import InputError, MissingFileError
+from contextcir.checks import between
+from contextcir.errors import InputError, MissingFileError, shown
 from contextcir.evaluation.protocol import WORD
 from data_modules.base import CompositionDataModule
 from data_modules.loading.images import ImageStore
 from data_modules.loading.sampling import TrainingOrder
 from data_modules.records import Evaluation, QueryRecord, TrainingSet
+
+MOST_WEIGHT = 1e9  # of a set, so that sums and shares are exact enough
 
 
 class Mixture(CompositionDataModule):
@@ -47,7 +51,7 @@ class Mixture(CompositionDataModule):
     ) -> None:
         self.sets = _by_name(sets)
         if evaluate is not None and evaluate not in self.sets:
-            raise InputError(f"expected one of {', '.join(self.sets)}, got {evaluate!r}", setting="data.evaluate")
+            raise InputError(f"expected one of {', '.join(self.sets)}, got {shown(evaluate)}", setting="data.evaluate")
         self.evaluated = self.sets[evaluate or next(iter(self.sets))]
         self.weights = dict.fromkeys(self.sets, 1.0) if weights is None else _checked(weights, list(self.sets))
         super().__init__(
@@ -57,6 +61,8 @@ class Mixture(CompositionDataModule):
             test_splits=self.evaluated.splits["test"],
             **options,
         )
+        for part in self.sets.values():  # those that are trained on have images of their own
+            part.reader.allow_links = part.reader.allow_links or bool(options.get("allow_links"))
         if weights is not None:
             self.order = WeightedOrder(self.order, self.weights)
 
@@ -93,6 +99,10 @@ class Mixture(CompositionDataModule):
     def read_evaluation(self, split: str) -> Evaluation:
         """Return the protocol and queries of a split of the evaluated set."""
         return self.evaluated.read_evaluation(split)
+
+    def split_setting(self, stage: str) -> str:
+        """Return the argument that chooses the splits: they are those of a set."""
+        return "data.sets"
 
     def _images(self, split: str | None, paths: Mapping[str, str]) -> ImageStore:
         if split is not None:
@@ -148,8 +158,9 @@ class MixedStore(ImageStore):
         paths = {}
         self._numbers = {}
         for part, store in stores.items():
-            for image, path in store.paths.items():
-                folder, file = os.path.split(os.path.join(store.root, path))
+            store.missing(store.names)  # lists folders, and so finds files of other endings than the listed ones
+            for image in store.names:
+                folder, file = os.path.split(store.found(image))
                 paths[f"{part}:{image}"] = full = os.path.join(folder_of(folder), file)
                 self._numbers[f"{part}:{image}"] = files.setdefault(full, len(files))
         super().__init__("", paths)
@@ -159,10 +170,50 @@ class MixedStore(ImageStore):
         """Return the number of the file that ``name`` stands for."""
         return self._numbers[name]
 
+    def missing(self, names: Sequence[str]) -> list[str]:
+        """Return those of ``names`` whose file does not exist."""
+        missing = {
+            f"{part}:{image}"
+            for part, images in self._by_set(names).items()
+            for image in self.stores[part].missing(images)
+        }
+        return [name for name in names if name in missing]
+
+    def states(self, names: Sequence[str]) -> list[tuple[int, int] | None]:
+        """Return size in bytes and mtime in nanoseconds of each file, None where there is none."""
+        states = {
+            f"{part}:{image}": state
+            for part, images in self._by_set(names).items()
+            for image, state in zip(images, self.stores[part].states(images), strict=True)
+        }
+        return [states[name] for name in names]
+
+    def file(self, name: str) -> Path:
+        """Return the path of the file of an image; if there is none, the listed one."""
+        store, image = self._of(name)
+        return store.file(image)
+
     def load(self, name: str, purpose: str = "") -> Image.Image:
         """Return the image as its set would, with the same errors."""
+        store, image = self._of(name)
+        return store.load(image, purpose)
+
+    def size(self, name: str, purpose: str = "") -> tuple[int, int]:
+        """Return width and height of the image as its set would."""
+        store, image = self._of(name)
+        return store.size(image, purpose)
+
+    def _of(self, name: str) -> tuple[ImageStore, str]:
         part, _, image = name.partition(":")
-        return self.stores[part].load(image, purpose)
+        return self.stores[part], image
+
+    @staticmethod
+    def _by_set(names: Sequence[str]) -> dict[str, list[str]]:
+        images: dict[str, list[str]] = {}
+        for name in names:
+            part, _, image = name.partition(":")
+            images.setdefault(part, []).append(image)
+        return images
 
 
 def shares(weights: Mapping[str, float], total: int) -> dict[str, int]:
@@ -182,18 +233,22 @@ def _by_name(sets: Sequence[CompositionDataModule]) -> dict[str, CompositionData
     for part in sets:
         name = part.benchmark
         if not WORD.fullmatch(name):
-            problem = f"the name of a set must be a word (letters, digits, _), got {name!r}"
+            problem = f"the name of a set must be a word (letters, digits, _), got {shown(name)}"
             raise InputError(problem, setting="data.sets")
         if named.setdefault(name, part) is not part:
-            raise InputError(f"two sets named {name!r}: give a Manifest another name", setting="data.sets")
+            raise InputError(f"two sets named {shown(name)}: give a Manifest another name", setting="data.sets")
     return named
 
 
 def _checked(weights: Sequence[float], names: Sequence[str]) -> dict[str, float]:
-    good = len(weights) == len(names) and all(math.isfinite(weight) and weight >= 0 for weight in weights)
-    if not good or not any(weights):
+    try:
+        given = [between(weight, 0, MOST_WEIGHT, "data.weights") for weight in weights]
+    except InputError:
+        given = []
+    if len(given) != len(names) or not any(given):
         raise InputError(
-            f"expected one number for each of {', '.join(names)}, none negative and not all 0, got {list(weights)}",
+            f"expected one number for each of {', '.join(names)}, from 0 to {MOST_WEIGHT:g} and not all 0, got "
+            f"{shown(list(weights))}",
             setting="data.weights",
         )
-    return dict(zip(names, map(float, weights), strict=True))
+    return dict(zip(names, map(float, given), strict=True))

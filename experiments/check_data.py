@@ -8,12 +8,12 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from contextcir.errors import InputError
+from contextcir.checks import whole
+from contextcir.errors import LONGEST, InputError, one_line
 from data_modules.checking.images import unwatched
 from data_modules.checking.inspection import Report, inspect
 from data_modules.readers import READERS
@@ -34,12 +34,13 @@ def build_parser() -> ArgumentParser:
     """Return the parser of the command line."""
     parser = ArgumentParser(prog="python -m experiments.check_data", description="Is a benchmark complete?")
     parser.add_argument("benchmark", choices=list(READERS), help="which one")
-    parser.add_argument("--root", type=Path, required=True, help="its folder, as for --data.root")
+    parser.add_argument("--root", type=str, required=True, help="its folder, as for --data.root")
     parser.add_argument("--split", type=str, nargs="+", default=[], help="splits to check; all of them by default")
     parser.add_argument("--file", type=str | None, default=None, help="of a manifest, as for --data.file")
     parser.add_argument("--json", action="store_true", help="print a JSON object with all problems, and nothing else")
     parser.add_argument("--no-decode", action="store_true", help="do not read images to their end: fast")
     parser.add_argument("--allow-duplicates", action="store_true", help="images with the same bytes are no problem")
+    parser.add_argument("--allow-links", action="store_true", help="links may lead out of the folder")
     parser.add_argument("--show", type=int, default=20, help="problems of each kind to print; 0 for all")
     parser.add_argument("--workers", type=int, default=0, help="processes that read images; 0 for one per core")
     return parser
@@ -60,7 +61,8 @@ def print_report(report: Report, most: int) -> None:
     from rich.table import Table
 
     console = Console(soft_wrap=True, highlight=False)
-    table = Table("split", "what", "found", "official", "", title=escape(f"{report.benchmark} in {report.root}"))
+    title = escape(one_line(f"{report.benchmark} in {report.root}"))
+    table = Table("split", "what", "found", "official", "", title=title)
     for split, counts in report.counts.items():
         for what, number in counts.items():
             official = report.expected[split].get(what)
@@ -80,7 +82,8 @@ def print_report(report: Report, most: int) -> None:
             console.print(f"{words}: {len(problems):,}", style="bold red", markup=False)
         shown = problems[: most or None]
         for problem in shown:
-            console.print(f"  {problem.split}{': ' if problem.split else ''}{problem.message}", markup=False)
+            line = one_line(f"{problem.split}{': ' if problem.split else ''}{problem.message}", LONGEST - 2)
+            console.print(f"  {line}", markup=False)
         if len(problems) > len(shown):
             console.print(f"  ... and {len(problems) - len(shown):,} more (--show 0 or --json lists all)", markup=False)
 
@@ -91,6 +94,8 @@ def main(args: Sequence[str] | None = None) -> None:
     with one_line_errors():
         if settings.file is not None and settings.benchmark != "manifest":
             raise InputError(f"only a manifest has a file of its own, not {settings.benchmark}", setting="file")
+        whole(settings.show, 0, "show")
+        whole(settings.workers, 0, "workers", most=512)
         report = inspect(
             settings.benchmark,
             settings.root,
@@ -98,7 +103,8 @@ def main(args: Sequence[str] | None = None) -> None:
             decode=not settings.no_decode,
             workers=settings.workers or os.cpu_count() or 1,
             watch=unwatched if settings.json else show_progress,
-            name_setting=flag,
+            name_setting=lambda setting: flag(setting.replace("_", "-")),
+            allow_links=settings.allow_links,
             **({} if settings.file is None else {"file": settings.file}),
         )
     problems = [p for p in report.problems if not (settings.allow_duplicates and p.kind == "duplicate")]

@@ -11,7 +11,14 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 
 from contextcir.errors import InputError
-from data_modules.converters import Converter, HotelConverter, LaSCoConverter, RewrittenConverter, write_manifest
+from data_modules.converters import (
+    Converter,
+    HotelConverter,
+    LaSCoConverter,
+    RewrittenConverter,
+    check_manifest,
+    write_manifest,
+)
 from experiments.command import one_line_errors
 
 CONVERTERS: dict[str, type[Converter]] = {
@@ -39,8 +46,13 @@ def build_parser() -> ArgumentParser:
 
 def convert(converter: Converter, out: Path, gallery: Path | None = None, skip_broken: bool = False) -> None:
     """Write the manifest, and the list of its gallery if that has a name; print what was done."""
-    if gallery is not None and gallery.suffix != ".json":
-        raise InputError(f"expected the name of a .json file, got {gallery}", setting="gallery")
+    check_manifest(out, "out")
+    if gallery is not None:
+        check_manifest(gallery, "gallery", [".json"])
+    given = converter.find_file().resolve()
+    for path, setting in ((out, "out"), (gallery, "gallery")):
+        if path is not None and path.resolve() in (given, out.resolve() if path is gallery else None):
+            raise InputError("is another file of this command: expected a new name", file=path, setting=setting)
     conversion = converter.run(skip_broken)
     write_manifest(out, conversion.records)
     print(f"{len(conversion.records):,} triplets in {out}")

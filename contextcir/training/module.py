@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn import functional
 
-from contextcir.batch import GalleryBatch, Phrases, QueryBatch, TripletBatch
+from contextcir.batch import GalleryBatch, Phrases, QueryBatch, TripletBatch, check_pairs
 from contextcir.encoders.backbone import OpenCLIPBackbone, Widths
 from contextcir.encoders.features import ImageFeatures
 from contextcir.encoders.phrase_texts import PhraseTexts, QueryFeatures
@@ -157,6 +157,7 @@ class ContextCIR(LightningModule):
 
     def compose(self, image: ImageFeatures, captions: Sequence[str], phrases: Phrases | None) -> QueryFeatures:
         """Compose encoded references with B captions; concept losses need ``phrases``, even if there are none."""
+        check_pairs(len(image.embedding), captions, phrases)
         text = self.backbone.encode_text(self.backbone.tokenizer(captions))
         texts = None if phrases is None else PhraseTexts(self.backbone, captions, phrases)
         return QueryFeatures(image, text, self.fusion(image, text, texts), texts)

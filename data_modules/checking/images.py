@@ -43,7 +43,7 @@ def list_files(stores: Mapping[str, ImageStore]) -> tuple[list[ImageFile], list[
     for key, store in stores.items():
         crops = getattr(store, "crops", {})
         for name, state in zip(store.names, store.states(store.names), strict=True):
-            path = store.root / store.paths[name]
+            path = store.found(name)
             if (path, crops.get(name)) not in seen:
                 seen.add((path, crops.get(name)))
                 size = -1 if state is None else state[0]
@@ -108,7 +108,7 @@ def _load(task: tuple[str, str]) -> str | None:
     store, name = task
     try:
         _stores[store].load(name)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         return str(error)
     return None
 

@@ -5,12 +5,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from contextcir.errors import InputError, MissingFileError
+from contextcir.errors import InputError, MissingFileError, one_line
 from data_modules.checking.images import Watch, find_damaged, find_duplicates, list_files, unwatched
-from data_modules.loading.images import ImageStore
+from data_modules.loading.images import ImageStore, label
 from data_modules.readers import READERS
 from data_modules.reading.reader import BenchmarkReader
 from data_modules.records import Evaluation, TrainingSet
+
+LONGEST = 2000  # characters of a message: long enough for all folders that were looked into
 
 
 class Problem(NamedTuple):
@@ -42,11 +44,13 @@ class Report:
 
     def add(self, kind: str, message: object, split: str = "") -> None:
         """Put a problem on the list."""
-        self.problems.append(Problem(kind, split, str(message)))
+        self.problems.append(Problem(kind, split, one_line(str(message), LONGEST)))
 
     def add_error(self, error: InputError, kind: str, split: str = "") -> None:
         """Put an error of a reader on the list; a broken record of a file that several splits share only once."""
-        moved = error.relocate("data.root", "root").relocate("data.split", "split").relocate("data.file", "file")
+        moved = error
+        for name in ("root", "split", "file", "allow_links"):
+            moved = moved.relocate(f"data.{name}", name)
         message = moved.describe(self.name_setting)
         if kind == "record":
             self._broken.add((split, error.file, error.record))
@@ -81,12 +85,13 @@ class Report:
 
 def inspect(
     benchmark: str,
-    root: Path,
+    root: str | Path,
     splits: Sequence[str] = (),
     decode: bool = True,
     workers: int = 1,
     watch: Watch = unwatched,
     name_setting: Callable[[str], str] = str,
+    allow_links: bool = False,
     **options: Any,
 ) -> Report:
     """Read a benchmark as training and evaluation would, and list everything that is wrong with it.
@@ -100,15 +105,16 @@ def inspect(
         workers: processes that read images.
         watch: shows the progress.
         name_setting: how an error writes the argument to change, e.g. ``root``.
+        allow_links: links may lead out of the folder.
         options: further arguments of the reader.
     """
     reader = READERS[benchmark](root, **options)
+    reader.allow_links = allow_links
     report = Report(benchmark, str(root), decode, name_setting)
-    if not reader.root.is_dir():
-        missing = MissingFileError(
-            f"no folder {reader.root}: expected the folder of the benchmark", setting="data.root"
-        )
-        report.add_error(missing, "layout")
+    try:
+        reader.check_root()
+    except InputError as error:
+        report.add_error(error, "layout")
         return report
     chosen = list(dict.fromkeys(splits)) or _list_splits(reader, report)
     expected = reader.expected_counts()
@@ -120,8 +126,10 @@ def inspect(
             report.expected[split] = dict(expected.get(split, {}))
             _compare(report, split)
             try:
-                stores[split] = reader.find_images(split, read.image_paths)
-            except MissingFileError as error:
+                store = reader.find_images(split, read.image_paths)
+                store.states(store.names)
+                stores[split] = store
+            except InputError as error:  # none are found, a path or link leads out, a folder can't be read
                 report.add_error(error, "layout", split)
     total = sum(numbers.get("triplets", 0) + numbers.get("queries", 0) for numbers in report.counts.values())
     if reader.total is not None and set(report.counts) == set(reader.expected) and total != reader.total:
@@ -135,7 +143,7 @@ def _list_splits(reader: BenchmarkReader, report: Report) -> list[str]:
     reader.report = lambda error: report.add_error(error, "record")
     try:
         return reader.list_splits()
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         _add_failure(report, error, "")
         return []
 
@@ -147,12 +155,12 @@ def _read_split(reader: BenchmarkReader, split: str, report: Report) -> Training
         if split in reader.training_splits:
             return reader.read_training(split)
         return reader.read_evaluation(split)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         _add_failure(report, error, split)
         return None
 
 
-def _add_failure(report: Report, error: ValueError, split: str) -> None:
+def _add_failure(report: Report, error: Exception, split: str) -> None:
     if isinstance(error, InputError):
         report.add_error(error, "layout" if isinstance(error, MissingFileError) else "file", split)
     else:
@@ -181,10 +189,10 @@ def _inspect_images(report: Report, stores: Mapping[str, ImageStore], workers: i
     report.images = len(sizes)
     split_of = {file.path: file.store for file in reversed(present)}
     for file in missing:
-        report.add("missing", f"image {file.name}: no file {file.path}", file.store)
+        report.add("missing", f"image {label(file.name)}: {stores[file.store].complaint(file.name)}", file.store)
     for file in present:
         if file.size == 0:
-            report.add("damaged", f"image {file.name}: {file.path} is empty", file.store)
+            report.add("damaged", f"image {label(file.name)}: {file.path} is empty", file.store)
     if report.decoded:
         full = [file for file in present if file.size]
         for file, complaint in find_damaged(stores, full, workers, watch).items():

@@ -8,7 +8,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from contextcir.errors import InputError, MissingFileError
 from contextcir.evaluation.protocol import Protocol
-from data_modules.loading.images import ImageStore
+from data_modules.loading.images import ImageStore, label
 from data_modules.records import Evaluation, QueryRecord, TrainingSet
 
 Part = TypeVar("Part", TrainingSet, Evaluation)
@@ -35,9 +35,9 @@ def find_missing(part: TrainingSet | Evaluation, images: ImageStore, command: st
         names |= dict.fromkeys(record.target for record in part.records if record.target is not None)
     missing = images.missing(list(names))
     if missing:
-        named = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-        first = images.root / images.paths[missing[0]]
-        message = f"{what}: {len(missing):,} of {len(names):,} images are missing: {named} (no file {first})"
+        named = ", ".join(map(label, missing[:3])) + (", ..." if len(missing) > 3 else "")
+        reason = images.complaint(missing[0])
+        message = f"{what}: {len(missing):,} of {len(names):,} images are missing: {named} ({reason})"
         if not allowed:
             raise MissingFileError(
                 f"{message}; list them all with `{command}`, or go on without them: figures are not comparable then",

@@ -4,16 +4,16 @@ A record of a benchmark is a subclass of `Record`. Whatever is wrong becomes an 
 field. Readers raise the first one; a check of a whole benchmark collects them and goes on with the other records.
 """
 
-import json
-import math
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Generic, NamedTuple, NoReturn, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError, ValidationInfo
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
 
-from contextcir.errors import InputError, MissingFileError
+from contextcir.errors import InputError, shown
+from contextcir.files import leads_out
 from contextcir.phrases.parser import clean
+from data_modules.reading.json_files import read_json, read_records
 from data_modules.records import Origin, PhraseRecord
 
 Report = Callable[[InputError], None]
@@ -27,7 +27,8 @@ KINDS = {
     "dict_type": "an object",
     "model_type": "an object",
 }
-JSON_KINDS = {list: "a list", dict: "an object"}
+MOST_PIXELS = 1_000_000  # along a side of an image: far beyond any that is read
+LONGEST_PATH = 1_000  # characters of the path of an image
 
 
 class Problem(ValueError):
@@ -88,35 +89,46 @@ class Listed(NamedTuple):
 def _check_listed(name: str, info: ValidationInfo) -> str:
     listed: Listed = info.context
     if name not in listed.names:
-        raise Problem(f"names image {shorten(name)}, which is not in {listed.file}")
+        raise Problem(f"names image {shown(name)}, which is not in {listed.file}")
     return name
 
 
 def _digits(number: Any) -> str:
     if type(number) is not int:
-        raise Problem("must be an integer", f", got {shorten(number)}")
+        raise Problem("must be an integer", f", got {shown(number)}")
     return str(number)
 
 
 def _check_distinct(names: list[str]) -> list[str]:
     if len(set(names)) < len(names):
-        raise Problem("names an image twice", f": {shorten(names)}")
+        raise Problem("names an image twice", f": {shown(names)}")
     return names
+
+
+def check_path(path: str) -> str:
+    """Return the path of an image as it is written; raises `Problem` if it is none below the folder of images."""
+    if leads_out(path):
+        if not path.strip():
+            raise Problem("is empty: it must be the path of an image")
+        raise Problem("must be a path below the folder of images, without '..'", f", got {shown(path)}")
+    if path.rsplit("/", 1)[-1] in ("", ".") or len(path) > LONGEST_PATH:
+        raise Problem("must be the path of an image", f", got {shown(path)}")
+    return path
 
 
 def _check_size(size: Any) -> Any:
     if not isinstance(size, list):
-        raise Problem("must be a list", f", got {shorten(size)}")
-    if len(size) != 2 or not all(type(side) is int and side > 0 for side in size):
-        raise Problem("must be [width, height] in pixels", f", got {shorten(size)}")
+        raise Problem("must be a list", f", got {shown(size)}")
+    if len(size) != 2 or not all(type(side) is int and 0 < side <= MOST_PIXELS for side in size):
+        raise Problem("must be [width, height] in pixels", f", got {shown(size)}")
     return tuple(size)
 
 
 def _check_box(box: Any) -> Any:
     if not isinstance(box, list):
-        raise Problem("must be a list", f", got {shorten(box)}")
-    if not is_finite(box, 4) or box[0] >= box[2] or box[1] >= box[3]:
-        raise Problem("must be [x0, y0, x1, y1] in pixels, x0 < x1 and y0 < y1", f", got {shorten(box)}")
+        raise Problem("must be a list", f", got {shown(box)}")
+    if not is_place(box) or box[0] >= box[2] or box[1] >= box[3]:
+        raise Problem("must be [x0, y0, x1, y1] in pixels, x0 < x1 and y0 < y1", f", got {shown(box)}")
     return tuple(box)
 
 
@@ -126,6 +138,8 @@ ImageNumber = Annotated[Number, AfterValidator(_check_listed)]
 ImageNames = Annotated[list[ImageName], AfterValidator(_check_distinct)]
 ImageNumbers = Annotated[list[ImageNumber], AfterValidator(_check_distinct)]
 ImageSize = Annotated[tuple[int, int], BeforeValidator(_check_size)]
+ImagePath = Annotated[str, AfterValidator(check_path)]
+Concepts = Annotated[int, Field(ge=0, le=1_000_000)]  # how many a query has, which names a group of queries
 PixelBox = Annotated[tuple[float, float, float, float], BeforeValidator(_check_box)]
 
 
@@ -157,9 +171,9 @@ def phrase_records(phrases: Iterable[PhraseField] | None, caption: str, offset: 
         start, end = phrase.start + offset, phrase.end + offset
         if not offset <= start < end <= len(seen):
             span = f"[{phrase.start}, {phrase.end})"
-            raise Problem(f"has span {span} outside the caption {shorten(seen[offset:])}", inside=f"phrases.{number}")
+            raise Problem(f"has span {span} outside the caption {shown(seen[offset:])}", inside=f"phrases.{number}")
         if phrase.text is not None and clean(phrase.text) != seen[start:end]:
-            differs = f"is {shorten(phrase.text)}, but its span holds {shorten(seen[start:end])}"
+            differs = f"is {shown(phrase.text)}, but its span holds {shown(seen[start:end])}"
             raise Problem(differs, inside=f"phrases.{number}")
         records.append(PhraseRecord(start, end, phrase.box))
     return tuple(records)
@@ -168,12 +182,12 @@ def phrase_records(phrases: Iterable[PhraseField] | None, caption: str, offset: 
 def check_other(name: str | None, reference: str | None, what: str = "reference") -> None:
     """Raise `Problem` if an image is the reference itself."""
     if name is not None and name == reference:
-        raise Problem(f"is the {what} itself", f": {shorten(name)}")
+        raise Problem(f"is the {what} itself", f": {shown(name)}")
 
 
-def is_finite(values: list[Any], count: int) -> bool:
-    """Return whether a list holds ``count`` finite numbers; true and false are none."""
-    return len(values) == count and all(type(value) in (int, float) and math.isfinite(value) for value in values)
+def is_place(box: list[Any]) -> bool:
+    """Return whether a list holds four numbers that may be pixels; true, false and NaN are none."""
+    return len(box) == 4 and all(type(value) in (int, float) and abs(value) <= MOST_PIXELS for value in box)
 
 
 R = TypeVar("R", bound=Record)
@@ -299,87 +313,31 @@ def field_problems(error: ValidationError) -> Iterator[tuple[str, Problem]]:
             yield path, Problem("is missing")
         else:
             rule = f"must be {KINDS[kind]}" if kind in KINDS else entry["msg"].replace("Input should be", "must be")
-            yield path, Problem(rule, f", got {shorten(entry['input'])}")
+            yield path, Problem(rule, f", got {shown(entry['input'])}")
 
 
-def shorten(value: object) -> str:
-    """Return ``value`` as it would be typed, cut to fit into one line of an error message."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def read_names(path: Path, setting: str = "data.root", normal: Callable[[str], str] = check_path) -> list[str]:
+    """Return the image names, or paths, of a JSON list of strings.
 
-
-def read_records(path: Path) -> list[Any]:
-    """Return the records of a JSON list, or those of a file ``.jsonl``, where blank lines do not count.
-
-    Raises:
-        MissingFileError: if there is no such file.
-        InputError: if it can't be read, or holds no records.
-    """
-    if path.suffix == ".jsonl":
-        records, broken = [], []
-        for number, line in enumerate(read_text(path).split("\n"), start=1):
-            if line.strip():
-                try:
-                    records.append(json.loads(line))
-                except ValueError:
-                    broken.append(str(number))
-        if broken:
-            raise InputError(f"not valid JSON in line {', '.join(broken)}", file=path)
-    else:
-        records = read_json(path, list)
-    if not records:
-        raise InputError("holds no records", file=path)
-    return records
-
-
-def read_json(path: Path, kind: type) -> Any:
-    """Return the content of a JSON file whose outermost value is of ``kind`` (list or dict).
+    Args:
+        path: of the file.
+        setting: the argument by which it was found.
+        normal: returns a name as it is used; raises `Problem` for one that can't be.
 
     Raises:
-        MissingFileError: if there is no such file.
-        InputError: if it can't be read, is not JSON, or holds something else.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise MissingFileError(f"no annotation file {path}", setting="data.root") from None
-    except OSError as error:
-        raise InputError(f"can't be read ({error.strerror})", file=path) from None
-    except ValueError as error:  # also of the wrong encoding
-        raise InputError(f"not valid JSON ({error})", file=path) from None
-    if not isinstance(content, kind):
-        raise InputError(f"expected {JSON_KINDS[kind]}, got {shorten(content)}", file=path)
-    return content
-
-
-def read_names(path: Path, distinct: bool = True) -> list[str]:
-    """Return the image names of a JSON list of strings.
-
-    Raises:
-        InputError: if an entry is no string or blank, or one is listed twice although they must be ``distinct``.
+        InputError: if an entry is no name or leads out of the folder of images, or one is listed twice.
     """
     first: dict[str, int] = {}
-    names = read_json(path, list)
+    names = read_json(path, list, setting)
     if not names:
         raise InputError("lists no images", file=path)
-    for position, name in enumerate(names):
-        if not isinstance(name, str) or not name.strip():
-            raise InputError(f"must be the name of an image, got {shorten(name)}", file=path, record=position)
-        if first.setdefault(name, position) != position and distinct:
-            raise InputError(f"is {shorten(name)}, as record {first[name]}", file=path, record=position)
-    return names
-
-
-def read_text(path: Path) -> str:
-    """Return the content of a text file.
-
-    Raises:
-        MissingFileError: if there is no such file.
-        InputError: if it can't be read as UTF-8.
-    """
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise MissingFileError(f"no file {path}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"can't be read as UTF-8 text ({error})", file=path) from None
+    for position, listed in enumerate(names):
+        if not isinstance(listed, str) or not listed.strip():
+            raise InputError(f"must be the name of an image, got {shown(listed)}", file=path, record=position)
+        try:
+            name = normal(listed)
+        except Problem as problem:
+            raise InputError(str(problem), file=path, record=position) from None
+        if first.setdefault(name, position) != position:
+            raise InputError(f"is {shown(name)}, as record {first[name]}", file=path, record=position)
+    return list(first)

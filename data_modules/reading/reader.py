@@ -4,13 +4,17 @@ Readers import neither torch nor Lightning, so that checking, converting and sco
 """
 
 import glob
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import ClassVar
 
-from contextcir.errors import InputError, MissingFileError
+from contextcir.errors import InputError, MissingFileError, shown
+from contextcir.files import Inside, leads_out
+from data_modules.loading.folders import entries_of, is_there
 from data_modules.loading.images import ImageStore, find_images
-from data_modules.reading.annotations import CaptionRecord, Report, raise_error
+from data_modules.reading.annotations import AnnotationFile, CaptionRecord, Problem, R, Report, raise_error
 from data_modules.records import Evaluation, TrainingSet
 
 Counts = Mapping[str, Mapping[str, int]]
@@ -30,6 +34,8 @@ class BenchmarkReader:
 
     Args:
         root: folder with annotations and images.
+
+    Attributes: ``report``: what is done with errors in records. ``allow_links``: links may lead out of ``root``.
     """
 
     benchmark: str
@@ -39,8 +45,18 @@ class BenchmarkReader:
     captions: ClassVar[type[CaptionRecord]]
 
     def __init__(self, root: str | Path) -> None:
-        self.root = Path(root).expanduser()
+        self.root = user_path(root, "data.root")
         self.report: Report = raise_error  # a check puts a list's ``append`` here
+        self.allow_links = False
+
+    def check_root(self) -> None:
+        """Raise InputError unless the root is a folder."""
+        if not is_there(self.root):
+            problem = f"no folder {self.root}: expected the folder of the benchmark"
+            raise MissingFileError(problem, setting="data.root")
+        if not os.path.isdir(self.root):
+            problem = "expected the folder of the benchmark, found a file or something that can't be read"
+            raise InputError(problem, file=self.root, setting="data.root")
 
     def read_training(self, split: str) -> TrainingSet:
         """Return the triplets of a split.
@@ -63,7 +79,11 @@ class BenchmarkReader:
 
     def find_images(self, split: str, paths: Mapping[str, str]) -> ImageStore:
         """Return the store of the images that a split lists."""
-        return find_images(self.image_folders(), paths)
+        return find_images(self.image_folders(), paths, self.inside())
+
+    def inside(self) -> Inside:
+        """Return what keeps the images of the benchmark in its folder."""
+        return Inside(self.root, self.allow_links, setting="data.allow_links")
 
     def list_splits(self) -> list[str]:
         """Return the names of all splits."""
@@ -93,15 +113,18 @@ def find_file(
     """
 
     def matches(place: Path, name: str) -> list[Path]:
-        files = sorted(path for path in place.glob(name) if path.is_file())
-        return [path for path in files if not (without and path.name.startswith(without))]
+        if not glob.has_magic(name):
+            return [place / name] if is_there(place / name) else []
+        names = sorted(entry.name for entry in entries_of(place) if fnmatchcase(entry.name, name))
+        return [place / name for name in names if not (without and name.startswith(without))]
 
+    check_split(split)
     named = [place / folder for place in places]
     searched = [path for place in places for path in dict.fromkeys((place / folder, place))]
     for place in searched:
         files = matches(place, pattern.replace("{split}", glob.escape(split)))
         if len(files) > 1:
-            names = " and ".join(path.name for path in files)
+            names = " and ".join(path.name for path in files[:3])
             raise InputError(f"{place} holds {names}: leave one version of split {split}")
         if files:
             return files[0]
@@ -112,6 +135,47 @@ def find_file(
         f"no file {name} in {', '.join(map(str, named))}: expected {expected}",
         setting="data.split" if others else "data.root",
     )
+
+
+def check_split(split: str) -> None:
+    """Raise InputError if the name of a split can't be a part of the name of a file."""
+    if leads_out(split) or "/" in split or "\\" in split or not split.isprintable() or len(split) > 100:
+        raise InputError(f"expected the name of a split, such as val, got {shown(split)}", setting="data.split")
+
+
+def user_path(path: str | Path, setting: str) -> Path:
+    """Return a path as a user typed it, with ``~`` for the home folder.
+
+    Raises:
+        InputError: if it is empty, which would be the working folder, or none that can be.
+    """
+    if not str(path).strip():
+        raise InputError("is empty: expected a path", setting=setting)
+    if "\0" in str(path):
+        raise InputError(f"expected a path, got {shown(str(path))}", setting=setting)
+    return Path(os.path.expanduser(path))
+
+
+def paths_by_id(images: AnnotationFile[R], get: Callable[[R], tuple[int, str]], field: str) -> dict[str, str]:
+    """Return the paths of listed images by the digits of their ids.
+
+    Args:
+        images: the list.
+        get: returns id and path of a record.
+        field: that holds the path, for the message.
+
+    Raises:
+        InputError: if two images have one path.
+    """
+    paths: dict[str, str] = {}
+    first: dict[str, int] = {}  # position by path
+    for position, record in images.items():
+        number, path = get(record)
+        if first.setdefault(path, position) != position:
+            images.reject(position, field, Problem(f"is {shown(path)}, as in record {first[path]}"))
+        else:
+            paths[str(number)] = path
+    return paths
 
 
 def positions_of(names: Iterable[str]) -> dict[str, int]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from contextcir.checks import whole
 from contextcir.errors import InputError
 from contextcir.files import write_text
 from data_modules.scenes import STATE
@@ -36,8 +37,7 @@ class Size:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if value < 1:
-                raise InputError(f"expected at least 1, got {value}", setting=f"size.{name}")
+            whole(value, 1, f"size.{name}")
 
 
 def _save_new(base: Base, folder: Callable[[str], Path]) -> int:

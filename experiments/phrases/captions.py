@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
-from contextcir.errors import InputError, MissingFileError
+from contextcir.errors import InputError, MissingFileError, shown
+from contextcir.files import read_text
 from data_modules.readers import caption_formats
-from data_modules.reading.annotations import AnnotationFile, CaptionRecord, read_records, read_text, shorten
+from data_modules.reading.annotations import AnnotationFile, CaptionRecord
+from data_modules.reading.json_files import read_records
 
 if TYPE_CHECKING:
     from data_modules.base import CompositionDataModule
@@ -36,7 +38,7 @@ def read_captions(path: Path) -> list[str]:
     formats = caption_formats()
     field = next((field for field in formats if isinstance(listed[0], dict) and field in listed[0]), None)
     if field is None:
-        given = ", ".join(listed[0]) if isinstance(listed[0], dict) else shorten(listed[0])
+        given = ", ".join(listed[0]) if isinstance(listed[0], dict) else shown(listed[0])
         raise InputError(
             f"a record needs one of the fields {', '.join(formats)}, got {given}; files of Hotel-CIR and "
             "CIRR-rewritten become manifests first (python -m experiments.convert)",

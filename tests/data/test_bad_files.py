@@ -13,8 +13,8 @@ FILES = [
     (CIRR, CAPTIONS, "{}", "expected a list, got {}"),
     (CIRR, CAPTIONS, "[]", "holds no records"),
     (CIRR, CAPTIONS, "[1]", "record 0 of "),
-    (CIRR, CAPTIONS, '[{"pairid": 1', "not valid JSON (Expecting"),
-    (CIRR, CAPTIONS, "", "not valid JSON (Expecting value: line 1"),
+    (CIRR, CAPTIONS, '[{"pairid": 1', "not valid JSON: Expecting"),
+    (CIRR, CAPTIONS, "", "not valid JSON: Expecting value in line 1"),
     (CIRR, SPLIT, "[]", "expected an object, got []"),
     (CIRR, SPLIT, "{}", "lists no images"),
     (CIRR, SPLIT, '{"a": 3}', "the path of image a must be a string, got 3"),
@@ -41,7 +41,7 @@ def test_files_of_another_kind(
 def test_a_file_that_is_not_text(tmp_path: Path) -> None:
     root = make_cirr(tmp_path)
     (root / CAPTIONS).write_bytes(b"\xff\xfe\x00")
-    assert f"{root / CAPTIONS}: not valid JSON" in complaint(lambda: CIRR(root).setup("validate"))
+    assert f"{root / CAPTIONS}: expected text in UTF-8" in complaint(lambda: CIRR(root).setup("validate"))
 
 
 def test_an_image_listed_twice(tmp_path: Path) -> None:
@@ -115,8 +115,10 @@ def test_no_images_at_all(tmp_path: Path) -> None:
 
 def test_settings_that_can_not_work(tmp_path: Path) -> None:
     root = make_cirr(tmp_path)
-    assert "expected at least 1, got 0 (data.batch_size)" in complaint(lambda: CIRR(root, batch_size=0))
-    assert "expected at least 0, got -1 (data.num_workers)" in complaint(lambda: CIRR(root, num_workers=-1))
+    assert "expected a whole number from 1 on, got 0 (data.batch_size)" in complaint(lambda: CIRR(root, batch_size=0))
+    assert "expected a whole number from 0 to 1024, got -1 (data.num_workers)" in complaint(
+        lambda: CIRR(root, num_workers=-1)
+    )
     message = complaint(CIRR(root, batch_size=7, preprocess=preprocess).train_dataloader)
     assert (
         message.startswith(f"{root / 'captions/cap.rc2.train.json'} holds 6 triplets")

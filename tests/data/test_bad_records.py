@@ -78,7 +78,7 @@ CIRR_RECORDS = [
     (phrase(text="bottles"), "field phrases.0 is 'bottles', but its span holds 'show'"),
     (phrase(box=[1, 2, 3]), "field phrases.0.box must be [x0, y0, x1, y1] in pixels"),
     (phrase(box=[5, 2, 3, 4]), "field phrases.0.box must be [x0, y0, x1, y1] in pixels"),
-    (phrase(box=[1, 2, float("nan"), 4]), "field phrases.0.box must be [x0, y0, x1, y1] in pixels"),
+    (phrase(box=[1, 2, 1e308, 4]), "field phrases.0.box must be [x0, y0, x1, y1] in pixels"),
     (phrase(box="here"), "field phrases.0.box must be a list, got 'here'"),
 ]
 

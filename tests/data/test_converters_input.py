@@ -129,7 +129,7 @@ def test_what_can_not_be_converted_at_all(tmp_path: Path, capsys: pytest.Capture
     assert error("lasco", out).startswith("error: no file lasco_train.json in ")
     make_hotel(tmp_path)
     assert "must end in .json or .jsonl" in error("hotel", f"--out={tmp_path / 'out.csv'}")
-    assert "expected the name of a .json file, got" in error("hotel", out, f"--gallery={tmp_path / 'g.txt'}")
+    assert "must end in .json (--gallery)" in error("hotel", out, f"--gallery={tmp_path / 'g.txt'}")
     with edited(tmp_path / HOTEL) as records:
         for record in records:
             del record["difference"]

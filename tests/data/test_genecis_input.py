@@ -32,7 +32,7 @@ RECORDS = [
             {"target": {"image_id": 3, "instance_bbox": box}},
             "field target.instance_bbox must be [left, top, width, height] in pixels, got ",
         )
-        for box in ([1, 2, 3], [1, 2, 0, 4], [1, 2, 3, -4], [1, 2, 3, "4"], [1, 2, 3, True], [1, 2, 3, float("nan")])
+        for box in ([1, 2, 3], [1, 2, 0, 4], [1, 2, 3, -4], [1, 2, 3, "4"], [1, 2, 3, True], [1, 2, 3, 1e308])
     ),
 ]
 

@@ -71,7 +71,7 @@ def test_truncated_and_empty_files_are_errors(tmp_path: Path, suffix: str, kept:
     with pytest.raises(ValueError) as caught:
         ImageStore(tmp_path, {"x": path.name}).load("x")
     message = one_line(caught.value)
-    assert str(path) in message and f"{int(kept * len(content))} bytes" in message
+    assert str(path) in message and f"{int(kept * len(content)):,} bytes" in message
 
 
 @pytest.mark.parametrize("content", [b"<html>not found</html>", b"\x89PNG\r\n\x1a\n" + bytes(50), b"\xff\xd8\xff" * 9])

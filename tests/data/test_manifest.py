@@ -98,7 +98,7 @@ def test_without_targets_queries_can_be_predicted(tmp_path: Path) -> None:
 
 def test_a_listed_gallery_takes_the_place_of_references_and_targets(tmp_path: Path) -> None:
     root = make_manifest(tmp_path, RECORDS)
-    write_json(root / "val_gallery.json", ["far.png", "./b/1.png", "b/0.png", "b/0.png"])
+    write_json(root / "val_gallery.json", ["far.png", "./b/1.png", "b/0.png"])
     data = module(root, gallery_file="{split}_gallery.json", exclude_reference=True, recall_at=[1, 2], name="own")
     protocol = data.protocols("val")[0]
     assert protocol.gallery == ("far.png", "b/1.png", "b/0.png")
@@ -176,7 +176,7 @@ def test_files_that_can_not_be_used(tmp_path: Path) -> None:
     (tmp_path / "manifest.jsonl").write_text("\n")
     assert complaint(module(tmp_path).read_training).endswith("holds no records")
     (tmp_path / "manifest.jsonl").write_bytes(b"\xff\xfe")
-    assert "can't be read as UTF-8" in complaint(module(tmp_path).read_training)
+    assert "expected text in UTF-8, found byte 0xff at 0" in complaint(module(tmp_path).read_training)
     write_lines(tmp_path / "manifest.jsonl", RECORDS)
     assert "no record has split 'test' (data.test_splits)" in complaint(lambda: module(tmp_path).setup("test"))
     missing = complaint(lambda: module(tmp_path, gallery_file="g.json").setup("validate"))

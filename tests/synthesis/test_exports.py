@@ -95,7 +95,7 @@ def test_hotel_cir_reads_back_with_its_images(folder: Path, split: str) -> None:
 
 def test_lasco_reads_back_and_trains(folder: Path) -> None:
     out = made(folder, LaSCoExport())
-    options = {"num_workers": 0, "batch_size": 4, "preprocess": preprocess}
+    options = {"num_workers": 0, "batch_size": 4, "preprocess": preprocess, "allow_links": True}
     module = LaSCo(out, **options)
     evaluation = module.read_evaluation("val")
     for split, read in (("train", module.read_training()), ("val", evaluation)):
@@ -184,5 +184,5 @@ def test_what_is_exported_trains_as_a_manifest_does(folder: Path) -> None:
     out = made(folder, HotelCIR())
     records = HotelConverter(out, "train").run().records
     (out / "train.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    module = Manifest(out, val_splits=[], batch_size=4, num_workers=0, preprocess=preprocess)
+    module = Manifest(out, val_splits=[], batch_size=4, num_workers=0, preprocess=preprocess, allow_links=True)
     assert sum(len(batch.target) for batch in module.train_dataloader()) == 8
