@@ -13,27 +13,22 @@ import typing
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NoReturn
 
-import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-from contextcir.errors import InputError
-from experiments.command import flag, packaged
-from experiments.names import close, config_files, public_classes, resolve, subclasses
+from contextcir.errors import InputError, shown
+from experiments.flags import flag, packaged
+from experiments.mistakes import close, from_argparse, hint, refuse
+from experiments.names import config_files, public_classes, resolve, subclasses
+from experiments.parsing import as_config, prepare
+from experiments.yaml_files import read_yaml
 
 # What a key can be close to where no config is given.
 DEFAULT_CONFIGS = ("base", "scenes")
+SUBCOMMANDS = ("fit", "validate", "test", "predict")  # of experiments.run
 # Lines of jsonargparse that describe its own work.
 _JARGON = re.compile(
     r"^(Does not validate|Subtypes:|Errors:|Given value|- Expected a path|- Expected a <class 'NoneType'>|Parser key)"
 )
-
-
-class ArgumentMistake(SystemExit):
-    """End of a command whose arguments can't be used; ``error`` says why."""
-
-    def __init__(self, error: InputError) -> None:
-        super().__init__(2)
-        self.error = error
 
 
 class _Stopped(SystemExit):
@@ -49,16 +44,29 @@ class OneLineErrors:
 
     def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Namespace:
         """Parse; raises ArgumentMistake (a SystemExit with status 2) for what a user did wrong."""
+        parse = super().parse_args  # type: ignore[misc]
+        if not self.exit_on_error:  # type: ignore[attr-defined]
+            return parse(args, *rest, **options)  # of a class within another parser
         typed = list(sys.argv[1:] if args is None else args)
         try:
             typed = resolve(typed)
-            return super().parse_args(typed, *rest, **options)  # type: ignore[misc]
+            settings = parse(typed, *rest, **options)
+            refuse_long_numbers(settings)
+            return settings
         except _Stopped as stopped:
-            mistake = ArgumentMistake(explain(stopped.message, self, typed))  # type: ignore[arg-type]
+            mistake = explain(stopped.message, self, typed)  # type: ignore[arg-type]
         except InputError as error:
-            mistake = ArgumentMistake(error)
-        print(f"error: {mistake.error.describe(flag)}", file=sys.stderr)
-        raise mistake
+            mistake = error
+        except Exception as error:
+            if not type(error).__module__.startswith("omegaconf."):  # importing it takes long
+                raise
+            mistake = explain(str(error), self, typed)  # type: ignore[arg-type]
+        raise refuse(mistake)
+
+    def parse_string(self, content: str, *rest: Any, **options: Any) -> Namespace:
+        """Parse a config, without the key that names its base."""
+        with as_config(content):
+            return super().parse_string(content, *rest, **options)  # type: ignore[misc]
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Stop with a message; parsers of values within another parser raise it as usual."""
@@ -71,15 +79,41 @@ class Parser(OneLineErrors, ArgumentParser):
     """A parser for a command of its own."""
 
 
+def refuse_long_numbers(settings: Any, key: str = "") -> None:
+    """Raise InputError for whole numbers beyond 64 bits: no setting needs them, and libraries overflow."""
+    inner = vars(settings) if isinstance(settings, Namespace) else settings
+    for name, value in inner.items() if isinstance(inner, dict) else ():
+        refuse_long_numbers(value, f"{key}.{name}".strip("."))
+    for value in inner if isinstance(inner, list | tuple) else ():
+        refuse_long_numbers(value, key)
+    if type(inner) is int and inner.bit_length() > 63:
+        setting = _plain_key(key)
+        raise InputError("expected a number that fits into 64 bits, got one of many more digits", setting=setting)
+
+
+def _plain_key(key: str) -> str:
+    """Return a key as a user types it: without ``init_args`` and the subcommand."""
+    key = ".".join(part for part in key.split(".") if part not in ("init_args", "dict_kwargs"))
+    first, _, rest = key.partition(".")
+    return rest if first in SUBCOMMANDS and rest else key
+
+
+prepare()
+
+
 def explain(message: str, parser: ArgumentParser, typed: Sequence[str]) -> InputError:
     """Return what a message of jsonargparse says about a command line, as an error whose setting is the flag."""
+    if "\n    full_key: " in message:
+        return interpolation(message, typed)
     if match := re.search(r'expected "?subcommand"? to be one of {([^}]*)}', message):
         return InputError(f"name a subcommand: {', '.join(match[1].split(','))}")
-    if match := re.search(r"subcommand: invalid choice: '(.*?)' \(choose from (.*)\)", message):
+    if match := re.search(r"(?:subcommand|dataset): invalid choice: '(.*?)' \(choose from (.*)\)", message, re.DOTALL):
         names = re.findall(r"[\w-]+", match[2])
-        return InputError(f"no subcommand {match[1]!r}{_hint(close(match[1], names), names)}")
-    if match := re.search(r"unrecognized arguments: (.*)", message):
-        return _unknown(match[1].split()[0], parser, typed)
+        return InputError(f"no subcommand {shown(match[1])}{hint(close(match[1], names), names)}")
+    if match := re.search(r"unrecognized arguments: (.*)", message, re.DOTALL):
+        return _unknown(match[1].split(" ")[0], parser, typed)
+    if match := re.search(r'Key "(\S+)" is required but not included in config', message):
+        return _missing(match[1], parser)
     setting = _setting(message, parser)
     if match := re.search(r"(?:Option|accept option) '([^']+)'", message):
         key, file = _place(f"{setting}.{match[1]}".strip("."), typed)
@@ -87,14 +121,53 @@ def explain(message: str, parser: ArgumentParser, typed: Sequence[str]) -> Input
     if match := re.search(r"argument (\S+): expected one argument", message):
         bare = [word for word in typed if word.startswith(match[1].split("/")[-1]) and "=" not in word]
         return InputError("a value is missing", setting=(bare or [match[1]])[0].lstrip("-"))
-    if match := re.search(r"Expected a dot import path string: ([^\s\\']+)", message):
+    if match := re.search(r"Expected a dot import path string: ([^\s\\']*)", message):
         return _no_class(match[1], setting, parser, typed)
-    return InputError(_reason(message), setting=setting or None)
+    return from_argparse(message) or InputError(_reason(message), setting=setting or None)
+
+
+def _missing(key: str, parser: ArgumentParser) -> InputError:
+    action = next((action for action in parser._actions if action.dest == key), None)
+    if action is not None and not action.option_strings:
+        return InputError(f"missing: {key}")
+    return InputError("a value is missing", setting=_plain_key(key))
+
+
+# What OmegaConf says, and what a user can act on.
+_INTERPOLATIONS = (
+    (r"Environment variable '(.*?)' not found", r"the environment variable \1 is not set"),
+    (r"Interpolation key '.*?' not found \(resolved to '(.*?)'\)", r"there is no setting \1"),
+    (r"Interpolation key '(.*?)' not found", r"there is no setting \1"),
+    (r"Recursive interpolation detected", r"the interpolation leads back to itself"),
+    (r"Unsupported interpolation type (\S+)", r"there is no resolver \1"),
+    (r"Error resolving key '(.*?)'", r"there is no setting \1"),
+)
+
+
+def interpolation(message: str, typed: Sequence[str]) -> InputError:
+    """Return an error of OmegaConf: what is wrong with which ``${...}``, the setting that holds it, and the file."""
+    told, _, rest = message.partition("\n    full_key: ")
+    key = rest.splitlines()[0]
+    problem = re.sub(r"^\w+ (raised )?while resolving interpolation: ", "", told).split(" expecting {")[0]
+    for pattern, words in _INTERPOLATIONS:
+        if match := re.search(pattern, told, re.DOTALL):
+            problem = match.expand(words)
+            break
+    setting = _plain_key(re.sub(r"\[(\d+)\]", r".\1", key))
+    for word in typed:
+        name, _, value = word.lstrip("-").partition("=")
+        if "${" in value and (setting == name or setting.startswith(f"{name}.")):
+            return InputError(f"{problem}, in {shown(value)}", setting=setting)
+    for file in reversed(config_files(typed)):
+        for name, value in _keys(read_yaml(file)):
+            if isinstance(value, str) and "${" in value and _plain_key(name) == setting:
+                return InputError(f"{problem}, in {shown(value)}", file=file, setting=setting)
+    return InputError(problem, setting=setting)
 
 
 def _unknown(argument: str, parser: ArgumentParser, typed: Sequence[str]) -> InputError:
     if not argument.startswith("-"):
-        return InputError(f"unexpected argument {argument!r}: settings are given as --KEY=VALUE")
+        return InputError(f"unexpected argument {shown(argument)}: settings are given as --KEY=VALUE")
     return _no_setting(argument.lstrip("-").partition("=")[0], parser, typed, None)
 
 
@@ -102,7 +175,7 @@ def _no_setting(key: str, parser: ArgumentParser, typed: Sequence[str], file: st
     key = key.removesuffix("+").replace("init_args.", "")
     found = closest_keys(key, known_keys(parser, typed))
     near = f"; the closest: {', '.join(map(flag, found))}" if found else "; see --help"
-    return InputError(f"no setting {key!r}{near}", file=file)
+    return InputError(f"no setting {shown(key)}{near}", file=file)
 
 
 def closest_keys(key: str, keys: Iterable[str]) -> list[str]:
@@ -121,7 +194,7 @@ def closest_keys(key: str, keys: Iterable[str]) -> list[str]:
 
 def known_keys(parser: ArgumentParser, typed: Sequence[str]) -> set[str]:
     """Return the keys of all settings, as a user types them: of the given configs, else of the default ones."""
-    command = [word for word in typed[:1] if not word.startswith("-")]
+    command = [word for word in typed[:1] if word in SUBCOMMANDS]
     files = config_files(typed)
     keys = {action.dest for part in _parsers(parser, typed) for action in part._actions if ".help" not in action.dest}
     parse = super(OneLineErrors, parser).parse_args  # type: ignore[misc]  # raises, and does not explain
@@ -180,17 +253,18 @@ def _place(key: str, typed: Sequence[str]) -> tuple[str, str | None]:
         if name.removesuffix("+").rpartition(".")[2] == last:
             return name, None
     for file in reversed(config_files(typed)):
-        for name in _keys(yaml.safe_load(file.read_text(encoding="utf-8"))):
+        for name, _ in _keys(read_yaml(file)):
             if name == key or name.endswith(f".{last}"):
                 return name, str(file)
     return key, None
 
 
-def _keys(value: Any, prefix: str = "") -> Iterator[str]:
-    items = value.items() if isinstance(value, dict) else []
+def _keys(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted keys of a config with their values; items of lists by their numbers."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for name, inner in items:
         key = prefix.removesuffix(".") if name == "init_args" else f"{prefix}{name}"
-        yield key
+        yield key, inner
         yield from _keys(inner, f"{key}.")
 
 
@@ -205,7 +279,7 @@ def _no_class(name: str, setting: str, parser: ArgumentParser, typed: Sequence[s
     bases = {kind for hint in hints for kind in _classes(hint)}
     names = sorted({below for base in bases for below in (*subclasses(base.__name__), *_imported(base))})
     near = close(name, names or public_classes())
-    return InputError(f"no class {name!r} here{_hint(near, names)}", setting=setting)
+    return InputError(f"no class {shown(name)} here{hint(near, names)}", setting=setting)
 
 
 def _classes(hint: Any) -> Iterator[type]:
@@ -226,19 +300,13 @@ def _imported(base: type) -> Iterator[str]:
         yield from _imported(kind)
 
 
-def _hint(near: Sequence[str], names: Sequence[str]) -> str:
-    if near:
-        return f"; did you mean {' or '.join(near)}?"
-    return f"; there are: {', '.join(names)}" if names else ""
-
-
 def _reason(message: str) -> str:
     """Return the part of a message that says what was given and what was expected."""
     if match := re.search(r"Expected an? ([^\n]*?)\. Got value: ([^\\\n'\"]*)", message):
-        return f"expected {_plain(match[1])}, got {match[2]!r}"
+        return f"expected {_plain(match[1])}, got {shown(match[2])}"
     value = re.search(r"Given value: (.*)", message)
     if value and (match := re.search(r"Subtypes: \[(.*)\]", message)):
-        return f"expected {_plain(match[1])}, got {value[1]!r}"
+        return f"expected {_plain(match[1])}, got {shown(value[1])}"
     lines = [line.strip() for line in message.splitlines()]
     told = [line.removeprefix("- ") for line in lines if line and not _JARGON.match(line)]
     return " ".join(told or lines[:1])

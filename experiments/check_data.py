@@ -17,7 +17,8 @@ from contextcir.errors import InputError
 from data_modules.checking.images import unwatched
 from data_modules.checking.inspection import Report, inspect
 from data_modules.readers import READERS
-from experiments.command import flag, one_line_errors
+from experiments.command import one_line_errors
+from experiments.flags import flag
 
 KINDS = {
     "layout": "files or folders not found",

@@ -31,8 +31,10 @@ from jsonargparse import auto_cli
 
 from contextcir.errors import InputError
 from contextcir.files import read_json, write_json
-from experiments.arguments import ArgumentMistake, Parser
-from experiments.command import one_line_errors, packaged
+from experiments.arguments import Parser
+from experiments.command import one_line_errors
+from experiments.flags import packaged
+from experiments.mistakes import ArgumentMistake
 from experiments.names import PACKAGES, config_files, with_paths
 
 ARGS = "${args}"

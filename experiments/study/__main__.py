@@ -19,7 +19,8 @@ from jsonargparse import auto_cli
 
 from contextcir.errors import InputError
 from contextcir.files import write_json, write_text
-from experiments.command import one_line_errors, packaged, read_shard
+from experiments.command import one_line_errors, read_shard
+from experiments.flags import packaged
 from experiments.study.file import read_plan
 from experiments.study.plan import Plan
 from experiments.study.report import write_report

@@ -27,7 +27,7 @@ from typing import Any, NoReturn
 import yaml
 
 from contextcir.errors import InputError
-from experiments.command import packaged
+from experiments.flags import packaged
 from experiments.study.plan import Plan, Tune, Variant, flags_of
 
 NAME = re.compile(r"[A-Za-z0-9_.+]+")
