@@ -17,14 +17,14 @@ from jsonargparse import ArgumentParser, Namespace
 
 from contextcir.errors import InputError, shown
 from experiments.flags import flag, packaged
+from experiments.interpolations import MARK, dotted, interpolation, plain_key
 from experiments.mistakes import close, from_argparse, hint, refuse
-from experiments.names import config_files, public_classes, resolve, subclasses
+from experiments.names import SUBCOMMANDS, config_files, public_classes, resolve, subclasses
 from experiments.parsing import as_config, prepare
-from experiments.yaml_files import read_yaml
+from experiments.yaml_files import parse_yaml, read_yaml
 
 # What a key can be close to where no config is given.
 DEFAULT_CONFIGS = ("base", "scenes")
-SUBCOMMANDS = ("fit", "validate", "test", "predict")  # of experiments.run
 # Lines of jsonargparse that describe its own work.
 _JARGON = re.compile(
     r"^(Does not validate|Subtypes:|Errors:|Given value|- Expected a path|- Expected a <class 'NoneType'>|Parser key)"
@@ -63,10 +63,27 @@ class OneLineErrors:
             mistake = explain(str(error), self, typed)  # type: ignore[arg-type]
         raise refuse(mistake)
 
+    def parse_path(self, path: Any, *rest: Any, **options: Any) -> Namespace:
+        """Parse a config; an error in it names the file."""
+        try:
+            return super().parse_path(path, *rest, **options)  # type: ignore[misc]
+        except InputError as error:
+            error.file = error.file or str(path)
+            raise
+
     def parse_string(self, content: str, *rest: Any, **options: Any) -> Namespace:
         """Parse a config, without the key that names its base."""
+        self._refuse_values_of_groups(content)
         with as_config(content):
             return super().parse_string(content, *rest, **options)  # type: ignore[misc]
+
+    def _refuse_values_of_groups(self, content: str) -> None:
+        """Raise InputError where a config gives a value to what has settings below it: it would be ignored."""
+        settings = parse_yaml(content)
+        for key, value in settings.items() if isinstance(settings, dict) else ():
+            below = any(action.dest.startswith(f"{key}.") for action in self._actions)  # type: ignore[attr-defined]
+            if below and not isinstance(value, dict | str):
+                raise InputError(f"expected a mapping of settings, got {shown(value)}", setting=str(key))
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Stop with a message; parsers of values within another parser raise it as usual."""
@@ -87,15 +104,8 @@ def refuse_long_numbers(settings: Any, key: str = "") -> None:
     for value in inner if isinstance(inner, list | tuple) else ():
         refuse_long_numbers(value, key)
     if type(inner) is int and inner.bit_length() > 63:
-        setting = _plain_key(key)
+        setting = plain_key(key)
         raise InputError("expected a number that fits into 64 bits, got one of many more digits", setting=setting)
-
-
-def _plain_key(key: str) -> str:
-    """Return a key as a user types it: without ``init_args`` and the subcommand."""
-    key = ".".join(part for part in key.split(".") if part not in ("init_args", "dict_kwargs"))
-    first, _, rest = key.partition(".")
-    return rest if first in SUBCOMMANDS and rest else key
 
 
 prepare()
@@ -103,7 +113,7 @@ prepare()
 
 def explain(message: str, parser: ArgumentParser, typed: Sequence[str]) -> InputError:
     """Return what a message of jsonargparse says about a command line, as an error whose setting is the flag."""
-    if "\n    full_key: " in message:
+    if MARK in message:
         return interpolation(message, typed)
     if match := re.search(r'expected "?subcommand"? to be one of {([^}]*)}', message):
         return InputError(f"name a subcommand: {', '.join(match[1].split(','))}")
@@ -112,9 +122,17 @@ def explain(message: str, parser: ArgumentParser, typed: Sequence[str]) -> Input
         return InputError(f"no subcommand {shown(match[1])}{hint(close(match[1], names), names)}")
     if match := re.search(r"unrecognized arguments: (.*)", message, re.DOTALL):
         return _unknown(match[1].split(" ")[0], parser, typed)
-    if match := re.search(r'Key "(\S+)" is required but not included in config', message):
-        return _missing(match[1], parser)
+    if match := re.search(r"Config file loop detected: ([^\n]*)", message):
+        return InputError(f"a config names itself: {match[1]}", setting="config")
+    if match := re.search(r"Key must be a string, got: ([^\n]*?)\.?$", message, re.MULTILINE):
+        file = next((file for file in config_files(typed) if match[1] in map(str, _odd_keys(read_yaml(file)))), None)
+        return InputError(f"keys must be texts, got {match[1]}", file=file)
     setting = _setting(message, parser)
+    if match := re.search(r"arguments are required: ([^\n]*)|Key \"(\S+)\" is required", message):
+        return _missing((match[1] or match[2]).split(", "), setting, parser, typed)
+    match = re.search(r"expects a function or a callable class: .*?Got value: ([^\s\\']*)", message, re.DOTALL)
+    if match and not re.search("Expected an? <class|dot import path", message):
+        return _no_class(match[1].rstrip("."), setting, parser, typed)
     if match := re.search(r"(?:Option|accept option) '([^']+)'", message):
         key, file = _place(f"{setting}.{match[1]}".strip("."), typed)
         return _no_setting(key, parser, typed, file)
@@ -126,47 +144,27 @@ def explain(message: str, parser: ArgumentParser, typed: Sequence[str]) -> Input
     return from_argparse(message) or InputError(_reason(message), setting=setting or None)
 
 
-def _missing(key: str, parser: ArgumentParser) -> InputError:
-    action = next((action for action in parser._actions if action.dest == key), None)
-    if action is not None and not action.option_strings:
-        return InputError(f"missing: {key}")
-    return InputError("a value is missing", setting=_plain_key(key))
+def _missing(keys: Sequence[str], owner: str, parser: ArgumentParser, typed: Sequence[str]) -> InputError:
+    """Return the error of settings that have no value; ``owner`` is the setting whose class needs them."""
+    actions = [action for part in _parsers(parser, typed) for action in part._actions]
+    positional = {action.dest for action in actions if not action.option_strings}
+    names = [f"{owner}.{key}".strip(".") if owner else plain_key(key) for key in keys]
+    told = ", ".join(name if name in positional else flag(name) for name in names)
+    accepts_configs = any(action.dest == "config" for action in actions)
+    more = "; --config NAME gives settings" if accepts_configs and not config_files(typed) else ""
+    return InputError(f"missing: {told}{more}")
 
 
-# What OmegaConf says, and what a user can act on.
-_INTERPOLATIONS = (
-    (r"Environment variable '(.*?)' not found", r"the environment variable \1 is not set"),
-    (r"Interpolation key '.*?' not found \(resolved to '(.*?)'\)", r"there is no setting \1"),
-    (r"Interpolation key '(.*?)' not found", r"there is no setting \1"),
-    (r"Recursive interpolation detected", r"the interpolation leads back to itself"),
-    (r"Unsupported interpolation type (\S+)", r"there is no resolver \1"),
-    (r"Error resolving key '(.*?)'", r"there is no setting \1"),
-)
-
-
-def interpolation(message: str, typed: Sequence[str]) -> InputError:
-    """Return an error of OmegaConf: what is wrong with which ``${...}``, the setting that holds it, and the file."""
-    told, _, rest = message.partition("\n    full_key: ")
-    key = rest.splitlines()[0]
-    problem = re.sub(r"^\w+ (raised )?while resolving interpolation: ", "", told).split(" expecting {")[0]
-    for pattern, words in _INTERPOLATIONS:
-        if match := re.search(pattern, told, re.DOTALL):
-            problem = match.expand(words)
-            break
-    setting = _plain_key(re.sub(r"\[(\d+)\]", r".\1", key))
-    for word in typed:
-        name, _, value = word.lstrip("-").partition("=")
-        if "${" in value and (setting == name or setting.startswith(f"{name}.")):
-            return InputError(f"{problem}, in {shown(value)}", setting=setting)
-    for file in reversed(config_files(typed)):
-        for name, value in _keys(read_yaml(file)):
-            if isinstance(value, str) and "${" in value and _plain_key(name) == setting:
-                return InputError(f"{problem}, in {shown(value)}", file=file, setting=setting)
-    return InputError(problem, setting=setting)
+def _odd_keys(value: Any) -> Iterator[Any]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        if isinstance(value, dict) and not isinstance(key, str):
+            yield key
+        yield from _odd_keys(inner)
 
 
 def _unknown(argument: str, parser: ArgumentParser, typed: Sequence[str]) -> InputError:
-    if not argument.startswith("-"):
+    if not argument.startswith("-") or not argument.strip("-"):
         return InputError(f"unexpected argument {shown(argument)}: settings are given as --KEY=VALUE")
     return _no_setting(argument.lstrip("-").partition("=")[0], parser, typed, None)
 
@@ -253,30 +251,17 @@ def _place(key: str, typed: Sequence[str]) -> tuple[str, str | None]:
         if name.removesuffix("+").rpartition(".")[2] == last:
             return name, None
     for file in reversed(config_files(typed)):
-        for name, _ in _keys(read_yaml(file)):
+        for name, _ in dotted(read_yaml(file)):
             if name == key or name.endswith(f".{last}"):
                 return name, str(file)
     return key, None
 
 
-def _keys(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the dotted keys of a config with their values; items of lists by their numbers."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for name, inner in items:
-        key = prefix.removesuffix(".") if name == "init_args" else f"{prefix}{name}"
-        yield key, inner
-        yield from _keys(inner, f"{key}.")
-
-
 def _no_class(name: str, setting: str, parser: ArgumentParser, typed: Sequence[str]) -> InputError:
     """Return the error of a value that is no class of the setting's type, with the classes that are."""
-    hints = [
-        hint
-        for part in _parsers(parser, typed)
-        for action in part._actions
-        if action.dest == setting and (hint := getattr(action, "_typehint", None)) is not None
-    ]
-    bases = {kind for hint in hints for kind in _classes(hint)}
+    actions = [action for part in _parsers(parser, typed) for action in part._actions if action.dest == setting]
+    types = [getattr(action, "_typehint", None) for action in actions]
+    bases = {kind for typehint in types if typehint is not None for kind in _classes(typehint)}
     names = sorted({below for base in bases for below in (*subclasses(base.__name__), *_imported(base))})
     near = close(name, names or public_classes())
     return InputError(f"no class {shown(name)} here{hint(near, names)}", setting=setting)
@@ -302,8 +287,9 @@ def _imported(base: type) -> Iterator[str]:
 
 def _reason(message: str) -> str:
     """Return the part of a message that says what was given and what was expected."""
-    if match := re.search(r"Expected an? ([^\n]*?)\. Got value: ([^\\\n'\"]*)", message):
-        return f"expected {_plain(match[1])}, got {shown(match[2])}"
+    if match := re.search(r"Expected an? ([^\n]*?)\. Got value: ([^\\\n]*)", message):
+        given = match[2].partition(". Got value: ")[0]
+        return f"expected {_plain(match[1])}, got {shown(given)}"
     value = re.search(r"Given value: (.*)", message)
     if value and (match := re.search(r"Subtypes: \[(.*)\]", message)):
         return f"expected {_plain(match[1])}, got {shown(value[1])}"

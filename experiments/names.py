@@ -23,6 +23,7 @@ from experiments.yaml_files import NotStrict, check, parse_yaml, read_mapping, r
 PACKAGES = ("contextcir", "data_modules", "callbacks", "experiments")
 CONFIG_FLAGS = ("-c", "--config")
 ENDINGS = (".yaml", ".yml")
+SUBCOMMANDS = ("fit", "validate", "test", "predict")  # of experiments.run
 _CLASS = re.compile(r"^class ([A-Z]\w*)(?:\[[^\]]*\])?(?:\(([^)]*)\))?:", re.MULTILINE)
 
 
@@ -91,29 +92,35 @@ def with_paths(args: Sequence[str]) -> list[str]:
     Raises:
         InputError: if there is no config of a name, or its bases can't be found.
     """
-    paths: list[str] = []
+    parts: list[list[str]] = [[]]  # of the command line: each ends with the value of a config, the last one does not
     configs: list[Path | dict[str, Any]] = []
-    first = 0  # place of the first config, of the subcommand if there is one
+    done: list[str] = []
     for before, argument in zip(["", *args], args, strict=False):
         value = argument if before in CONFIG_FLAGS else _config_of(argument)
         if value is None:
-            if not argument.startswith("-") and ("=" in before or not before.startswith("-")):
-                paths[first:first] = _flags(configs)
-                configs, first = [], len(paths) + 1
-            paths.append(argument)
+            if not argument.startswith("-") and ("=" in before or not before.startswith("-")):  # a subcommand
+                done += _joined(parts, configs)
+                parts, configs = [[]], []
+            parts[-1].append(argument)
             continue
         path = _path(value)
-        if not configs:
-            first = len(paths) - (before in CONFIG_FLAGS)
         configs.append(_inline(value) if path is None else path)
         flag = "" if before in CONFIG_FLAGS else f"{argument.partition('=')[0]}="
-        paths.append(f"{flag}{value if path is None else path}")
-    paths[first:first] = _flags(configs)
-    return paths
+        parts[-1].append(f"{flag}{value if path is None else path}")
+        parts.append([])
+    return [*done, *_joined(parts, configs)]
 
 
-def _flags(configs: Sequence[Path | dict[str, Any]]) -> list[str]:
-    return [f"{CONFIG_FLAGS[-1]}={base}" for base in bases_of(configs)]
+def _joined(parts: Sequence[list[str]], configs: Sequence[Path | dict[str, Any]]) -> list[str]:
+    """Return the parts of a command line with the bases of its configs between them."""
+    bases: dict[int, list[str]] = {}
+    for after, base in bases_of(configs):
+        bases.setdefault(after, []).append(f"{CONFIG_FLAGS[-1]}={base}")
+    first = len(parts[0]) - (2 if parts[0][-2:-1] and parts[0][-2] in CONFIG_FLAGS else 1)
+    joined = [*parts[0][:first], *bases.get(-1, []), *parts[0][first:]] if configs else list(parts[0])
+    for place, part in enumerate(parts[1:]):
+        joined += [*bases.get(place, []), *part]
+    return joined
 
 
 def import_all(packages: Sequence[str]) -> None:
@@ -157,6 +164,10 @@ def _value(argument: str) -> Any:
     is_flag = argument.startswith("-")
     name, _, text = argument.partition("=") if is_flag else ("", "", argument)
     setting = name.lstrip("-").removesuffix("+") or None
+    if not text.strip() and (not is_flag or "=" in argument):
+        raise InputError(
+            "a value is missing; null stands for none" if is_flag else "an argument is empty", setting=setting
+        )
     if text.endswith(ENDINGS) and os.path.isfile(text):
         return read_yaml(text, setting)
     _no_pipe(text, setting)
