@@ -81,7 +81,9 @@ class OneLineErrors:
         """Raise InputError where a config gives a value to what has settings below it: it would be ignored."""
         settings = parse_yaml(content)
         for key, value in settings.items() if isinstance(settings, dict) else ():
-            below = any(action.dest.startswith(f"{key}.") for action in self._actions)  # type: ignore[attr-defined]
+            actions: Sequence[Any] = self._actions  # type: ignore[attr-defined]
+            below = any(a.dest.startswith(f"{key}.") and not a.dest.endswith(".help") for a in actions)
+            below = below and not any(a.dest == key and hasattr(a, "_typehint") for a in actions)
             if below and not isinstance(value, dict | str):
                 raise InputError(f"expected a mapping of settings, got {shown(value)}", setting=str(key))
 
@@ -115,7 +117,7 @@ def explain(message: str, parser: ArgumentParser, typed: Sequence[str]) -> Input
     """Return what a message of jsonargparse says about a command line, as an error whose setting is the flag."""
     if MARK in message:
         return interpolation(message, typed)
-    if match := re.search(r'expected "?subcommand"? to be one of {([^}]*)}', message):
+    if match := re.search(r'expected "?(?:subcommand|dataset)"? to be one of {([^}]*)}', message):
         return InputError(f"name a subcommand: {', '.join(match[1].split(','))}")
     if match := re.search(r"(?:subcommand|dataset): invalid choice: '(.*?)' \(choose from (.*)\)", message, re.DOTALL):
         names = re.findall(r"[\w-]+", match[2])
@@ -128,6 +130,8 @@ def explain(message: str, parser: ArgumentParser, typed: Sequence[str]) -> Input
         file = next((file for file in config_files(typed) if match[1] in map(str, _odd_keys(read_yaml(file)))), None)
         return InputError(f"keys must be texts, got {match[1]}", file=file)
     setting = _setting(message, parser)
+    if match := re.search(r"Unable to load config \\*['\"](.*?)\\*['\"]", message, re.DOTALL):
+        return InputError(f"expected a mapping of settings, or a YAML file; got {shown(match[1])}", setting=setting)
     if match := re.search(r"arguments are required: ([^\n]*)|Key \"(\S+)\" is required", message):
         return _missing((match[1] or match[2]).split(", "), setting, parser, typed)
     match = re.search(r"expects a function or a callable class: .*?Got value: ([^\s\\']*)", message, re.DOTALL)
@@ -148,7 +152,9 @@ def _missing(keys: Sequence[str], owner: str, parser: ArgumentParser, typed: Seq
     """Return the error of settings that have no value; ``owner`` is the setting whose class needs them."""
     actions = [action for part in _parsers(parser, typed) for action in part._actions]
     positional = {action.dest for action in actions if not action.option_strings}
-    names = [f"{owner}.{key}".strip(".") if owner else plain_key(key) for key in keys]
+    chosen = {f"{word}." for word in typed[:1]}  # the subcommand
+    whole = [f"{owner}.{key}".strip(".") if owner else plain_key(key) for key in keys]
+    names = [name[len(typed[0]) + 1 :] if name.startswith(tuple(chosen)) else name for name in whole]
     told = ", ".join(name if name in positional else flag(name) for name in names)
     accepts_configs = any(action.dest == "config" for action in actions)
     more = "; --config NAME gives settings" if accepts_configs and not config_files(typed) else ""

@@ -43,6 +43,8 @@ def hint(near: Sequence[str], names: Sequence[str]) -> str:
 def from_argparse(message: str) -> InputError | None:
     """Return a message of `argparse` in this project's words, with its setting; None for all others."""
     if match := re.search(r"the following arguments are required: (.*)", message, re.DOTALL):
+        if match[1].startswith("{"):
+            return InputError(f"name a subcommand: {match[1].strip('{}').replace(',', ', ')}")
         return InputError(f"missing: {match[1]}")
     if match := re.search(r"ambiguous option: (\S+) could match (.*)", message, re.DOTALL):
         return InputError(f"{shown(match[1])[1:-1]} may be {match[2].replace(', ', ' or ')}: write it in full")
@@ -69,6 +71,15 @@ def from_argparse(message: str) -> InputError | None:
 
 class PlainParser(argparse.ArgumentParser):
     """A parser of the standard library for commands that start without jsonargparse; mistakes are told in one line."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse, after a look for values that are empty."""
+        typed = list(sys.argv[1:] if args is None else args)
+        for word in typed:
+            name, _, value = word.partition("=") if word.startswith("-") else ("", "", word)
+            if not value.strip() and (not name or "=" in word):
+                raise refuse(InputError("a value is missing", setting=name.lstrip("-") or None))
+        return super().parse_known_args(typed, namespace)
 
     def error(self, message: str) -> NoReturn:
         """End the command."""
