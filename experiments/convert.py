@@ -19,6 +19,7 @@ from data_modules.converters import (
     check_manifest,
     write_manifest,
 )
+from experiments.arguments import Parser
 from experiments.command import one_line_errors
 
 CONVERTERS: dict[str, type[Converter]] = {
@@ -30,10 +31,10 @@ CONVERTERS: dict[str, type[Converter]] = {
 
 def build_parser() -> ArgumentParser:
     """Return the parser: one subcommand per official set, with the arguments of its converter."""
-    parser = ArgumentParser(prog="python -m experiments.convert", description="Turn official files into manifests.")
+    parser = Parser(prog="python -m experiments.convert", description="Turn official files into manifests.")
     subcommands = parser.add_subcommands(dest="dataset")
     for name, converter in CONVERTERS.items():
-        sub = ArgumentParser(description=(converter.__doc__ or "").partition("\n")[0])
+        sub = Parser(description=(converter.__doc__ or "").partition("\n")[0])
         sub.add_class_arguments(converter, as_group=False)
         sub.add_argument("--out", type=Path, required=True, help="manifest to write, .json or .jsonl")
         sub.add_argument(

@@ -14,6 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from contextcir.files import write_text
 from experiments.names import config_files
+from experiments.yaml_files import read_yaml
 
 HEADER = """\
 # Settings of run {run}
@@ -90,7 +91,7 @@ class RecordSettings(SaveConfigCallback):
         file = folder / ("config.yaml" if stage == "fit" else f"config.{stage}.yaml")
         number = 1
         while stage == "fit" and file.exists():
-            if yaml.safe_load(file.read_text(encoding="utf-8")) == yaml.safe_load(text):
+            if read_yaml(file) == yaml.safe_load(text):
                 return
             number += 1
             file = folder / f"config.{number}.yaml"

@@ -26,14 +26,16 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import auto_cli
 
 from contextcir.errors import InputError
 from contextcir.files import read_json, write_json
-from experiments.arguments import ArgumentMistake, Parser
-from experiments.command import one_line_errors, packaged
+from experiments.arguments import Parser
+from experiments.command import one_line_errors
+from experiments.flags import packaged
+from experiments.mistakes import ArgumentMistake
 from experiments.names import PACKAGES, config_files, with_paths
+from experiments.yaml_files import read_mapping
 
 ARGS = "${args}"
 PROGRAM = "experiments.run"
@@ -54,8 +56,9 @@ def read_sweep(file: Path) -> dict[str, Any]:
     Raises:
         InputError: if there is no such file, or it is not a sweep over commands of ``experiments.run``.
     """
-    sweep = yaml.safe_load(packaged("sweeps", file, "file").read_text(encoding="utf-8"))
-    if not isinstance(sweep, dict) or not isinstance(sweep.get("parameters"), dict):
+    path = packaged("sweeps", file, "file")
+    sweep = read_mapping(path, "method, metric, command and parameters")
+    if not isinstance(sweep.get("parameters"), dict):
         raise InputError("expected a mapping with method, metric, command and parameters", file=file)
     if sweep.get("method") not in METHODS:
         raise InputError(f"method must be one of {', '.join(METHODS)}, got {sweep.get('method')!r}", file=file)

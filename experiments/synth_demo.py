@@ -21,6 +21,7 @@ from jsonargparse import auto_cli
 from contextcir.errors import InputError, MissingFileError
 from contextcir.files import write_text
 from data_modules.scenes.writer import Size, image_path, write_scenes
+from experiments.arguments import Parser
 from experiments.command import one_line_errors
 from experiments.quality.synthesis_precision import judge_run, markdown, score
 from experiments.study.__main__ import split_flags
@@ -197,7 +198,8 @@ def main(args: Sequence[str] | None = None) -> None:
     """Parse the command line."""
     try:
         with one_line_errors():
-            auto_cli(synth_demo, as_positional=False, args=split_flags(sys.argv[1:] if args is None else args))
+            typed = split_flags(sys.argv[1:] if args is None else args)
+            auto_cli(synth_demo, as_positional=False, parser_class=Parser, args=typed)
     except KeyboardInterrupt:
         raise SystemExit("stopped: finished work is kept, the same command continues") from None
 

@@ -19,7 +19,9 @@ from jsonargparse import auto_cli
 
 from contextcir.errors import InputError
 from contextcir.files import write_json, write_text
-from experiments.command import one_line_errors, packaged, read_shard
+from experiments.arguments import Parser
+from experiments.command import one_line_errors, read_shard
+from experiments.flags import packaged
 from experiments.study.file import read_plan
 from experiments.study.plan import Plan
 from experiments.study.report import write_report
@@ -146,13 +148,13 @@ def split_flags(args: Sequence[str]) -> list[str]:
             passed.append(arg)
         else:
             own.append(f"{arg}=true" if arg in SWITCHES else arg)
-    return [*own, f"--flags={json.dumps(passed)}"] if passed else own
+    return [*own, f"--flags={json.dumps(passed, ensure_ascii=False)}"] if passed else own
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Parse the command line."""
     with one_line_errors():
-        auto_cli(study, args=split_flags(sys.argv[1:] if args is None else args))
+        auto_cli(study, parser_class=Parser, args=split_flags(sys.argv[1:] if args is None else args))
 
 
 if __name__ == "__main__":

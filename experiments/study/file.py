@@ -24,11 +24,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
-
 from contextcir.errors import InputError, shown
-from experiments.command import packaged
+from experiments.flags import packaged
 from experiments.study.plan import Plan, Tune, Variant, flags_of
+from experiments.yaml_files import read_mapping
 
 NAME = re.compile(r"[A-Za-z0-9_.+]+")
 RESERVED = {"name", "seed_everything", "trainer.default_root_dir", "ckpt_path"}  # arguments that a study sets itself
@@ -49,22 +48,16 @@ def read_plan(file: str | Path, extra: Sequence[str] = ()) -> Plan:
         InputError: if its content is not a study; the message names the key.
     """
     path = packaged("studies", file)
-    try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise InputError(f"not valid YAML ({' '.join(str(error).split())})", file=path) from None
-    return _Reader(path, content).plan(extra)
+    return _Reader(path, read_mapping(path, "the keys of a study")).plan(extra)
 
 
 class _Reader:
     """Checks the content of a study's file, and turns it into a plan."""
 
-    def __init__(self, file: Path, content: Any) -> None:
+    def __init__(self, file: Path, content: dict[str, Any]) -> None:
         self.file = file
-        if not isinstance(content, dict):
-            raise InputError(f"must be a mapping, got {content!r}", file=file)
         self.content = content
-        unknown = sorted(set(content) - KEYS)
+        unknown = sorted(map(str, set(content) - KEYS))
         if unknown:
             self.fail(unknown[0], f"is not known; expected {', '.join(sorted(KEYS))}")
 

@@ -119,7 +119,10 @@ def test_what_is_no_study_is_refused_with_its_file(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match=r"no file .*no.yaml, and none of the project's studies has this name"):
         read_plan(tmp_path / "no.yaml")
     file = tmp_path / "it.yaml"
-    for text, words in (("- a", r"it.yaml: must be a mapping, got \['a'\]"), ("a: [", "it.yaml: not valid YAML")):
+    for text, words in (
+        ("- a", r"it.yaml: expected a mapping of the keys of a study, found a list \(\['a'\]\)"),
+        ("a: [", "it.yaml: not valid YAML"),
+    ):
         file.write_text(text)
         with pytest.raises(InputError, match=words):
             read_plan(file)
