@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser
 
 from contextcir.errors import InputError
 from data_modules.converters import Converter, HotelConverter, LaSCoConverter, RewrittenConverter, write_manifest
-from experiments.command import one_line_errors
+from experiments.failures import one_line_errors
 
 CONVERTERS: dict[str, type[Converter]] = {
     "hotel": HotelConverter,

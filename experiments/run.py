@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from callbacks.progress import show_progress
 from contextcir.training.module import ContextCIR
 from experiments.arguments import OneLineErrors
-from experiments.command import one_line_errors
+from experiments.failures import keep_tracebacks_in, one_line_errors
 from experiments.help import answer_help
 from experiments.names import resolve
 from experiments.record import RecordSettings, claim_run_id
@@ -46,6 +46,12 @@ OPTIONS: dict[str, Any] = {
 }
 
 
+def own_folder(trainer: Trainer) -> Path | None:
+    """Return the folder of a run, None where its settings name none: then Lightning works in the current one."""
+    folder = Path(trainer.default_root_dir)
+    return None if folder.resolve() == Path.cwd() else folder
+
+
 class RunParser(OneLineErrors, LightningArgumentParser):
     """The parser of ``experiments.run``."""
 
@@ -70,6 +76,7 @@ class ExperimentCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer, with the progress bar of `callbacks.progress` in the place of its own."""
         trainer = super().instantiate_trainer(**kwargs)
+        keep_tracebacks_in(own_folder(trainer))
         show_progress(trainer)
         quiet_loggers(trainer)
         return trainer
@@ -116,6 +123,7 @@ def settings_parser() -> LightningArgumentParser:
 
 def main(args: ArgsType = None) -> ExperimentCLI:
     """Parse ``args`` (default: ``sys.argv``) and run the chosen subcommand."""
+    keep_tracebacks_in(None)  # the folder of an earlier run in this process
     typed = sys.argv[1:] if args is None else args
     claim_run_id(resolve(typed) if isinstance(typed, list) else ())
     stay_offline()

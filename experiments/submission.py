@@ -17,7 +17,7 @@ from contextcir.evaluation.submission_check import Submission, check, lists_of, 
 from data_modules.circo import IMAGE_LIST, CIRCOReader
 from data_modules.cirr import CIRRReader
 from data_modules.reading.reader import BenchmarkReader
-from experiments.command import one_line_errors
+from experiments.failures import one_line_errors
 
 READERS: dict[str, type[BenchmarkReader]] = {"cirr": CIRRReader, "circo": CIRCOReader}
 

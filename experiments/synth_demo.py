@@ -21,7 +21,7 @@ from jsonargparse import auto_cli
 from contextcir.errors import InputError, MissingFileError
 from contextcir.files import write_text
 from data_modules.scenes.writer import Size, image_path, write_scenes
-from experiments.command import one_line_errors
+from experiments.failures import one_line_errors
 from experiments.quality.synthesis_precision import judge_run, markdown, score
 from experiments.study.__main__ import split_flags
 
