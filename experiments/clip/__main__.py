@@ -32,6 +32,7 @@ from contextcir import assets
 from experiments.clip.model import SmallCLIP, naming, naming_logits, retrieval
 from experiments.clip.scenes import Pairs, Pool, draw_edited, draw_looks, make_pool
 from experiments.command import command
+from experiments.outputs import output_folder
 
 
 @dataclass
@@ -149,6 +150,7 @@ def train_clip(
         save_every: Steps between checkpoints and evaluations.
         out: Folder for the packed weights.
     """
+    output_folder(out, "out")
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
     out.mkdir(parents=True, exist_ok=True)

@@ -25,6 +25,7 @@ from contextcir.losses.text_cc import ConceptLoss, SpatialConsistency, TextConce
 from contextcir.training.module import ContextCIR
 from data_modules import GroupedByReference, Scenes
 from experiments.command import command, processor
+from experiments.outputs import output_file
 
 LOSSES = {"published": TextConceptConsistency, "spatial": SpatialConsistency, "grounded": GroundedConsistency}
 
@@ -172,6 +173,7 @@ def concept_losses(
         threads: CPU threads.
         json: File for all figures.
     """
+    output_file(json, "json")
     torch.set_num_threads(threads)
     seed_everything(seed, verbose=False)
     trained = ContextCIR.load_from_checkpoint(checkpoint, map_location="cpu").eval()

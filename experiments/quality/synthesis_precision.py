@@ -17,6 +17,7 @@ from contextcir.synthesis.store import Lookup, read_stage
 from data_modules.scenes.describer import SceneGraphs
 from data_modules.scenes.truth import Judgement, judge
 from experiments.command import command, table
+from experiments.outputs import output_file
 
 LEVEL = 0.95  # of confidence intervals
 MEASURES = ("true", "complete", "right")
@@ -124,6 +125,7 @@ def synthesis_precision(
         json: File for the numbers.
         examples: How many wrong texts are listed below the table.
     """
+    output_file(json, "json")
     texts = list(judge_run(run, root))
     scores = score(texts)
     print(markdown(scores))
