@@ -13,6 +13,7 @@ from jsonargparse import ArgumentParser
 from contextcir.errors import InputError
 from data_modules.converters import Converter, HotelConverter, LaSCoConverter, RewrittenConverter, write_manifest
 from experiments.failures import one_line_errors
+from experiments.outputs import output_file
 
 CONVERTERS: dict[str, type[Converter]] = {
     "hotel": HotelConverter,
@@ -41,6 +42,8 @@ def convert(converter: Converter, out: Path, gallery: Path | None = None, skip_b
     """Write the manifest, and the list of its gallery if that has a name; print what was done."""
     if gallery is not None and gallery.suffix != ".json":
         raise InputError(f"expected the name of a .json file, got {gallery}", setting="gallery")
+    output_file(out, "out")
+    output_file(gallery, "gallery")
     conversion = converter.run(skip_broken)
     write_manifest(out, conversion.records)
     print(f"{len(conversion.records):,} triplets in {out}")
@@ -55,11 +58,10 @@ def convert(converter: Converter, out: Path, gallery: Path | None = None, skip_b
 
 def main(args: Sequence[str] | None = None) -> None:
     """Parse the command line."""
-    parser = build_parser()
-    settings = parser.parse_args(args)
-    chosen = settings[settings.dataset].as_dict()
-    ours = {name: chosen.pop(name) for name in ("out", "gallery", "skip_broken")}
     with one_line_errors():
+        settings = build_parser().parse_args(args)
+        chosen = settings[settings.dataset].as_dict()
+        ours = {name: chosen.pop(name) for name in ("out", "gallery", "skip_broken")}
         try:
             convert(CONVERTERS[settings.dataset](**chosen), **ours)
         except InputError as error:

@@ -59,5 +59,5 @@ def demo(flags: list[str]) -> Path:
 
 
 if __name__ == "__main__":
-    with one_line_errors():
+    with one_line_errors("the same command continues"):
         demo(sys.argv[1:])

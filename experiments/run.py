@@ -141,5 +141,5 @@ def main(args: ArgsType = None) -> ExperimentCLI:
 
 
 if __name__ == "__main__":
-    with one_line_errors():
+    with one_line_errors("by Ctrl-C; the same command goes on from the last point to resume from"):
         main()

@@ -107,9 +107,9 @@ def build_parser() -> ArgumentParser:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Parse the command line."""
-    parser = build_parser()
-    settings = parser.parse_args(None if args is None else list(args))
-    with one_line_errors():
+    with one_line_errors("all answers are kept, the same command continues"):
+        parser = build_parser()
+        settings = parser.parse_args(None if args is None else list(args))
         try:
             _run(parser, settings)
         except BudgetSpent as error:
@@ -118,8 +118,6 @@ def main(args: Sequence[str] | None = None) -> None:
         except AnswersAwaited as error:
             print(f"stopped: {error}", file=sys.stderr)
             raise SystemExit(ANSWERS_AWAITED) from None
-        except KeyboardInterrupt:
-            raise SystemExit("stopped: all answers are kept, the same command continues") from None
 
 
 def _run(parser: ArgumentParser, settings: Namespace) -> None:

@@ -151,7 +151,7 @@ def split_flags(args: Sequence[str]) -> list[str]:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Parse the command line."""
-    with one_line_errors():
+    with one_line_errors("finished runs are kept, the same command continues"):
         auto_cli(study, args=split_flags(sys.argv[1:] if args is None else args))
 
 
