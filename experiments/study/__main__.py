@@ -17,9 +17,13 @@ from pathlib import Path
 
 from jsonargparse import auto_cli
 
+from contextcir.checks import whole
 from contextcir.errors import InputError
-from contextcir.files import write_json, write_text
-from experiments.command import one_line_errors, packaged, read_shard
+from contextcir.files import read_text, write_json, write_text
+from experiments.command import read_shard
+from experiments.failures import one_line_errors
+from experiments.flags import packaged
+from experiments.outputs import output_folder
 from experiments.study.file import read_plan
 from experiments.study.plan import Plan
 from experiments.study.report import write_report
@@ -60,13 +64,17 @@ def study(
     file = packaged("studies", file)
     plan = read_plan(file, flags)
     root = out or Path("runs") / "studies" / plan.name
+    output_folder(root, "out")
+    output_folder(publish, "publish")
+    whole(jobs, 1, "jobs")
+    whole(threads, 1, "threads")
     share = read_shard(only, "only") or (0, 1)
     if list:
         print_trials(plan, root)
         return
     if not aggregate:
         note_command(root)
-        write_text(root / "study.yaml", file.read_text())
+        write_text(root / "study.yaml", read_text(file))
         run_study(plan, root, share, Runner(root, jobs, threads))
     report = write_report(plan, root, choose(plan, root), commands(root))
     if publish is not None:

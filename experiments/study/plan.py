@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.command import packaged
+from experiments.flags import packaged
 
 OVERLAYS = Path(__file__).parents[1] / "configs" / "overlays"
 
