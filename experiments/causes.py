@@ -123,6 +123,9 @@ def _choose(links: Iterable[BaseException]) -> BaseException:
 
 def _of_text(text: str) -> str:
     """Return a line on the error that the text of a traceback, of another process, tells of."""
+    whole = InputError(text)  # what it carries of an error of ours
+    if whole.problem != text:
+        return whole.describe(flag)
     told = []
     for part in _BETWEEN.split(text):
         _, _, rest = part.rpartition(_TRACEBACK)
@@ -153,7 +156,7 @@ def _rebuilt(kind: str, message: str) -> BaseException:
     if issubclass(known, ImportError) and (match := re.search(r"No module named '([\w.]+)'", message)):
         return ModuleNotFoundError(message, name=match[1])
     try:
-        return known(message)
+        return known(message.strip("'\"") if known is KeyError else message)
     except TypeError:  # of an error that takes several arguments
         return RuntimeError(f"{name}: {message}")
 
