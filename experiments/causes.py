@@ -231,6 +231,8 @@ def _system(error: OSError, where: str) -> str:
         return f"{' '.join(str(error).split()) or type(error).__name__}{where}"
     words = SYSTEM.get(error.errno, error.strerror or os.strerror(error.errno))
     file = error.filename if error.filename is not None else _file_at_hand(error.__traceback__)
+    if error.errno == errno.EEXIST and file is not None and not os.path.isdir(file):
+        words = "expected a folder, or nothing, found a file"
     return f"{words}{where}" if file is None else f"{os.fsdecode(file) if isinstance(file, bytes) else file}: {words}"
 
 

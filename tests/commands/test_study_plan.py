@@ -97,7 +97,7 @@ def test_a_plain_list_of_variants_is_compared_with_one_of_them(tmp_path: Path) -
         ({"configs": []}, "configs must list"),
         ({"configs": ["no.yaml"]}, "no file no.yaml, and none of the project's configs has this name"),
         ({"factors": None}, "variants \\(or factors\\) must name"),
-        ({"factors": {"a": {"x/y": {}}}}, "must consist of letters"),
+        ({"factors": {"a": {"x/y": {}}}}, "expected letters"),
         ({"overrides": {"seed_everything": 3}}, "overrides has seed_everything, which the study sets itself"),
         ({"reference": "other"}, "reference is 'other', which is no variant"),
         ({"reference": {"concept": "b"}}, "which is no variant"),
@@ -108,6 +108,20 @@ def test_a_plain_list_of_variants_is_compared_with_one_of_them(tmp_path: Path) -
         ({"tune": STUDY["tune"] | {"settings": []}}, "tune.settings of none-cross must be a list"),
         ({"tune": STUDY["tune"] | {"of": {"a": [{}] * 2, "cross": [{}] * 2}}}, "give a-cross its own"),
         ({"tune": {"seeds": [7], "settings": [{}]}}, "tune must have metric"),
+        ({1: 2, None: 3, "sedes": [1]}, "1 is not known"),
+        ({"factors": {"a": {"..": {}}}}, "expected letters"),
+        ({"factors": {f: {str(n): {} for n in range(99)} for f in "abc"}}, "970,299 combinations"),
+        ({"configs": [3]}, "config must be a list of texts"),
+        ({"overrides": {"config": 3}}, "config must be a list of texts"),
+        ({"overrides": {"a b\n": 3}}, "expected a setting such as"),
+        ({"seeds": [10**30]}, "from 0 to 4294967295"),
+        ({"seeds": "1" * 999}, "must be a list of different seeds"),
+        ({"untrained": 3}, "untrained must be a list of texts"),
+        ({"untrained": [[]]}, "untrained must be a list of texts"),
+        ({"reference": {"concept": []}}, "reference.concept must be a text"),
+        ({"title": {}}, "title must be a text"),
+        ({"tune": STUDY["tune"] | {"metric": {}}}, "tune.metric must be a text"),
+        ({"metrics": {"a": {"b": 3}}}, "metrics.a.b must be a text"),
     ],
 )
 def test_mistakes_name_the_key(changes: dict, words: str, tmp_path: Path) -> None:
@@ -119,7 +133,10 @@ def test_what_is_no_study_is_refused_with_its_file(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match=r"no file .*no.yaml, and none of the project's studies has this name"):
         read_plan(tmp_path / "no.yaml")
     file = tmp_path / "it.yaml"
-    for text, words in (("- a", r"it.yaml: must be a mapping, got \['a'\]"), ("a: [", "it.yaml: not valid YAML")):
+    for text, words in (
+        ("- a", r"it.yaml: expected a mapping of the keys of a study, found a list"),
+        ("a: [", "it.yaml: not valid YAML"),
+    ):
         file.write_text(text)
         with pytest.raises(InputError, match=words):
             read_plan(file)
