@@ -259,6 +259,7 @@ def test_a_mistake_is_one_line(name: str, tmp_path: Path, monkeypatch: pytest.Mo
     def search(data: st.DataObject) -> None:
         if time.monotonic() > end:
             return
+        os.chdir(tmp_path)  # the folder of the last example goes
         args = worsened(data, good, work, command.files, command.flags, command.fixed)
         os.chdir(work)
         said, printed, status = io.StringIO(), io.StringIO(), 0

@@ -11,13 +11,13 @@ import yaml
 from hypothesis import strategies as st
 
 TEXTS = (
-    "", " ", "0", "-1", "nan", "inf", "1e400", "1.5", "null", "true", "[]", "{}", "[1", "a: b: c", "a\nb", "\x1b[31m", "ü\udcff",
-    "${oc.env:NOT_THERE}", "${x}", "${oc.decode:[}", "../../x", "/dev/null", "/dev/zero", "/", "nothing/there", "x" * 5000,
-    "9" * 400, "0x", "I/N", "1/0", "%s", "--", "torch.nn.Linear", "None",
+    "", " ", "0", "-1", "nan", "inf", "1e400", "1.5", "null", "true", "[]", "{}", "[1", "a: b: c", "a\nb", "\x1b[31m",
+    "ü\udcff", "${oc.env:NOT_THERE}", "${x}", "${oc.decode:[}", "../../x", "/dev/null", "/dev/zero", "/", "nothing/there",
+    "x" * 5000, "9" * 400, "0x", "I/N", "1/0", "%s", "--", "torch.nn.Linear", "None",
 )  # fmt: skip
 VALUES: tuple[Any, ...] = (
-    None, True, 0, -1, 10**30, 1.5, float("nan"), float("inf"), "", " ", "x" * 5000, "../../x", "/dev/zero", "a\nb", "\x00",
-    [], {}, [[]], [None], {"a": 1}, {"": {}}, ["a", 1],
+    None, True, 0, -1, 10**30, 1.5, float("nan"), float("inf"), "", " ", "x" * 5000, "../../x", "/dev/zero", "a\nb",
+    "\x00", [], {}, [[]], [None], {"a": 1}, {"": {}}, ["a", 1],
 )  # fmt: skip
 PIECES = (
     b"",
