@@ -1,19 +1,20 @@
 """Good inputs of commands, made worse: other bytes, other values, other kinds of files, other flags."""
 
+import contextlib
 import json
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import yaml
-from hypothesis import strategies as st
 
 TEXTS = (
     "", " ", "0", "-1", "nan", "inf", "1e400", "1.5", "null", "true", "[]", "{}", "[1", "a: b: c", "a\nb", "\x1b[31m",
-    "ü\udcff", "${oc.env:NOT_THERE}", "${x}", "${oc.decode:[}", "../../x", "/dev/null", "/dev/zero", "/", "nothing/there",
-    "x" * 5000, "9" * 400, "0x", "I/N", "1/0", "%s", "--", "torch.nn.Linear", "None",
+    "ü\udcff", "${oc.env:NOT_THERE}", "${x}", "${oc.decode:[}", "../../x", "/dev/null", "/dev/zero", "/",
+    "nothing/there", "x" * 5000, "9" * 400, "0x", "I/N", "1/0", "%s", "--", "torch.nn.Linear", "None",
 )  # fmt: skip
 VALUES: tuple[Any, ...] = (
     None, True, 0, -1, 10**30, 1.5, float("nan"), float("inf"), "", " ", "x" * 5000, "../../x", "/dev/zero", "a\nb",
@@ -37,50 +38,56 @@ PIECES = (
 KINDS = ("nothing", "folder", "pipe", "loop", "zero", "empty", "twice")
 
 
-def bytes_changed(data: st.DataObject, content: bytes) -> bytes:
+def bytes_changed(chance: Random, content: bytes) -> bytes:
     """Return a content with a part of it cut, doubled or replaced."""
-    start = data.draw(st.integers(0, len(content)))
-    end = data.draw(st.integers(start, min(len(content), start + 40)))
-    return content[:start] + data.draw(st.sampled_from([*PIECES, content[start:end] * 2])) + content[end:]
+    start = chance.randint(0, len(content))
+    end = chance.randint(start, min(len(content), start + 40))
+    return content[:start] + chance.choice([*PIECES, content[start:end] * 2]) + content[end:]
 
 
-def value_changed(data: st.DataObject, value: Any) -> Any:
+def value_changed(chance: Random, value: Any) -> Any:
     """Return a value of JSON or YAML in which one value within it, a key, or the number of entries is another."""
-    if isinstance(value, (dict, list)) and value and data.draw(st.integers(0, 5)):
-        key = data.draw(st.sampled_from(list(value) if isinstance(value, dict) else range(len(value))))
+    if isinstance(value, (dict, list)) and value and chance.randint(0, 5):
+        key = chance.choice(list(value) if isinstance(value, dict) else range(len(value)))
         copy = value.copy()
-        what = data.draw(st.sampled_from(("inside", "inside", "inside", "remove", "name")))
+        what = chance.choice(("inside", "inside", "inside", "remove", "name"))
         if what == "inside":
-            copy[key] = value_changed(data, value[key])
+            copy[key] = value_changed(chance, value[key])
         elif isinstance(copy, dict) and what == "name":
-            copy[data.draw(st.sampled_from((f"{key}x", "", 1, "../x")))] = copy.pop(key)
+            copy[chance.choice((f"{key}x", "", 1, "../x"))] = copy.pop(key)
         else:
             del copy[key]
         return copy
-    return data.draw(st.sampled_from(VALUES))
+    return chance.choice(VALUES)
 
 
-def content_changed(data: st.DataObject, file: Path) -> None:
+def content_changed(chance: Random, file: Path) -> None:
     """Change a file of JSON, JSON lines or YAML by one of its values, any file by its bytes."""
     content = file.read_bytes()
-    if file.suffix in (".json", ".jsonl", ".yaml") and data.draw(st.booleans()):
-        if file.suffix == ".yaml":
-            text = yaml.safe_dump(value_changed(data, yaml.safe_load(content)), sort_keys=False)
-        elif file.suffix == ".json":
-            text = json.dumps(value_changed(data, json.loads(content)))
-        else:
-            lines = content.decode().splitlines()
-            place = data.draw(st.integers(0, len(lines) - 1))
-            lines[place] = json.dumps(value_changed(data, json.loads(lines[place])))
-            text = "\n".join(lines)
-        file.write_text(text, errors="surrogatepass")
-    else:
-        file.write_bytes(bytes_changed(data, content))
+    if chance.randint(0, 1):
+        with contextlib.suppress(ValueError, RecursionError, yaml.YAMLError):  # changed before, and unreadable now
+            file.write_text(_value_of_file_changed(chance, file), errors="surrogatepass")
+            return
+    file.write_bytes(bytes_changed(chance, content))
 
 
-def kind_changed(data: st.DataObject, file: Path) -> None:
+def _value_of_file_changed(chance: Random, file: Path) -> str:
+    text = file.read_text(encoding="utf-8")
+    if file.suffix == ".yaml":
+        return yaml.safe_dump(value_changed(chance, yaml.safe_load(text)), sort_keys=False)
+    if file.suffix == ".json":
+        return json.dumps(value_changed(chance, json.loads(text)))
+    if file.suffix != ".jsonl":
+        raise ValueError("no values in this file")
+    lines = text.splitlines()
+    place = chance.randrange(len(lines))
+    lines[place] = json.dumps(value_changed(chance, json.loads(lines[place])))
+    return "\n".join(lines)
+
+
+def kind_changed(chance: Random, file: Path) -> None:
     """Put something else in the place of a file."""
-    kind, content = data.draw(st.sampled_from(KINDS)), file.read_bytes()
+    kind, content = chance.choice(KINDS), file.read_bytes()
     file.unlink()
     actions: dict[str, Callable[[], object]] = {
         "nothing": lambda: None,
@@ -94,12 +101,12 @@ def kind_changed(data: st.DataObject, file: Path) -> None:
     actions[kind]()
 
 
-def flag_changed(data: st.DataObject, flags: list[str], fixed: tuple[str, ...]) -> list[str]:
+def flag_changed(chance: Random, flags: list[str], fixed: tuple[str, ...]) -> list[str]:
     """Return flags, one of which has another value, another name, stands twice or is missing; ``fixed`` ones stay."""
     places = [number for number, flag in enumerate(flags) if flag.partition("=")[0] not in fixed]
-    place = data.draw(st.sampled_from(places))
+    place = chance.choice(places)
     name, equals, value = flags[place].partition("=")
-    text = data.draw(st.sampled_from(TEXTS))
+    text = chance.choice(TEXTS)
     changed = {
         "value": [f"{name}={text}" if equals else text],
         "letter": [f"{name}x{equals}{value}"],
@@ -108,21 +115,21 @@ def flag_changed(data: st.DataObject, flags: list[str], fixed: tuple[str, ...]) 
         "bare": [name],
         "more": [flags[place], text],
     }
-    what = data.draw(st.sampled_from(("value", "value", "value", *changed)))
+    what = chance.choice(("value", "value", "value", *changed))
     return [*flags[:place], *changed[what], *flags[place + 1 :]]
 
 
 def worsened(
-    data: st.DataObject, good: Path, work: Path, files: tuple[str, ...], flags: list[str], fixed: tuple[str, ...]
+    chance: Random, good: Path, work: Path, files: tuple[str, ...], flags: list[str], fixed: tuple[str, ...]
 ) -> list[str]:
     """Copy good inputs to a new folder, make one or two mistakes in files or flags, and return the flags."""
     shutil.rmtree(work, ignore_errors=True)
     shutil.copytree(good, work, symlinks=True)
-    for _ in range(data.draw(st.integers(1, 2))):
-        file = work / data.draw(st.sampled_from(files)) if files else None
-        what = data.draw(st.sampled_from(("flag", "content", "content", "kind") if file else ("flag",)))
+    for _ in range(chance.randint(1, 2)):
+        file = work / chance.choice(files) if files else None
+        what = chance.choice(("flag", "content", "content", "kind") if file else ("flag",))
         if what == "flag":
-            flags = flag_changed(data, flags, fixed)
+            flags = flag_changed(chance, flags, fixed)
         elif file.is_file() and not file.is_symlink():
-            (content_changed if what == "content" else kind_changed)(data, file)
+            (content_changed if what == "content" else kind_changed)(chance, file)
     return flags
