@@ -17,7 +17,9 @@ from contextcir.errors import InputError
 from data_modules.checking.images import unwatched
 from data_modules.checking.inspection import Report, inspect
 from data_modules.readers import READERS
-from experiments.command import flag, one_line_errors
+from experiments.arguments import Parser
+from experiments.command import one_line_errors
+from experiments.flags import flag
 
 KINDS = {
     "layout": "files or folders not found",
@@ -32,7 +34,7 @@ KINDS = {
 
 def build_parser() -> ArgumentParser:
     """Return the parser of the command line."""
-    parser = ArgumentParser(prog="python -m experiments.check_data", description="Is a benchmark complete?")
+    parser = Parser(prog="python -m experiments.check_data", description="Is a benchmark complete?")
     parser.add_argument("benchmark", choices=list(READERS), help="which one")
     parser.add_argument("--root", type=Path, required=True, help="its folder, as for --data.root")
     parser.add_argument("--split", type=str, nargs="+", default=[], help="splits to check; all of them by default")

@@ -1,46 +1,22 @@
 """What all commands share: errors in one line, functions as command lines, shards, and tables."""
 
-import difflib
 import platform
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from contextcir.errors import InputError, MissingFileError
+from contextcir.errors import InputError
 from experiments.failures import one_line_errors
 from experiments.flags import flag as flag
 
 
 def command(function: Callable[..., None]) -> None:
-    """Run a function with its parameters as flags; errors are told in one line."""
+    """Run a function with its parameters as flags; errors are told in one line, those in arguments with status 2."""
     from jsonargparse import auto_cli  # here, so that commands with a parser of their own start without it
 
+    from experiments.arguments import Parser
+
     with one_line_errors():
-        auto_cli(function, as_positional=False)
-
-
-def packaged(kind: str, name: str | Path, setting: str | None = None) -> Path:
-    """Return a YAML file given by its path, or by its bare name among those that come with the project.
-
-    Args:
-        kind: the folder of the project's own files: ``configs``, ``studies`` or ``sweeps``. Files of its subfolders
-            have names such as ``overlays/bf16``.
-        name: a path, or a name with or without ``.yaml``.
-        setting: the argument that gives it, for the message; None for a positional one.
-
-    Raises:
-        MissingFileError: if it is neither; the message has the closest names.
-    """
-    path = Path(name)
-    if path.is_file():
-        return path
-    folder = Path(__file__).parent / kind
-    own = {file.relative_to(folder).with_suffix("").as_posix(): file for file in sorted(folder.rglob("*.yaml"))}
-    bare = path.as_posix().removesuffix(".yaml")
-    if bare in own:
-        return own[bare]
-    close = difflib.get_close_matches(bare, own, n=3, cutoff=0.5)
-    hint = f"close to it: {', '.join(close)}" if close else f"there are {', '.join(n for n in own if '/' not in n)}"
-    raise MissingFileError(f"no file {path}, and none of the project's {kind} has this name; {hint}", setting=setting)
+        auto_cli(function, as_positional=False, parser_class=Parser)
 
 
 def read_shard(text: str | None, setting: str = "shard") -> tuple[int, int] | None:

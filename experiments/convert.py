@@ -12,6 +12,7 @@ from jsonargparse import ArgumentParser
 
 from contextcir.errors import InputError
 from data_modules.converters import Converter, HotelConverter, LaSCoConverter, RewrittenConverter, write_manifest
+from experiments.arguments import Parser
 from experiments.failures import one_line_errors
 from experiments.outputs import output_file
 
@@ -24,10 +25,10 @@ CONVERTERS: dict[str, type[Converter]] = {
 
 def build_parser() -> ArgumentParser:
     """Return the parser: one subcommand per official set, with the arguments of its converter."""
-    parser = ArgumentParser(prog="python -m experiments.convert", description="Turn official files into manifests.")
+    parser = Parser(prog="python -m experiments.convert", description="Turn official files into manifests.")
     subcommands = parser.add_subcommands(dest="dataset")
     for name, converter in CONVERTERS.items():
-        sub = ArgumentParser(description=(converter.__doc__ or "").partition("\n")[0])
+        sub = Parser(description=(converter.__doc__ or "").partition("\n")[0])
         sub.add_class_arguments(converter, as_group=False)
         sub.add_argument("--out", type=Path, required=True, help="manifest to write, .json or .jsonl")
         sub.add_argument(

@@ -4,23 +4,26 @@ jsonargparse finds a class by its bare name only once its module is imported. Im
 so a table of the public classes is read from the source text, and only the modules of named classes are imported.
 """
 
-import difflib
 import functools
 import importlib
 import importlib.util
+import os
 import re
+import stat
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
-from contextcir.errors import InputError
-from experiments.command import packaged
+from contextcir.errors import InputError, shown
+from experiments.bases import bases_of
+from experiments.flags import packaged
+from experiments.yaml_files import NotStrict, check, parse_yaml, read_mapping, read_yaml
 
 PACKAGES = ("contextcir", "data_modules", "callbacks", "experiments")
 CONFIG_FLAGS = ("-c", "--config")
+ENDINGS = (".yaml", ".yml")
+SUBCOMMANDS = ("fit", "validate", "test", "predict")  # of experiments.run
 _CLASS = re.compile(r"^class ([A-Z]\w*)(?:\[[^\]]*\])?(?:\(([^)]*)\))?:", re.MULTILINE)
 
 
@@ -59,12 +62,6 @@ def subclasses(base: str) -> list[str]:
     return sorted(below - {base})
 
 
-def close(name: str, names: Iterable[str], cutoff: float = 0.55) -> list[str]:
-    """Return up to three names that are close to one, upper and lower case being alike."""
-    lower = {known.lower(): known for known in names}
-    return [lower[match] for match in difflib.get_close_matches(name.lower(), lower, n=3, cutoff=cutoff)]
-
-
 def resolve(args: Sequence[str] | None = None) -> list[str]:
     """Return a command line whose bare names can be used: configs become paths, modules of named classes are imported.
 
@@ -75,8 +72,12 @@ def resolve(args: Sequence[str] | None = None) -> list[str]:
         InputError: if there is no such config, it is not valid YAML, or a named class needs a package that is missing.
     """
     resolved = with_paths(sys.argv[1:] if args is None else args)
-    given = [*map(_value, resolved), *map(_content, config_files(resolved))]
-    for name in {name for value in given for name in _strings(value)}:
+    names = {name for argument in resolved for name in _strings(_value(argument))}
+    for file in config_files(resolved):
+        for name in _strings(read_mapping(file, "settings", "config")):
+            names.add(name)
+            _no_pipe(file.parent / name, None)
+    for name in names:
         for entry in public_classes().get(name, ()):
             try:
                 importlib.import_module(entry.module)
@@ -86,15 +87,40 @@ def resolve(args: Sequence[str] | None = None) -> list[str]:
 
 
 def with_paths(args: Sequence[str]) -> list[str]:
-    """Return a command line whose configs are given by their paths; raises InputError where there is none."""
-    paths = []
+    """Return a command line whose configs are given by their paths, those that they are built on before them.
+
+    Raises:
+        InputError: if there is no config of a name, or its bases can't be found.
+    """
+    parts: list[list[str]] = [[]]  # of the command line: each ends with the value of a config, the last one does not
+    configs: list[Path | dict[str, Any]] = []
+    done: list[str] = []
     for before, argument in zip(["", *args], args, strict=False):
-        if before in CONFIG_FLAGS:
-            argument = _path(argument)
-        elif (value := _config_of(argument)) is not None:
-            argument = f"{argument.partition('=')[0]}={_path(value)}"
-        paths.append(argument)
-    return paths
+        value = argument if before in CONFIG_FLAGS else _config_of(argument)
+        if value is None:
+            if not argument.startswith("-") and ("=" in before or not before.startswith("-")):  # a subcommand
+                done += _joined(parts, configs)
+                parts, configs = [[]], []
+            parts[-1].append(argument)
+            continue
+        path = _path(value)
+        configs.append(_inline(value) if path is None else path)
+        flag = "" if before in CONFIG_FLAGS else f"{argument.partition('=')[0]}="
+        parts[-1].append(f"{flag}{value if path is None else path}")
+        parts.append([])
+    return [*done, *_joined(parts, configs)]
+
+
+def _joined(parts: Sequence[list[str]], configs: Sequence[Path | dict[str, Any]]) -> list[str]:
+    """Return the parts of a command line with the bases of its configs between them."""
+    bases: dict[int, list[str]] = {}
+    for after, base in bases_of(configs):
+        bases.setdefault(after, []).append(f"{CONFIG_FLAGS[-1]}={base}")
+    first = len(parts[0]) - (2 if parts[0][-2:-1] and parts[0][-2] in CONFIG_FLAGS else 1)
+    joined = [*parts[0][:first], *bases.get(-1, []), *parts[0][first:]] if configs else list(parts[0])
+    for place, part in enumerate(parts[1:]):
+        joined += [*bases.get(place, []), *part]
+    return joined
 
 
 def import_all(packages: Sequence[str]) -> None:
@@ -116,28 +142,54 @@ def _config_of(argument: str) -> str | None:
     return value if equals and flag in CONFIG_FLAGS else None
 
 
-def _path(text: str) -> str:
-    inline = "\n" in text or ":" in text  # settings instead of a file
-    return text if inline else str(packaged("configs", text, "config"))
+def _path(text: str) -> Path | None:
+    """Return the file of a config; None for settings in its place."""
+    inline = ("\n" in text or ":" in text) and not os.path.exists(text)
+    return None if inline else packaged("configs", text, "config")
+
+
+def _inline(text: str) -> dict[str, Any]:
+    value = parse_yaml(text, setting="config")
+    if not isinstance(value, dict):
+        raise InputError(f"expected a file or a mapping of settings, got {shown(text)}", setting="config")
+    return value
 
 
 def _value(argument: str) -> Any:
-    """Return the value that an argument gives, of a flag also by a YAML file."""
+    """Return the value that an argument gives, of a flag also by a YAML file.
+
+    Raises:
+        InputError: if it is a list or mapping, or names a file, and this is not strict YAML.
+    """
     is_flag = argument.startswith("-")
-    text = argument.partition("=")[2] if is_flag else argument
-    if is_flag and text.endswith((".yaml", ".yml")) and Path(text).is_file():
-        return _content(Path(text))
+    name, _, text = argument.partition("=") if is_flag else ("", "", argument)
+    setting = name.lstrip("-").removesuffix("+") or None
+    if not text.strip() and (not is_flag or "=" in argument):
+        raise InputError(
+            "a value is missing; null stands for none" if is_flag else "an argument is empty", setting=setting
+        )
+    if text.endswith(ENDINGS) and os.path.isfile(text):
+        return read_yaml(text, setting)
+    _no_pipe(text, setting)
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
+        check(text)
+        return parse_yaml(text)
+    except NotStrict as error:
+        if not error.syntax and text.lstrip().startswith(("{", "[")):
+            raise InputError(f"not valid YAML: {error}", setting=setting) from None
+    except InputError:
+        pass
+    return text
 
 
-def _content(file: Path) -> Any:
+def _no_pipe(path: str | Path, setting: str | None) -> None:
+    """Refuse a named pipe, which jsonargparse would wait for; those that a shell makes end."""
     try:
-        return yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise InputError(f"this is not valid YAML: {' '.join(str(error).split())}", file=file) from None
+        pipe = stat.S_ISFIFO(os.stat(path).st_mode) and not str(path).startswith(("/dev/", "/proc/"))
+    except (OSError, ValueError):  # no path at all, mostly
+        return
+    if pipe:
+        raise InputError("expected a file, found a named pipe", file=path, setting=setting)
 
 
 def _strings(value: Any) -> Iterator[str]:

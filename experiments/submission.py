@@ -5,7 +5,6 @@ python -m experiments.submission score circo submission/circo_val.json --annotat
 """
 
 import json
-from argparse import ArgumentParser
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +18,7 @@ from data_modules.circo import IMAGE_LIST, CIRCOReader
 from data_modules.cirr import CIRRReader
 from data_modules.reading.reader import BenchmarkReader
 from experiments.failures import one_line_errors
+from experiments.mistakes import PlainParser
 
 READERS: dict[str, type[BenchmarkReader]] = {"cirr": CIRRReader, "circo": CIRCOReader}
 
@@ -164,7 +164,7 @@ COMMANDS = {"validate": validate, "score": print_score}
 
 def main(args: Sequence[str] | None = None) -> None:
     """Parse the command line."""
-    parser = ArgumentParser(
+    parser = PlainParser(
         prog="python -m experiments.submission",
         description="Check and score submission files for the servers of CIRR and CIRCO.",
     )

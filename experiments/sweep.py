@@ -32,9 +32,10 @@ from jsonargparse import auto_cli
 from contextcir.checks import whole
 from contextcir.errors import InputError, shown
 from contextcir.files import read_json, write_json
-from experiments.arguments import ArgumentMistake, Parser
+from experiments.arguments import Parser
 from experiments.failures import one_line_errors
 from experiments.flags import packaged
+from experiments.mistakes import ArgumentMistake
 from experiments.names import PACKAGES, config_files, with_paths
 from experiments.yaml_files import read_mapping
 

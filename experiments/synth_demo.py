@@ -21,6 +21,7 @@ from jsonargparse import auto_cli
 from contextcir.errors import InputError, MissingFileError
 from contextcir.files import write_text
 from data_modules.scenes.writer import Size, image_path, write_scenes
+from experiments.arguments import Parser
 from experiments.failures import one_line_errors
 from experiments.outputs import output_folder
 from experiments.quality.synthesis_precision import judge_run, markdown, score
@@ -199,7 +200,8 @@ def _path(name: str) -> str:
 def main(args: Sequence[str] | None = None) -> None:
     """Parse the command line."""
     with one_line_errors("finished work is kept, the same command continues"):
-        auto_cli(synth_demo, as_positional=False, args=split_flags(sys.argv[1:] if args is None else args))
+        typed = split_flags(sys.argv[1:] if args is None else args)
+        auto_cli(synth_demo, as_positional=False, parser_class=Parser, args=typed)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from contextcir.errors import InputError
 from contextcir.files import in_shard, write_text
 from contextcir.phrases.bank import About, PhraseBank, byte_order, write_bank
 from contextcir.phrases.parser import PhraseParser, Span
+from experiments.arguments import Parser
 from experiments.command import one_line_errors, read_shard
 from experiments.phrases.captions import captions_of, configured, instantiated, read_captions
 from experiments.phrases.workers import UnfinishedRun, parse_batches
@@ -35,7 +36,7 @@ PARSERS = {
 
 def build_parser() -> ArgumentParser:
     """Return the parser of the command line."""
-    parser = ArgumentParser(prog="python -m experiments.phrases", description=__doc__.partition("\n")[0])
+    parser = Parser(prog="python -m experiments.phrases", description=__doc__.partition("\n")[0])
     parser.add_argument("--captions", type=Path, nargs="+", required=True, help="annotation files, manifests, .txt")
     parser.add_argument(
         "--parser", type=PhraseParser, required=True, help=f"{' or '.join(PARSERS)}, or a class; --parser.OPTION=..."
@@ -167,7 +168,7 @@ def _parse(typed: Sequence[str]) -> None:
 
 
 def _merge(typed: Sequence[str]) -> None:
-    parser = ArgumentParser(prog="python -m experiments.phrases merge", description="Join the banks of shards.")
+    parser = Parser(prog="python -m experiments.phrases merge", description="Join the banks of shards.")
     parser.add_argument("--out", type=Path, required=True, help="bank to write, or to add to")
     parser.add_argument("shards", type=Path, nargs="+", help="banks")
     settings = parser.parse_args(typed)

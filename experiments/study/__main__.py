@@ -20,6 +20,7 @@ from jsonargparse import auto_cli
 from contextcir.checks import whole
 from contextcir.errors import InputError
 from contextcir.files import read_text, write_json, write_text
+from experiments.arguments import Parser
 from experiments.command import read_shard
 from experiments.failures import one_line_errors
 from experiments.flags import packaged
@@ -154,13 +155,13 @@ def split_flags(args: Sequence[str]) -> list[str]:
             passed.append(arg)
         else:
             own.append(f"{arg}=true" if arg in SWITCHES else arg)
-    return [*own, f"--flags={json.dumps(passed)}"] if passed else own
+    return [*own, f"--flags={json.dumps(passed, ensure_ascii=False)}"] if passed else own
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Parse the command line."""
     with one_line_errors("finished runs are kept, the same command continues"):
-        auto_cli(study, args=split_flags(sys.argv[1:] if args is None else args))
+        auto_cli(study, parser_class=Parser, args=split_flags(sys.argv[1:] if args is None else args))
 
 
 if __name__ == "__main__":

@@ -14,9 +14,10 @@ import pytest
 import yaml
 
 from contextcir.errors import InputError, MissingFileError
-from experiments.arguments import ArgumentMistake, closest_keys
+from experiments.arguments import closest_keys
 from experiments.help import DATA
-from experiments.names import PACKAGES, close, public_classes, resolve, subclasses
+from experiments.mistakes import ArgumentMistake, close
+from experiments.names import PACKAGES, public_classes, resolve, subclasses
 from experiments.run import main, settings_parser
 from tests.helpers.paths import PROJECT
 

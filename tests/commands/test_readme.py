@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from safetensors.torch import load_file
 
-from experiments.command import packaged
+from experiments.flags import packaged
 from experiments.run import main
 from tests.helpers.paths import PROJECT
 
