@@ -7,14 +7,23 @@ command line turns one into its own words with `InputError.describe`.
 from __future__ import annotations
 
 import functools
+import json
+import re
+import sys
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+_PLACES = ("file", "record", "identity", "field", "setting")
+_WHOLE = re.compile(r"^whole error: (\{.*\})$", re.MULTILINE)
+
 
 class InputError(ValueError):
     """A file, record or argument that can't be used.
+
+    A loader process passes on only the text of a traceback, from which torch makes an error of the same class. An error
+    that is raised in such a process therefore carries all it knows in that text, and one made from it is the same.
 
     Args:
         problem: what was given and what was expected, without the place. With a ``field``, it continues the sentence
@@ -37,20 +46,28 @@ class InputError(ValueError):
         setting: str | None = None,
     ) -> None:
         super().__init__(problem)
+        if whole := _WHOLE.findall(problem):
+            self.add_note(problem)
+            problem, file, record, identity, field, setting = json.loads(whole[-1]).values()
         self.problem = problem
         self.file = None if file is None else str(file)
         self.record = record
         self.identity = identity
         self.field = field
         self.setting = setting
+        processes = sys.modules.get("multiprocessing.process")
+        if processes is not None and processes.parent_process() is not None:
+            self.add_note(f"whole error: {json.dumps({'problem': self.problem, **self._places()})}")
 
     def __str__(self) -> str:
         return self.describe()
 
     def __reduce__(self) -> tuple[Callable[..., InputError], tuple[Any, ...]]:
         # An exception of a loader process is pickled; by itself it would come back without its keywords.
-        places = {name: getattr(self, name) for name in ("file", "record", "identity", "field", "setting")}
-        return functools.partial(type(self), **places), (self.problem,)
+        return functools.partial(type(self), **self._places()), (self.problem,)
+
+    def _places(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in _PLACES}
 
     def describe(self, name_setting: Callable[[str], str] = str) -> str:
         """Return one line: place, problem, and the argument to change, as ``name_setting`` writes it."""
@@ -68,10 +85,10 @@ class InputError(ValueError):
 
     def relocate(self, old: str, new: str) -> InputError:
         """Return the same error for an owner that takes the argument ``old`` (and those below it) under ``new``."""
-        moved = self.__reduce__()[0](self.problem)
-        if self.setting is not None and (self.setting == old or self.setting.startswith(f"{old}.")):
-            moved.setting = new + self.setting[len(old) :]
-        return moved
+        setting = self.setting
+        if setting is not None and (setting == old or setting.startswith(f"{old}.")):
+            setting = new + setting[len(old) :]
+        return type(self)(self.problem, **{**self._places(), "setting": setting})
 
 
 class MissingFileError(InputError, FileNotFoundError):

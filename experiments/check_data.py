@@ -92,8 +92,8 @@ def print_report(report: Report, most: int) -> None:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Parse the command line, check, print; leave with exit code 1 if there is a problem."""
-    settings = build_parser().parse_args(args)
     with one_line_errors():
+        settings = build_parser().parse_args(args)
         if settings.file is not None and settings.benchmark != "manifest":
             raise InputError(f"only a manifest has a file of its own, not {settings.benchmark}", setting="file")
         whole(settings.show, 0, "show")
@@ -109,13 +109,13 @@ def main(args: Sequence[str] | None = None) -> None:
             allow_links=settings.allow_links,
             **({} if settings.file is None else {"file": settings.file}),
         )
-    problems = [p for p in report.problems if not (settings.allow_duplicates and p.kind == "duplicate")]
-    if settings.json:
-        print(json.dumps({**report.as_dict(), "ok": not problems}, indent=1))
-    else:
-        print_report(report, settings.show)
-        print("no problem found" if not problems else f"{len(problems):,} problems", file=sys.stderr)
-    raise SystemExit(1 if problems else 0)
+        problems = [p for p in report.problems if not (settings.allow_duplicates and p.kind == "duplicate")]
+        if settings.json:
+            print(json.dumps({**report.as_dict(), "ok": not problems}, indent=1))
+        else:
+            print_report(report, settings.show)
+            print("no problem found" if not problems else f"{len(problems):,} problems", file=sys.stderr)
+        raise SystemExit(1 if problems else 0)
 
 
 if __name__ == "__main__":

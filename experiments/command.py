@@ -1,36 +1,12 @@
 """What all commands share: errors in one line, functions as command lines, shards, and tables."""
 
-import os
 import platform
-import re
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from contextcir.errors import InputError
-from experiments.flags import flag
-
-
-@contextmanager
-def one_line_errors(*also: type[Exception]) -> Iterator[None]:
-    """Print what a user did wrong in one line, and exit with 1; with CIR_TRACEBACK=1 the traceback comes as well.
-
-    ``also``: kinds of errors beyond ValueError and OSError.
-    """
-    try:
-        yield
-    except (ValueError, OSError, *also) as error:
-        if os.environ.get("CIR_TRACEBACK") == "1":
-            raise
-        # The text of an error from a loader process is that process's traceback; its last line says what is wrong.
-        *traceback, message = str(error).strip().splitlines() or [repr(error)]
-        if traceback:
-            message = re.sub(r"^[\w.]+(Error|Exception): ", "", message)
-        elif isinstance(error, InputError):
-            message = error.describe(flag)
-        print(f"error: {message}", file=sys.stderr)
-        raise SystemExit(1) from None
+from experiments.failures import one_line_errors
+from experiments.flags import flag as flag
 
 
 def command(function: Callable[..., None]) -> None:
@@ -39,7 +15,7 @@ def command(function: Callable[..., None]) -> None:
 
     from experiments.arguments import Parser
 
-    with one_line_errors(RuntimeError):
+    with one_line_errors():
         auto_cli(function, as_positional=False, parser_class=Parser)
 
 

@@ -20,7 +20,8 @@ from data_modules.converters import (
     write_manifest,
 )
 from experiments.arguments import Parser
-from experiments.command import one_line_errors
+from experiments.failures import one_line_errors
+from experiments.outputs import output_file
 
 CONVERTERS: dict[str, type[Converter]] = {
     "hotel": HotelConverter,
@@ -47,6 +48,8 @@ def build_parser() -> ArgumentParser:
 
 def convert(converter: Converter, out: Path, gallery: Path | None = None, skip_broken: bool = False) -> None:
     """Write the manifest, and the list of its gallery if that has a name; print what was done."""
+    output_file(out, "out")
+    output_file(gallery, "gallery")
     check_manifest(out, "out")
     if gallery is not None:
         check_manifest(gallery, "gallery", [".json"])
@@ -68,11 +71,10 @@ def convert(converter: Converter, out: Path, gallery: Path | None = None, skip_b
 
 def main(args: Sequence[str] | None = None) -> None:
     """Parse the command line."""
-    parser = build_parser()
-    settings = parser.parse_args(args)
-    chosen = settings[settings.dataset].as_dict()
-    ours = {name: chosen.pop(name) for name in ("out", "gallery", "skip_broken")}
     with one_line_errors():
+        settings = build_parser().parse_args(args)
+        chosen = settings[settings.dataset].as_dict()
+        ours = {name: chosen.pop(name) for name in ("out", "gallery", "skip_broken")}
         try:
             convert(CONVERTERS[settings.dataset](**chosen), **ours)
         except InputError as error:

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from contextcir.files import read_json
-from experiments.command import one_line_errors
+from experiments.failures import one_line_errors
 from experiments.run import main
 
 _FOLDER = Path(__file__).parent / "configs"
@@ -59,5 +59,5 @@ def demo(flags: list[str]) -> Path:
 
 
 if __name__ == "__main__":
-    with one_line_errors():
+    with one_line_errors("the same command continues"):
         demo(sys.argv[1:])

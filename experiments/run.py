@@ -20,7 +20,7 @@ from callbacks.progress import show_progress
 from contextcir.encoders.pretrained import weights_postponed
 from contextcir.training.module import ContextCIR
 from experiments.arguments import OneLineErrors
-from experiments.command import one_line_errors
+from experiments.failures import keep_tracebacks_in, one_line_errors
 from experiments.help import answer_help
 from experiments.names import resolve
 from experiments.record import RecordSettings, claim_run_id
@@ -47,6 +47,12 @@ OPTIONS: dict[str, Any] = {
     "auto_configure_optimizers": False,
     "seed_everything_default": 0,
 }
+
+
+def own_folder(trainer: Trainer) -> Path | None:
+    """Return the folder of a run, None where its settings name none: then Lightning works in the current one."""
+    folder = Path(trainer.default_root_dir)
+    return None if folder.resolve() == Path.cwd() else folder
 
 
 class RunParser(OneLineErrors, LightningArgumentParser):
@@ -81,6 +87,7 @@ class ExperimentCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer, with the progress bar of `callbacks.progress` in the place of its own."""
         trainer = super().instantiate_trainer(**kwargs)
+        keep_tracebacks_in(own_folder(trainer))
         show_progress(trainer)
         quiet_loggers(trainer)
         return trainer
@@ -129,6 +136,7 @@ def settings_parser() -> LightningArgumentParser:
 
 def main(args: ArgsType = None) -> ExperimentCLI:
     """Parse ``args`` (default: ``sys.argv``) and run the chosen subcommand."""
+    keep_tracebacks_in(None)  # the folder of an earlier run in this process
     typed = sys.argv[1:] if args is None else args
     claim_run_id(resolve(typed) if isinstance(typed, list) else ())
     stay_offline()
@@ -146,5 +154,5 @@ def main(args: ArgsType = None) -> ExperimentCLI:
 
 
 if __name__ == "__main__":
-    with one_line_errors():
+    with one_line_errors("by Ctrl-C; the same command goes on from the last point to resume from"):
         main()

@@ -10,6 +10,7 @@ from pathlib import Path
 from contextcir.errors import InputError
 from data_modules.scenes.writer import Size, write_scenes
 from experiments.command import command
+from experiments.outputs import output_folder
 
 
 def scenes(root: Path = Path("datasets/scenes"), seed: int = 0, size: Size = Size(), workers: int = 0) -> None:  # noqa: B008
@@ -21,6 +22,7 @@ def scenes(root: Path = Path("datasets/scenes"), seed: int = 0, size: Size = Siz
         size: How much to draw.
         workers: Worker processes; 0 for one per core.
     """
+    output_folder(root, "root")
     start = time.time()
     try:
         write_scenes(root, seed, size, workers or os.cpu_count() or 1)

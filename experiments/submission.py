@@ -13,10 +13,11 @@ from contextcir.errors import InputError, MissingFileError
 from contextcir.evaluation.protocol import Protocol
 from contextcir.evaluation.submission import FORMATS, SubmissionFormat, score
 from contextcir.evaluation.submission_check import Submission, check, lists_of, parse, recognise
+from contextcir.files import ordinary_file
 from data_modules.circo import IMAGE_LIST, CIRCOReader
 from data_modules.cirr import CIRRReader
 from data_modules.reading.reader import BenchmarkReader
-from experiments.command import one_line_errors
+from experiments.failures import one_line_errors
 from experiments.mistakes import PlainParser
 
 READERS: dict[str, type[BenchmarkReader]] = {"cirr": CIRRReader, "circo": CIRCOReader}
@@ -84,7 +85,9 @@ def check_files(name: str, paths: Sequence[Path], annotations: Path, split: str)
     read: dict[Path, Submission | str] = {}
     for path in paths:
         try:
-            read[path] = parse(path.read_bytes())
+            read[path] = parse(ordinary_file(path).read_bytes())
+        except InputError as error:
+            read[path] = error.problem
         except OSError as error:
             read[path] = f"can't be read ({error.strerror})"
         except ValueError as error:
@@ -172,8 +175,8 @@ def main(args: Sequence[str] | None = None) -> None:
         options.add_argument("files", nargs="+", type=Path, help="submission files")
         options.add_argument("--annotations", type=Path, required=True, help="folder with the official annotations")
         options.add_argument("--split", required=True, help="split that was ranked: test1, test or val")
-    chosen = parser.parse_args(args)
     with one_line_errors():
+        chosen = parser.parse_args(args)
         try:
             COMMANDS[chosen.subcommand](chosen.benchmark, chosen.files, chosen.annotations, chosen.split)
         except InputError as error:

@@ -18,6 +18,7 @@ import math
 import os
 import platform
 import random
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,10 +29,11 @@ from typing import Any
 
 from jsonargparse import auto_cli
 
-from contextcir.errors import InputError
+from contextcir.checks import whole
+from contextcir.errors import InputError, shown
 from contextcir.files import read_json, write_json
 from experiments.arguments import Parser
-from experiments.command import one_line_errors
+from experiments.failures import one_line_errors
 from experiments.flags import packaged
 from experiments.mistakes import ArgumentMistake
 from experiments.names import PACKAGES, config_files, with_paths
@@ -48,6 +50,8 @@ DISTRIBUTIONS: dict[str, Callable[[random.Random, float, float], float]] = {
 }
 PARSING = ("jsonargparse", "lightning", "omegaconf", "pyyaml", "torch")  # decide what is accepted
 KEPT = 2000  # commands in the cache
+MOST = 10_000  # trials that are printed
+KEY = re.compile(r"[A-Za-z_][\w.]*")
 
 
 def read_sweep(file: Path) -> dict[str, Any]:
@@ -56,20 +60,22 @@ def read_sweep(file: Path) -> dict[str, Any]:
     Raises:
         InputError: if there is no such file, or it is not a sweep over commands of ``experiments.run``.
     """
-    path = packaged("sweeps", file, "file")
-    sweep = read_mapping(path, "method, metric, command and parameters")
+    sweep = read_mapping(packaged("sweeps", file), "a sweep: method, metric, command and parameters")
     if not isinstance(sweep.get("parameters"), dict):
         raise InputError("expected a mapping with method, metric, command and parameters", file=file)
     if sweep.get("method") not in METHODS:
-        raise InputError(f"method must be one of {', '.join(METHODS)}, got {sweep.get('method')!r}", file=file)
+        raise InputError(f"method must be one of {', '.join(METHODS)}, got {shown(sweep.get('method'))}", file=file)
     metric = sweep.get("metric")
     if not isinstance(metric, dict) or not metric.get("name") or metric.get("goal") not in GOALS:
-        raise InputError(f"metric must have a name and a goal, {' or '.join(GOALS)}, got {metric!r}", file=file)
+        raise InputError(f"metric must have a name and a goal, {' or '.join(GOALS)}, got {shown(metric)}", file=file)
     command = sweep.get("command")
-    if not isinstance(command, list) or ARGS not in command or PROGRAM not in command:
+    texts = isinstance(command, list) and all(isinstance(word, str) for word in command)
+    if not texts or ARGS not in command or PROGRAM not in command:
         problem = f"command must be a list with {PROGRAM!r}, its subcommand, and {ARGS!r} of its own"
         raise InputError(problem, file=file)
     for key, space in sweep["parameters"].items():
+        if not isinstance(key, str) or not KEY.fullmatch(key):
+            raise InputError(f"{shown(key)} is no setting such as model.optimizer.lr", file=file)
         if problem := _problem(space, sweep["method"]):
             raise InputError(f"{key}: {problem}", file=file)
     return sweep
@@ -82,14 +88,19 @@ def _problem(space: Any, method: str) -> str | None:
     choices = space.get("values", [space["value"]] if "value" in space else None)
     if choices is not None:
         if not isinstance(choices, list) or not choices:
-            return f"values must be a list, got {choices!r}"
+            return f"values must be a list, got {shown(choices)}"
         return 'write null as a string, "null": None would arrive as the word None' if None in choices else None
     if method == "grid":
         return "a grid needs values"
     low, high, kind = space.get("min"), space.get("max"), distribution(space)
-    if not all(isinstance(end, (int, float)) for end in (low, high)) or low >= high:
-        return f"min and max must be two numbers, got {low!r} and {high!r} (YAML wants 1.0e-5)"
-    return None if kind in DISTRIBUTIONS else f"distribution must be one of {', '.join(DISTRIBUTIONS)}, got {kind!r}"
+    numbers = all(type(end) in (int, float) and math.isfinite(end) for end in (low, high))
+    if not numbers or low >= high:
+        return f"min and max must be two numbers, got {shown(low)} and {shown(high)} (YAML wants 1.0e-5)"
+    if kind not in tuple(DISTRIBUTIONS):
+        return f"distribution must be one of {', '.join(DISTRIBUTIONS)}, got {shown(kind)}"
+    if kind == "int_uniform" and not (type(low) is type(high) is int):
+        return f"int_uniform wants whole numbers, got {low!r} and {high!r}"
+    return f"log_uniform_values wants numbers above 0, got min {low!r}" if "log" in kind and low <= 0 else None
 
 
 def distribution(space: Mapping[str, Any]) -> str:
@@ -114,6 +125,10 @@ def trials(sweep: Mapping[str, Any], count: int | None = None, seed: int = 0) ->
             else chance.choice(options[key])
             for key, space in spaces.items()
         }
+
+
+def _size(sweep: Mapping[str, Any]) -> int:
+    return math.prod(len(space.get("values", [0])) for space in sweep["parameters"].values())
 
 
 def command_of(sweep: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
@@ -185,12 +200,15 @@ def sweep(file: Path, count: int | None = None, seed: int = 0) -> None:
         count: How many; null for all of a grid, and five of a search.
         seed: Of the draw.
     """
+    if count is not None:
+        whole(count, 1, "count", MOST)
     settings = read_sweep(file)
+    if count is None and settings["method"] == "grid" and (size := _size(settings)) > MOST:
+        raise InputError(f"a grid of {size:,} trials: choose at most {MOST:,}", setting="count")
     commands = [command_of(settings, trial) for trial in trials(settings, count, seed)]
     plain = [word for word in map(str, settings["command"]) if word != ARGS]
     check([arguments(command) for command in (plain, *commands)], file)
-    size = math.prod(len(space.get("values", [0])) for space in settings["parameters"].values())
-    total = f" of {size}" if settings["method"] == "grid" else ", drawn for this list"
+    total = f" of {_size(settings)}" if settings["method"] == "grid" else ", drawn for this list"
     print(f"# {file}: {settings['method']}, to {settings['metric']['goal']} {settings['metric']['name']}")
     print(f"# {len(commands)} trials{total}:")
     for command in commands:

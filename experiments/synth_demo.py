@@ -22,7 +22,8 @@ from contextcir.errors import InputError, MissingFileError
 from contextcir.files import write_text
 from data_modules.scenes.writer import Size, image_path, write_scenes
 from experiments.arguments import Parser
-from experiments.command import one_line_errors
+from experiments.failures import one_line_errors
+from experiments.outputs import output_folder
 from experiments.quality.synthesis_precision import judge_run, markdown, score
 from experiments.study.__main__ import split_flags
 
@@ -61,6 +62,8 @@ def synth_demo(
         publish: Folder to copy tables and figure to.
         flags: More flags for all fits; those of --data, --model, --trainer and --config need no `--flags`.
     """
+    for folder, setting in {out: "out", root: "root", unlabelled: "unlabelled", publish: "publish"}.items():
+        output_folder(folder, setting)
     write_scenes(root, 0, size)
     write_scenes(unlabelled, 1, Size(unlabelled_references, 1, 1))
     run = out / "synthesis"
@@ -196,12 +199,9 @@ def _path(name: str) -> str:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Parse the command line."""
-    try:
-        with one_line_errors():
-            typed = split_flags(sys.argv[1:] if args is None else args)
-            auto_cli(synth_demo, as_positional=False, parser_class=Parser, args=typed)
-    except KeyboardInterrupt:
-        raise SystemExit("stopped: finished work is kept, the same command continues") from None
+    with one_line_errors("finished work is kept, the same command continues"):
+        typed = split_flags(sys.argv[1:] if args is None else args)
+        auto_cli(synth_demo, as_positional=False, parser_class=Parser, args=typed)
 
 
 if __name__ == "__main__":

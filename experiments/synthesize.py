@@ -171,7 +171,7 @@ def _for_stage(args: Sequence[str]) -> tuple[str | None, list[str]]:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Parse the command line."""
-    with one_line_errors():
+    with one_line_errors("all answers are kept, the same command continues"):
         stage, kept = _for_stage(sys.argv[1:] if args is None else args)
         parser = build_parser(stage)
         settings = parser.parse_args(kept)
@@ -183,8 +183,6 @@ def main(args: Sequence[str] | None = None) -> None:
         except AnswersAwaited as error:
             print(one_line(f"stopped: {error}"), file=sys.stderr)
             raise SystemExit(ANSWERS_AWAITED) from None
-        except KeyboardInterrupt:
-            raise SystemExit("stopped: all answers are kept, the same command continues") from None
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import os
 import sys
 
 from contextcir.errors import InputError, shown
-from experiments.command import one_line_errors
+from experiments.failures import one_line_errors
 
 
 def main(command: list[str]) -> None:

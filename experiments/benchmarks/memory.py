@@ -25,6 +25,7 @@ from contextcir.training.optim import AdamWWarmupCosine
 from experiments.benchmarks.measure import choose_device, measured_on, peak_memory, require_at_least
 from experiments.benchmarks.workload import random_triplets
 from experiments.command import command, publish, table
+from experiments.outputs import output_file
 
 WARM_UP = 8  # steps
 PLAIN, CACHED = "all rows at once", "gradient cache"
@@ -162,6 +163,7 @@ def memory(
         device: The GPU where there is one, by default.
         markdown: File for the table.
     """
+    output_file(markdown, "markdown")
     require_at_least(1, batches=batches, chunk=chunk, rows=rows, threads=threads)
     torch.set_num_threads(1)  # processes are forked from this one
     setting = Setting(model, chunk, rows, threads, seed, choose_device(device).type)

@@ -21,6 +21,7 @@ from contextcir.synthesis.mining.neighbours import NeighbourTable, find_groups
 from contextcir.synthesis.mining.search import ApproximateSearch
 from contextcir.synthesis.mining.selection import Band, MostSimilar, Uses, choose_pairs
 from experiments.command import command
+from experiments.outputs import output_file, output_folder
 
 GROUP = 20  # vectors around each centre
 TOPIC = 50  # centres around each centre of centres
@@ -138,6 +139,8 @@ def mining(
         folder: Of the files; null for a temporary one.
         json: File for the results.
     """
+    output_folder(folder, "folder")
+    output_file(json, "json")
     print(f"{images:,} vectors of {dim}, {neighbours} neighbours, {os.cpu_count()} cores, threads: {threads}")
     print("| step | seconds | CPU seconds | peak MB | result |\n| --- | ---: | ---: | ---: | --- |")
     with tempfile.TemporaryDirectory(dir=folder) as place:

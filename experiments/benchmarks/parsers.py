@@ -19,6 +19,7 @@ from contextcir.phrases.constituency import ConstituencyParser
 from contextcir.phrases.parser import PhraseParser, Span
 from contextcir.phrases.selection import AllPhrases, Candidate, HighestPhrases, Level, LowestPhrases, Quota
 from experiments.command import command, processor
+from experiments.outputs import output_file
 from experiments.phrases.captions import read_captions
 
 Phrases = list[tuple[Span, ...]]  # by caption
@@ -126,6 +127,7 @@ def parsers(
         threads: Threads of PyTorch.
         json: File for the results.
     """
+    output_file(json, "json")
     torch.set_num_threads(threads)
     texts = [caption for path in captions for caption in read_captions(path)]
     if not 0 < sample <= len(texts):

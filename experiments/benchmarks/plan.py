@@ -24,6 +24,7 @@ from experiments.benchmarks.flops import count_flops, forward_flops
 from experiments.benchmarks.measure import require_at_least, versions
 from experiments.benchmarks.workload import Recipe, Setting, build
 from experiments.command import command, processor, publish, table
+from experiments.outputs import output_file
 
 BATCH = 8  # triplets that are counted at a time
 FLOAT, ID = 4, 8  # bytes of a float32 number, and of an image's id
@@ -211,6 +212,7 @@ def calculate(
         job: What is trained.
         markdown: File for the tables.
     """
+    output_file(markdown, "markdown")
     require_at_least(1, gpus=gpus, images=images, phrases=phrases)
     require_at_least(8, image_size=image_size)
     torch.set_num_threads(1)

@@ -22,6 +22,7 @@ from contextcir.evaluation.ranking import pad_rows
 from contextcir.files import write_json
 from experiments.benchmarks.measure import in_a_fork, require_at_least
 from experiments.command import command, processor
+from experiments.outputs import output_file
 
 ELEMENTS = 2**25  # scores that are there at a time: that of `ranking.score_chunks`, for all variants
 CUTOFFS = (1, 5, 10, 50)  # of recall
@@ -190,6 +191,7 @@ def ranking(
         only: Measure one size only.
         json: File for the results.
     """
+    output_file(json, "json")
     require_at_least(1, width=width, threads=threads, repeats=repeats)
     torch.set_num_threads(1)
     sizes = {name: size for name, size in {"circo": circo, "lasco": lasco}.items() if only in (None, name)}

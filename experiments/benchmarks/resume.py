@@ -16,6 +16,7 @@ from callbacks.checkpoint_files import AtomicCheckpoints, damage
 from contextcir.files import stable_hash
 from data_modules.loading.sampling import preserve_rng_state
 from experiments.command import command, processor, table
+from experiments.outputs import output_folder
 
 TENSORS = 200  # parameter tensors of a model; a checkpoint holds each three times
 
@@ -49,6 +50,7 @@ def resume(folder: Path = Path("."), parameters: int = 151_000_000, times: int =
         parameters: Number of trained parameters; ViT-B/32 has 151 million, ViT-L/14 428, ViT-H/14 986.
         times: Repetitions; the shortest time counts.
     """
+    output_folder(folder, "folder")
     torch.set_num_threads(1)
     state = state_of(parameters)
     with TemporaryDirectory(dir=folder) as place:

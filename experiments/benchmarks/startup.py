@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from contextcir.errors import InputError
 from experiments.command import command, processor, publish, table
+from experiments.outputs import output_file
 
 HERE = Path(__file__).parents[2]
 
@@ -124,6 +125,7 @@ def startup(against: Path | None = None, runs: int = 3, markdown: Path | None = 
         runs: How often each is measured.
         markdown: File to write the table to.
     """
+    output_file(markdown, "markdown")
     if runs < 1:
         raise InputError(f"must be at least 1, got {runs}", setting="runs")
     if against is not None and not (against / "experiments").is_dir():

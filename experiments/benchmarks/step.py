@@ -28,6 +28,7 @@ from experiments.benchmarks.workload import (
     recipes,
 )
 from experiments.command import command, publish, table
+from experiments.outputs import output_file
 
 
 @dataclass
@@ -176,6 +177,7 @@ def step(
         device: The GPU where there is one, by default.
         markdown: File for the table.
     """
+    output_file(markdown, "markdown")
     require_at_least(1, batch=batch, phrases=phrases, threads=threads)
     require_at_least(0, repeats=repeats)
     torch.set_num_threads(1)

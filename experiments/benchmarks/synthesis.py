@@ -28,6 +28,7 @@ from contextcir.synthesis.models.base import Request
 from contextcir.synthesis.models.chat import ChatModel
 from contextcir.synthesis.models.endpoint import Endpoint
 from experiments.command import command, table
+from experiments.outputs import output_file
 
 
 class _Instant(asyncio.Protocol):
@@ -163,6 +164,7 @@ def synthesis(requests: int = 2000, concurrency: int = 32, json: Path | None = N
         concurrency: At once.
         json: File for the results.
     """
+    output_file(json, "json")
     with tempfile.TemporaryDirectory() as folder, instant_server(ANSWER) as url:
         small = _photograph(Path(folder) / "small.jpg", 256)
         large = _photograph(Path(folder) / "large.jpg", 2048)

@@ -33,6 +33,7 @@ from contextcir.checks import between, not_negative, positive, whole
 from experiments.clip.model import SmallCLIP, naming, naming_logits, retrieval
 from experiments.clip.scenes import IMAGES_PER_BASE, Pairs, Pool, draw_edited, draw_looks, make_pool
 from experiments.command import command
+from experiments.outputs import output_folder
 
 
 @dataclass
@@ -175,6 +176,7 @@ def train_clip(
         batches.check([edited_bases])
     if looks.steps or names.steps:
         batches.check([edited_bases, looks_bases])
+    output_folder(out, "out")
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
     out.mkdir(parents=True, exist_ok=True)

@@ -26,6 +26,7 @@ from contextcir.losses.text_cc import ConceptLoss, SpatialConsistency, TextConce
 from contextcir.training.module import ContextCIR
 from data_modules import GroupedByReference, Scenes
 from experiments.command import command, processor
+from experiments.outputs import output_file
 
 LOSSES = {"published": TextConceptConsistency, "spatial": SpatialConsistency, "grounded": GroundedConsistency}
 
@@ -178,6 +179,7 @@ def concept_losses(
     whole(steps, 0, "steps")
     whole(seed, 0, "seed", 2**32 - 1)
     positive(lr, "lr")
+    output_file(json, "json")
     torch.set_num_threads(threads)
     seed_everything(seed, verbose=False)
     trained = ContextCIR.load_from_checkpoint(checkpoint, map_location="cpu").eval()

@@ -22,6 +22,7 @@ from contextcir.synthesis.records import Instruction, Pair
 from contextcir.synthesis.store import Shard, shard_path
 from data_modules.cirr import CIRRReader
 from experiments.command import command, table
+from experiments.outputs import output_file
 from experiments.quality.synthesis_precision import wilson
 
 MARGINS = (-0.1, -0.05, 0.0, 0.05, 0.1, 0.15, 0.2)
@@ -122,6 +123,7 @@ def consistency(
     """
     whole(queries, 1, "queries")
     whole(threads, 1, "threads")
+    output_file(json, "json")
     torch.set_num_threads(threads)
     cases = read_cases(root, split, queries, seed)
     by_way = score_all(cases, images or root / "img_raw", model, pretrained)

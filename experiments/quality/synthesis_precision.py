@@ -18,6 +18,7 @@ from contextcir.synthesis.store import Lookup, read_stage
 from data_modules.scenes.describer import SceneGraphs
 from data_modules.scenes.truth import Judgement, judge
 from experiments.command import command, table
+from experiments.outputs import output_file
 
 LEVEL = 0.95  # of confidence intervals
 MEASURES = ("true", "complete", "right")
@@ -126,6 +127,7 @@ def synthesis_precision(
         examples: How many wrong texts are listed below the table.
     """
     whole(examples, 0, "examples")
+    output_file(json, "json")
     texts = list(judge_run(run, root))
     scores = score(texts)
     print(markdown(scores))

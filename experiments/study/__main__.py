@@ -17,11 +17,14 @@ from pathlib import Path
 
 from jsonargparse import auto_cli
 
+from contextcir.checks import whole
 from contextcir.errors import InputError
-from contextcir.files import write_json, write_text
+from contextcir.files import read_text, write_json, write_text
 from experiments.arguments import Parser
-from experiments.command import one_line_errors, read_shard
+from experiments.command import read_shard
+from experiments.failures import one_line_errors
 from experiments.flags import packaged
+from experiments.outputs import output_folder
 from experiments.study.file import read_plan
 from experiments.study.plan import Plan
 from experiments.study.report import write_report
@@ -62,13 +65,17 @@ def study(
     file = packaged("studies", file)
     plan = read_plan(file, flags)
     root = out or Path("runs") / "studies" / plan.name
+    output_folder(root, "out")
+    output_folder(publish, "publish")
+    whole(jobs, 1, "jobs")
+    whole(threads, 1, "threads")
     share = read_shard(only, "only") or (0, 1)
     if list:
         print_trials(plan, root)
         return
     if not aggregate:
         note_command(root)
-        write_text(root / "study.yaml", file.read_text())
+        write_text(root / "study.yaml", read_text(file))
         run_study(plan, root, share, Runner(root, jobs, threads))
     report = write_report(plan, root, choose(plan, root), commands(root))
     if publish is not None:
@@ -153,7 +160,7 @@ def split_flags(args: Sequence[str]) -> list[str]:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Parse the command line."""
-    with one_line_errors():
+    with one_line_errors("finished runs are kept, the same command continues"):
         auto_cli(study, parser_class=Parser, args=split_flags(sys.argv[1:] if args is None else args))
 
 

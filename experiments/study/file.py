@@ -19,6 +19,7 @@ All keys but ``configs``, ``variants`` or ``factors``, ``seeds`` and ``metrics``
 """
 
 import itertools
+import math
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -29,7 +30,10 @@ from experiments.flags import packaged
 from experiments.study.plan import Plan, Tune, Variant, flags_of
 from experiments.yaml_files import read_mapping
 
-NAME = re.compile(r"[A-Za-z0-9_.+]+")
+NAME = re.compile(r"[A-Za-z0-9_+][A-Za-z0-9_.+]*")  # of a folder: neither hidden nor the one above
+KEY = re.compile(r"[A-Za-z_][\w.]*\+?")
+MOST_SEED = 2**32 - 1  # that NumPy takes
+MOST_RUNS = 10_000
 RESERVED = {"name", "seed_everything", "trainer.default_root_dir", "ckpt_path"}  # arguments that a study sets itself
 KEYS = {
     "title", "configs", "overrides", "variants", "factors", "untrained", "seeds", "reference", "tune", "metrics"
@@ -57,7 +61,7 @@ class _Reader:
     def __init__(self, file: Path, content: dict[str, Any]) -> None:
         self.file = file
         self.content = content
-        unknown = sorted(map(str, set(content) - KEYS))
+        unknown = sorted(str(key) for key in content if key not in KEYS)
         if unknown:
             self.fail(unknown[0], f"is not known; expected {', '.join(sorted(KEYS))}")
 
@@ -68,19 +72,37 @@ class _Reader:
         if value is None:
             return {}
         if not isinstance(value, dict):
-            self.fail(key, f"must be a mapping, got {value!r}")
+            self.fail(key, f"must be a mapping, got {shown(value)}")
         return {str(name): item for name, item in value.items()}
 
     def seeds(self, key: str, value: Any) -> tuple[int, ...]:
-        valid = isinstance(value, list) and value and all(type(seed) is int and 0 <= seed < 2**32 for seed in value)
+        valid = (
+            isinstance(value, list) and value and all(type(seed) is int and 0 <= seed <= MOST_SEED for seed in value)
+        )
         if not valid or len(set(value)) != len(value):
-            self.fail(key, f"must be a list of different seeds from 0 to 4294967295, got {shown(value)}")
+            self.fail(key, f"must be a list of different seeds, from 0 to {MOST_SEED}, got {shown(value)}")
         return tuple(value)
+
+    def texts(self, key: str, value: Any) -> list[str]:
+        if not isinstance(value, list) or not all(isinstance(text, str) and text.strip() for text in value):
+            self.fail(key, f"must be a list of texts, got {shown(value)}")
+        return value
+
+    def text(self, key: str, value: Any) -> str:
+        if not isinstance(value, str) or not value.strip():
+            self.fail(key, f"must be a text, got {shown(value)}")
+        return value
 
     def flags(self, key: str, overrides: Any) -> list[str]:
         values = self.mapping(key, overrides)
         for reserved in RESERVED & set(values):
             self.fail(key, f"has {reserved}, which the study sets itself: leave it out")
+        for setting in values:
+            if not KEY.fullmatch(setting):
+                self.fail(key, f"has {shown(setting)}, expected a setting such as model.optimizer.lr")
+        if "config" in values:
+            configs = values["config"]
+            self.texts(f"{key}.config", [configs] if isinstance(configs, str) else configs)
         return flags_of(values, self.file.parent)
 
     def plan(self, extra: Sequence[str]) -> Plan:
@@ -93,7 +115,7 @@ class _Reader:
         seeds = self.seeds("seeds", self.content.get("seeds"))
         return Plan(
             file=self.file,
-            title=str(self.content.get("title", self.file.stem)),
+            title=self.text("title", self.content.get("title", self.file.stem)),
             variants=variants,
             seeds=seeds,
             references=self.references(variants),
@@ -105,12 +127,16 @@ class _Reader:
         factors = {"variant": self.mapping("variants", self.content.get("variants"))}
         factors |= self.mapping("factors", self.content.get("factors"))
         factors = {factor: self.mapping(factor, levels) for factor, levels in factors.items() if levels}
+        if (count := math.prod(map(len, factors.values()))) > MOST_RUNS:
+            self.fail("factors", f"have {count:,} combinations, expected at most {MOST_RUNS:,}")
         if not factors:
             self.fail("variants", "(or factors) must name what is compared")
         for factor, level in ((factor, level) for factor, levels in factors.items() for level in levels):
             if not NAME.fullmatch(level):
-                self.fail(factor, f"has {level!r}, which must consist of letters, digits and _ . +")
-        untrained = set(self.content.get("untrained") or ())
+                self.fail(
+                    factor, f"has {shown(level)}, which must consist of letters, digits and _ + and, not at first, ."
+                )
+        untrained = set(self.texts("untrained", self.content.get("untrained") or []))
         variants = []
         for combination in itertools.product(*factors.values()):
             levels = dict(zip(factors, combination, strict=True))
@@ -131,12 +157,14 @@ class _Reader:
         if given is None:
             return {}
         if isinstance(given, dict):
+            for factor, level in self.mapping("reference", given).items():
+                self.text(f"reference.{factor}", level)
             by_levels = {tuple(variant.levels.items()): variant.name for variant in variants}
             pairs = {v.name: by_levels.get(tuple((v.levels | given).items())) for v in variants}
         else:
             pairs = {variant.name: str(given) for variant in variants}
         if not set(pairs.values()) <= {variant.name for variant in variants}:
-            self.fail("reference", f"is {given!r}, which is no variant: expected a name, or a level of a factor")
+            self.fail("reference", f"is {shown(given)}, which is no variant: expected a name, or a level of a factor")
         return {name: reference for name, reference in pairs.items() if name != reference}
 
     def tune(self, variants: Sequence[Variant], seeds: Sequence[int]) -> Tune | None:
@@ -157,14 +185,14 @@ class _Reader:
                 self.fail("tune.of", f"has settings for {' and '.join(names)}: give {variant.name} its own")
             candidates = special[names[0]] if names else given.get("settings")
             if not isinstance(candidates, list) or not candidates:
-                self.fail("tune.settings", f"of {variant.name} must be a list of overrides, got {candidates!r}")
+                self.fail("tune.settings", f"of {variant.name} must be a list of overrides, got {shown(candidates)}")
             settings[variant.name] = tuple(self.mapping("tune.settings", candidate) for candidate in candidates)
             for candidate in settings[variant.name]:
                 self.flags("tune.settings", candidate)
         counts = {name: len(candidates) for name, candidates in settings.items()}
         if len(set(counts.values())) > 1:
             self.fail("tune", f"must give every variant as many settings, got {counts}")
-        return Tune(str(given["metric"]), own_seeds, settings)
+        return Tune(self.text("tune.metric", given["metric"]), own_seeds, settings)
 
     def metrics(self) -> dict[str, dict[str, str]]:
         sections = self.mapping("metrics", self.content.get("metrics"))
@@ -172,4 +200,8 @@ class _Reader:
             self.fail("metrics", "must name the metrics to report")
         if all(isinstance(pattern, str) for pattern in sections.values()):
             return {"": sections}
-        return {name: self.mapping(f"metrics.{name}", labels) for name, labels in sections.items()}
+        named = {name: self.mapping(f"metrics.{name}", labels) for name, labels in sections.items()}
+        for name, labels in named.items():
+            for label, pattern in labels.items():
+                self.text(f"metrics.{name}.{label}", pattern)
+        return named

@@ -27,6 +27,8 @@ def read_result(trial: Trial, root: Path) -> dict[str, Any] | None:
     result = read_json(path)
     if result is None:
         return None
+    if not isinstance(result, dict) or not {"flags", "subcommands", "metrics"} <= result.keys():
+        raise InputError("is no result of a run: remove it, and the same command makes it again", file=path)
     if result["flags"] != list(trial.flags) or result["subcommands"] != list(trial.subcommands):
         changed = ", ".join(sorted(set(result["flags"]) ^ set(trial.flags))) or "in another order"
         raise InputError(

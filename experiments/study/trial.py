@@ -15,9 +15,10 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from contextcir.errors import InputError
+from contextcir.errors import InputError, MissingFileError
 from contextcir.files import read_json, write_json
-from experiments.command import one_line_errors, processor
+from experiments.command import processor
+from experiments.failures import one_line_errors
 from experiments.study.results import RESULT
 from experiments.study.runner import RUN, TRIAL
 
@@ -34,6 +35,8 @@ def run_trial(folder: Path) -> None:
     from experiments.run import main  # seconds of imports
 
     trial = read_json(folder / TRIAL)
+    if trial is None:
+        raise MissingFileError(f"no file {folder / TRIAL}: expected the folder of a run of a study")
     run, start = folder / RUN, time.time()
     code = code_digest()  # before training: the files may change meanwhile
     flags = [*trial["flags"], f"--trainer.default_root_dir={run}", f"--name={trial['variant']}"]
@@ -106,8 +109,10 @@ def exit_with_runner() -> None:
 
 def main() -> None:
     """Run the trial of the folder that the command line names."""
-    exit_with_runner()
     with one_line_errors():
+        if len(sys.argv) != 2:
+            raise InputError("expected one argument, the folder of the run")
+        exit_with_runner()
         run_trial(Path(sys.argv[1]))
 
 

@@ -68,4 +68,4 @@ class Broken(Dataset):
 def test_an_error_of_a_loader_process_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit), one_line_errors():
         list(DataLoader(Broken(), num_workers=1))
-    assert capsys.readouterr().err == "error: record 0 of a.json: field caption is missing (data.root)\n"
+    assert capsys.readouterr().err == "error: record 0 of a.json: field caption is missing (--data.root)\n"
