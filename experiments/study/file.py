@@ -26,6 +26,7 @@ from typing import Any, NoReturn
 
 import yaml
 
+from contextcir.checks import folder_name
 from contextcir.errors import InputError
 from experiments.command import packaged
 from experiments.study.plan import Plan, Tune, Variant, flags_of
@@ -115,14 +116,14 @@ class _Reader:
         if not factors:
             self.fail("variants", "(or factors) must name what is compared")
         for factor, level in ((factor, level) for factor, levels in factors.items() for level in levels):
-            if not NAME.fullmatch(level):
+            if not NAME.fullmatch(level) or not level.strip("."):  # it becomes the name of a folder
                 self.fail(factor, f"has {level!r}, which must consist of letters, digits and _ . +")
         untrained = set(self.content.get("untrained") or ())
         variants = []
         for combination in itertools.product(*factors.values()):
             levels = dict(zip(factors, combination, strict=True))
             flags = [flag for f, level in levels.items() for flag in self.flags(f"{f}.{level}", factors[f][level])]
-            name = "-".join(combination)
+            name = folder_name("-".join(combination), "variants")
             variants.append(Variant(name, levels, (*common, *flags), not untrained & {name, *combination}))
         self.check_named("untrained", untrained, variants)
         return tuple(variants)
