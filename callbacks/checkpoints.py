@@ -87,8 +87,10 @@ class ResumePoints(Checkpoint):
             if self._resumed.get("validate"):
                 self._logged = self._resumed["logged_steps"]
                 loop.val_loop._restart_stage = RestartStage.RESTARTED_MID_EVALUATION  # it is done before the next batch
-            own = self.folder.resolve() in Path(trainer.ckpt_path or "").resolve().parents
-            self._saved_step, self._resumed = trainer.global_step if own else 0, None
+            whole = (
+                not self._resumed.get("validate") and self.folder.resolve() == Path(trainer.ckpt_path).resolve().parent
+            )
+            self._saved_step, self._resumed = trainer.global_step if whole else 0, None  # of another run: not saved yet
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make a resume point due, so that this validation is never computed again."""

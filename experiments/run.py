@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 
 from callbacks.progress import show_progress
 from callbacks.scoring import ScoringCheck
-from callbacks.stopping import Stopped, StopOnSigterm, keep_first_error, sigterm, words
+from callbacks.stopping import StopOnSigterm, Stopped, keep_first_error, sigterm, words
 from contextcir.training.module import ContextCIR
 from experiments.arguments import OneLineErrors
 from experiments.command import one_line_errors
