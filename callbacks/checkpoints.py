@@ -72,15 +72,14 @@ class ResumePoints(Checkpoint):
         """Let a run go on that has done all its steps, but not the validation after the last one."""
         loop = trainer.fit_loop.epoch_loop
         resumed = self._resumed or {}
-        self._last_step = bool(resumed.get("validate")) and resumed.get("step") == loop.max_steps
-        loop.max_steps += self._last_step  # until it has begun: Lightning would end at once
+        self._last_step = bool(resumed.get("validate")) and resumed["step"] == loop.max_steps
+        loop.max_steps += self._last_step  # until that begins: Lightning would end at once
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock; after a resume, correct the loop's state, which Lightning sets for its own checkpoints."""
         self._saved_time, self._due, self._logged = time.monotonic(), False, None
         if self._resumed is not None:
             loop = trainer.fit_loop.epoch_loop
-            loop.max_steps -= self._last_step
             loop.reset_restart_stage()  # otherwise it skips the next batch's validation as done
             counted = loop.restarting and not loop._should_accumulate()  # then it adds 1 before the first batch
             loop._batches_that_stepped = self._resumed["logged_steps"] - counted
@@ -91,6 +90,11 @@ class ResumePoints(Checkpoint):
                 not self._resumed.get("validate") and self.folder.resolve() == Path(trainer.ckpt_path).resolve().parent
             )
             self._saved_step, self._resumed = trainer.global_step if whole else 0, None  # of another run: not saved yet
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let training end after this validation, if there was nothing left but this."""
+        trainer.fit_loop.epoch_loop.max_steps -= self._last_step
+        self._last_step = False
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make a resume point due, so that this validation is never computed again."""

@@ -83,6 +83,7 @@ def check(clip_folder: Path, scenes: Path, runs: Path, tmp_path: Path, capfd: py
         trace, orders = tmp_path / "trace.jsonl", tmp_path / "orders.json"
         sends = {"class_path": "tests.end_to_end.test_sigterm.Sends", "init_args": {"file": str(orders)}}
         overlay = write_overlay(tmp_path / "overlay.yaml", trace, {}, [sends])
+        shutil.rmtree(runs, ignore_errors=True)
         args = command(clip_folder, scenes, overlay, *flags)
         main(args)
         whole, expected, folder = read_trace(trace), outcome(runs / "scenes" / "id1"), runs / "scenes" / "id1"
@@ -139,8 +140,3 @@ def test_an_error_at_the_same_places_leaves_a_resume_point(check: Any) -> None:
 
 def test_before_training_there_is_nothing_to_save(check: Any) -> None:
     check([*THREE, "--trainer.num_sanity_val_steps=-1"], [("on_sanity_check_end", 0, None)])
-
-
-def test_tmp(check: Any) -> None:
-    check(THREE, [("on_before_backward", 5, 6), ("on_validation_batch_end", 6, 6), ("on_train_end", 6, 6)])
-    check(STEPS, [("on_validation_batch_end", 5, 5)])
