@@ -100,13 +100,13 @@ sigterm = Sigterm()
 def words() -> str:
     """Return the one line about a command that SIGTERM has ended: what is saved, and how to go on."""
     trainer = sigterm.trainer
-    if trainer is None or trainer.state.fn not in (None, "fit"):
-        return "stopped by SIGTERM: nothing was to be saved, the same command begins again"
+    if trainer is None or trainer.state.fn != "fit":
+        return "stopped by SIGTERM before any training: nothing to save; the same command starts again"
     points = [callback for callback in trainer.callbacks if isinstance(callback, ResumePoints)]
     files = [file for callback in points for file in resume_files(callback.folder)]
     if not files:
         reason = "before the first step was done, nothing to save" if points else "there are no ResumePoints to save"
-        return f"stopped by SIGTERM: {reason}; the same command begins again"
+        return f"stopped by SIGTERM: {reason}; the same command starts again"
     folder = Path(trainer.default_root_dir)
     claimed = os.environ.get("WANDB_RUN_ID") == folder.name
     same = f"WANDB_RUN_ID={folder.name} and the same command go" if claimed else "the same command goes"

@@ -17,9 +17,10 @@ from rich.table import Table
 from callbacks.progress import clock
 from callbacks.recall import LOGGED
 from callbacks.results import METRICS_FILE, TABLE_FILE
+from callbacks.stopping import Stopped
 
 DONE = {"fit": "trained", "validate": "validated", "test": "tested", "predict": "predicted"}
-STOPPED_BY = {KeyboardInterrupt: "Ctrl-C", SystemExit: "request"}
+STOPPED_BY = {KeyboardInterrupt: "Ctrl-C", Stopped: "SIGTERM", SystemExit: "request"}
 
 
 class RunSummary(Callback):

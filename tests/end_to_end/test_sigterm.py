@@ -99,8 +99,8 @@ def check(clip_folder: Path, scenes: Path, runs: Path, tmp_path: Path, capfd: py
             last = capfd.readouterr().err.strip().splitlines()[-1:]
             points = [file.name for file in folder.glob("checkpoints/resume-step=*")]
             if not error:
-                assert ended.value.code == TERMINATED and last[0].startswith("stopped by SIGTERM: "), case
-                assert (f"resume-step={saved}.ckpt" if saved else "same command begins") in last[0], (case, last)
+                assert ended.value.code == TERMINATED and last[0].startswith("stopped by SIGTERM"), case
+                assert (f"resume-step={saved}.ckpt" if saved else "same command starts again") in last[0], (case, last)
             assert saved is None or f"resume-step={saved}.ckpt" in points, (case, points)
             before = len(read_trace(trace)) if trace.exists() else 0
             main(args)
