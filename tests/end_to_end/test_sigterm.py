@@ -111,13 +111,16 @@ def check(clip_folder: Path, scenes: Path, runs: Path, tmp_path: Path, capfd: py
     return compare
 
 
+def test_at_the_first_batch_and_at_the_last_one_of_an_epoch(check: Any) -> None:
+    check(THREE, [("on_before_backward", 0, 1), ("on_before_backward", 2, 3)])
+
+
+@pytest.mark.slow
 def test_wherever_it_comes_the_last_finished_step_is_saved(check: Any) -> None:
     cases = [
         ("setup", 0, None),
         ("on_train_start", 0, None),
-        ("on_before_backward", 0, 1),
         ("on_train_batch_end", 1, 1),
-        ("on_before_backward", 2, 3),  # the last batch of an epoch
         ("on_validation_start", 3, 3),
         ("on_validation_batch_end", 3, 3),
         ("on_validation_end", 3, 3),
@@ -129,14 +132,17 @@ def test_wherever_it_comes_the_last_finished_step_is_saved(check: Any) -> None:
     check(THREE, cases)
 
 
+@pytest.mark.slow
 def test_within_the_validation_after_the_last_step(check: Any) -> None:
     check(STEPS, [("on_validation_batch_end", 5, 5), ("on_before_backward", 3, 4)])
 
 
+@pytest.mark.slow
 def test_an_error_at_the_same_places_leaves_a_resume_point(check: Any) -> None:
     cases = [("on_validation_end", 3, 3), ("on_validation_batch_end", 6, 6), ("on_train_end", 6, 6)]
     check(THREE, cases, error="no permission")
 
 
+@pytest.mark.slow
 def test_before_training_there_is_nothing_to_save(check: Any) -> None:
     check([*THREE, "--trainer.num_sanity_val_steps=-1"], [("on_sanity_check_end", 0, None)])
