@@ -7,10 +7,11 @@ import os
 import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.loops.evaluation_loop import RestartStage
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from callbacks.checkpoint_files import PART, newest_whole, other_files, resume_files
@@ -18,6 +19,13 @@ from contextcir.checks import not_negative, whole
 
 KEY = "resume_point"
 STOPPED = 75  # exit status: try again later (EX_TEMPFAIL of sysexits.h)
+
+
+class Place(NamedTuple):
+    """Where a run goes on: steps that were logged before, and whether the validation after them is to be done."""
+
+    logged_steps: int
+    validate: bool = False
 
 
 class ResumePoints(Checkpoint):
@@ -28,7 +36,8 @@ class ResumePoints(Checkpoint):
     continue bit for bit. (Elsewhere it is not: after a checkpoint from the end of a batch, for instance, Lightning
     leaves out the validation that would have followed.) One is due after ``every_n_train_steps``, after
     ``every_minutes``, and after every validation. One more is saved at the end of training, and before a run ends by
-    an error outside of a training step, such as an image that can't be read.
+    SIGTERM or by an error outside of a training step, such as an image that can't be read. If that happens within a
+    validation, the validation is done again when the run goes on.
 
     Args:
         dirpath: folder of the checkpoints, on a local or network disk.
@@ -59,18 +68,38 @@ class ResumePoints(Checkpoint):
         self._due = False
         self._saved_step = 0  # without any step there is nothing to save
         self._saved_time = 0.0
-        self._saving = False
-        self._resumed: dict[str, int] | None = None
+        self._place: Place | None = None  # of the checkpoint that is being saved
+        self._logged: int | None = None  # steps that were logged before the batch
+        self._resumed: dict[str, Any] | None = None
+        self._last_step = False  # the run goes on within the validation after its last step
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let a run go on that has done all its steps, but not the validation after the last one."""
+        loop = trainer.fit_loop.epoch_loop
+        resumed = self._resumed or {}
+        self._last_step = bool(resumed.get("validate")) and resumed["step"] == loop.max_steps
+        loop.max_steps += self._last_step  # until that begins: Lightning would end at once
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock; after a resume, correct the loop's state, which Lightning sets for its own checkpoints."""
-        self._saved_time, self._due = time.monotonic(), False
+        self._saved_time, self._due, self._logged = time.monotonic(), False, None
         if self._resumed is not None:
             loop = trainer.fit_loop.epoch_loop
             loop.reset_restart_stage()  # otherwise it skips the next batch's validation as done
             counted = loop.restarting and not loop._should_accumulate()  # then it adds 1 before the first batch
             loop._batches_that_stepped = self._resumed["logged_steps"] - counted
-            self._saved_step, self._resumed = trainer.global_step, None
+            if self._resumed.get("validate"):
+                self._logged = self._resumed["logged_steps"]
+                loop.val_loop._restart_stage = RestartStage.RESTARTED_MID_EVALUATION  # it is done before the next batch
+            whole = (
+                not self._resumed.get("validate") and self.folder.resolve() == Path(trainer.ckpt_path).resolve().parent
+            )
+            self._saved_step, self._resumed = trainer.global_step if whole else 0, None  # of another run: not saved yet
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let training end after this validation, if there was nothing left but this."""
+        trainer.fit_loop.epoch_loop.max_steps -= self._last_step
+        self._last_step = False
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make a resume point due, so that this validation is never computed again."""
@@ -78,6 +107,7 @@ class ResumePoints(Checkpoint):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Save, if a resume point is due and no gradients are being accumulated."""
+        self._logged = trainer.fit_loop.epoch_loop._batches_that_stepped
         if batch_idx % trainer.accumulate_grad_batches == 0 and self._is_due(trainer):
             self._save(trainer)
 
@@ -86,30 +116,51 @@ class ResumePoints(Checkpoint):
         self._save(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save, if the run was between two batches; only there do weights and counts belong to the same step."""
-        batches, epochs = trainer.fit_loop.epoch_loop.batch_progress.current, trainer.fit_loop.epoch_progress.current
-        between = batches.ready == batches.completed and epochs.started > epochs.processed
-        whole = batches.ready % trainer.accumulate_grad_batches == 0
-        if trainer.training and trainer.state.fn == "fit" and between and whole:
+        """Save, if the run was between two batches or in a validation; only there is everything of the same step."""
+        place = self._where(trainer)
+        if place is not None:
             try:
-                self._save(trainer, alone=True)
+                self._save(trainer, place, alone=True)
             except (OSError, ValueError) as error:
                 rank_zero_warn(str(error))
 
+    def _where(self, trainer: Trainer) -> Place | None:
+        """Return where a run is between two steps, None within a step or at the end of an epoch."""
+        loop = trainer.fit_loop.epoch_loop
+        batches, epochs = loop.batch_progress, trainer.fit_loop.epoch_progress.current
+        if trainer.state.fn != "fit" or trainer.sanity_checking or batches.current.started != batches.current.completed:
+            return None
+        if epochs.ready == epochs.completed > 0:  # nothing is left but to end: the last validation is done again
+            again = loop._should_check_val_fx(None) and trainer.check_val_every_n_epoch in (None, 1)
+            return Place(self._logged, validate=True) if again and self._logged is not None else None
+        if not epochs.started > epochs.processed:
+            return None
+        count, length = batches.current.completed, trainer.num_training_batches
+        if count % trainer.accumulate_grad_batches and count != length:
+            return None
+        ended = self._logged is not None and loop._batches_that_stepped == self._logged  # the step, but not the batch
+        if batches.current.ready > count or not ended:
+            return Place(loop._batches_that_stepped)
+        if not (trainer.validating or loop._should_check_val_fx(None)):
+            return Place(self._logged + 1)
+        again = trainer._val_check_time_interval is None and not trainer.should_stop  # else it would not be due again
+        return Place(self._logged, validate=True) if again else None
+
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Describe the place between two batches as one that Lightning continues from."""
-        if not self._saving:
+        if self._place is None:
             return
-        checkpoint[KEY] = {"logged_steps": trainer.fit_loop.epoch_loop._batches_that_stepped}
+        checkpoint[KEY] = self._place._asdict() | {"step": trainer.global_step}
         loops = checkpoint["loops"]["fit_loop"]
         batches, epochs = loops["epoch_loop.batch_progress"], loops["epoch_progress"]
         for counts in (batches["total"], batches["current"]):
             counts.update(dict.fromkeys(("ready", "started", "processed"), counts["completed"]))
-        batches["is_last_batch"] = False
+        batches["is_last_batch"] = batches["is_last_batch"] and self._place.validate
         for counts in (loops["epoch_loop.val_loop.batch_progress"][part] for part in ("total", "current")):
             counts.update(dict.fromkeys(counts, 0))  # of completed validations
         if epochs["current"]["completed"] == epochs["current"]["ready"]:  # at the end of training
-            if batches["current"]["completed"] == trainer.num_training_batches:
+            whole = batches["current"]["completed"] == trainer.num_training_batches
+            if whole and not self._place.validate:
                 batches["current"] = dict.fromkeys(batches["current"], 0)
             else:  # training ended within an epoch, which can be continued
                 for counts in (epochs["total"], epochs["current"]):
@@ -129,20 +180,24 @@ class ResumePoints(Checkpoint):
         passed = time.monotonic() - self._saved_time >= 60 * self.every_minutes
         return trainer.strategy.broadcast(passed)  # clocks differ, and all ranks take part in saving
 
-    def _save(self, trainer: Trainer, alone: bool = False) -> None:
-        """Save, unless this step was saved. ``alone``: without waiting for other ranks, which may have failed."""
+    def _save(self, trainer: Trainer, place: Place | None = None, alone: bool = False) -> None:
+        """Save, unless this step was saved.
+
+        ``place``: where the run goes on; None for the next batch. ``alone``: without waiting for other ranks, which may
+        have failed.
+        """
         self._due, self._saved_time = False, time.monotonic()
         if trainer.fast_dev_run or trainer.global_step == self._saved_step:
             return
         path = self.folder / f"resume-step={trainer.global_step}.ckpt"
-        self._saving = True
+        self._place = place or Place(trainer.fit_loop.epoch_loop._batches_that_stepped)
         try:
             if alone:
                 trainer.strategy.save_checkpoint(trainer._checkpoint_connector.dump_checkpoint(False), path)
             else:
                 trainer.save_checkpoint(path)
         finally:
-            self._saving = False
+            self._place = None
         self._saved_step = trainer.global_step
         if trainer.is_global_zero:
             self._tidy(path)

@@ -17,9 +17,10 @@ from rich.table import Table
 from callbacks.progress import clock
 from callbacks.recall import LOGGED
 from callbacks.results import METRICS_FILE, TABLE_FILE
+from callbacks.stopping import Stopped
 
 DONE = {"fit": "trained", "validate": "validated", "test": "tested", "predict": "predicted"}
-STOPPED_BY = {KeyboardInterrupt: "Ctrl-C", SystemExit: "request"}
+STOPPED_BY = {KeyboardInterrupt: "Ctrl-C", Stopped: "SIGTERM", SystemExit: "request"}
 
 
 class RunSummary(Callback):
@@ -41,6 +42,14 @@ class RunSummary(Callback):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the figures of the best checkpoint, before there are new figures."""
         self._note_best(trainer)
+        if trainer.state.fn != "fit":
+            self._latest = {}  # restored figures belong to the run of the checkpoint
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the figures of the run that a checkpoint comes from."""
+        self._latest = {}
+
+    on_predict_start = on_test_start
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the figures. Checkpoints are saved after this."""
@@ -110,7 +119,7 @@ class RunSummary(Callback):
         for name, file in {"all metrics": METRICS_FILE, "tables": TABLE_FILE, "figures": "attention"}.items():
             if (folder / file).exists():
                 yield name, file
-        for kind, name in (("submission", "submission files"), ("csv", "curves")):
+        for kind, name in (("submission", "submission files"), ("ranking", "rankings"), ("csv", "curves")):
             if (folder / kind).is_dir():
                 yield name, kind
         for logger in trainer.loggers:
@@ -132,9 +141,11 @@ def headlines(trainer: Trainer, stage: str) -> dict[str, float]:
 
 
 def best_checkpoint(trainer: Trainer) -> ModelCheckpoint | None:
-    """Return the callback that keeps the best checkpoint, once it has one."""
+    """Return the callback that keeps the best checkpoint, once it has one of this run."""
     for callback in trainer.checkpoint_callbacks:
-        if isinstance(callback, ModelCheckpoint) and callback.monitor and callback.best_model_path:
+        # Of a checkpoint in another folder, Lightning restores the path of its best one, and no score.
+        scored = isinstance(callback, ModelCheckpoint) and callback.monitor and callback.best_model_score is not None
+        if scored and callback.best_model_path:
             return callback
     return None
 

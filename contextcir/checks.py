@@ -52,6 +52,23 @@ def one_of(value: Text, names: Sequence[str], setting: str) -> Text:
     return value
 
 
+def folder_name(value: Text, setting: str, parts: bool = False) -> Text:
+    """Return a text that can name a folder below another one, and nothing outside of it.
+
+    ``parts``: it may be several names, one folder within the other, as ``a/b``.
+    """
+    names = value.split("/") if isinstance(value, str) and parts else [value]
+    if not all(isinstance(name, str) and _names_a_folder(name) for name in names):
+        rule = "a name of at most 128 printable characters, none of them a slash, and not '.' or '..'"
+        raise InputError(f"expected {'one or more of ' if parts else ''}{rule}; got {shown(value)}", setting=setting)
+    return value
+
+
+def _names_a_folder(name: str) -> bool:
+    odd = not name.strip(". ") or "/" in name or "\\" in name or not name.isprintable()
+    return not odd and len(name) <= 128 and len(name.encode()) <= 240  # a file system has 255 bytes a name
+
+
 def _is_number(value: object) -> bool:
     return type(value) in (int, float)
 

@@ -17,7 +17,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from contextcir.errors import InputError, MissingFileError, shown
+from contextcir.errors import InputError, MissingFileError, printable, shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -289,13 +289,21 @@ def one_writer(folder: Path, work: str, lease: str = ".lock") -> Iterator[None]:
     try:
         held.acquire(timeout=1.5 * LEASE if expired else 0)
     except Timeout:
-        raise InputError(
-            f"another process {work} here already: wait for it, or choose another folder", file=folder
-        ) from None
+        problem = f"another process {work} here already{_owner(marker)}: wait for it, or choose another folder"
+        raise InputError(problem, file=folder) from None
     try:
         yield
     finally:
         held.release()
+
+
+def _owner(marker: Path) -> str:
+    """Return which process and machine the file of a lease names, as a part of a message."""
+    try:
+        record = dict(line.split("=", 1) for line in marker.read_text(encoding="utf-8").splitlines() if "=" in line)
+        return printable(f", process {record['pid']} on {record['host']}")
+    except (OSError, ValueError, KeyError):  # released since, or half written
+        return ""
 
 
 def stable_hash(text: str | bytes, size: int = 8) -> int:

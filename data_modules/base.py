@@ -30,6 +30,7 @@ from data_modules.loading.sampling import (
     batches_done,
 )
 from data_modules.loading.triplets import GalleryDataset, Preprocess, QueryDataset, collate_queries, collate_triplets
+from data_modules.loading.workers import outlast_sigterm
 from data_modules.reading.reader import BenchmarkReader, check_split
 from data_modules.records import Evaluation, TrainingSet
 
@@ -315,4 +316,5 @@ class CompositionDataModule(LightningDataModule):
 
     def _loader(self, kind: type[DataLoader], dataset: Dataset, collate_fn: Collate, **options: object) -> DataLoader:
         options |= {"num_workers": self.num_workers, "pin_memory": torch.cuda.is_available()}
+        options |= {"worker_init_fn": outlast_sigterm}
         return kind(dataset, collate_fn=collate_fn, **options)

@@ -3,7 +3,8 @@
 import os
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.trainer.states import TrainerFn
 
-from contextcir.files import write_text
+from contextcir.checks import folder_name
+from contextcir.errors import InputError, shown
+from contextcir.files import one_writer, write_text
 from experiments.names import config_files
 from experiments.yaml_files import read_yaml
 
@@ -21,6 +24,8 @@ HEADER = """\
 # A new run with them:     python -m experiments.run fit --config {file} [--KEY=VALUE ...]
 # To go on with this run:  WANDB_RUN_ID={run} and the command that began it
 """
+RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")  # not 0 in a process that is not the first
+LOCK = ".lock"
 _RUN = re.compile(r"# Settings of run (\S+)\n")
 
 
@@ -32,7 +37,54 @@ def claim_run_id(args: Sequence[str] = ()) -> str:
     job = os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ.get("SLURM_JOB_ID")
     if job and "SLURM_ARRAY_TASK_ID" in os.environ:
         job = f"{job}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-    return os.environ.setdefault("WANDB_RUN_ID", _recorded_run(args) or job or secrets.token_hex(4))
+    given = os.environ.get("WANDB_RUN_ID") or _recorded_run(args) or job or secrets.token_hex(4)
+    try:
+        os.environ["WANDB_RUN_ID"] = folder_name(given, "WANDB_RUN_ID")  # no way out of the folder of runs
+    except InputError as error:
+        raise InputError(f"the run's id, WANDB_RUN_ID: {error.problem}") from None
+    return given
+
+
+def check_folder(name: str, root: str | Path | None) -> None:
+    """Check the name of an experiment, and the folder of a run.
+
+    Raises:
+        InputError: if the name would lead out of the folder of runs, or the folder can't be one.
+    """
+    folder_name(name, "name", parts=True)
+    setting = "trainer.default_root_dir"
+    text = "" if root is None else str(root)
+    if not text.isprintable() or any(len(part.encode("utf-8", "replace")) > 255 for part in text.split("/")):
+        raise InputError(f"expected the path of a folder, got {shown(text)}", setting=setting)
+    above = next((place for place in (Path(text), *Path(text).parents) if os.path.lexists(place)), None)
+    if above is not None and not above.is_dir():
+        raise InputError("expected a folder, found something else", file=above, setting=setting)
+
+
+@contextmanager
+def own_run(root: str | Path | None) -> Iterator[None]:
+    """Be the only process that trains in the folder of a run; of several ranks, the first one is for all of them.
+
+    A job that SLURM has requeued takes over at once: its earlier start has ended, on whichever machine it was.
+
+    Raises:
+        InputError: if another process trains there, or nothing can be written.
+    """
+    if root is None or any(os.environ.get(name) not in (None, "", "0") for name in RANKS):
+        yield
+        return
+    if os.environ.get("SLURM_RESTART_COUNT", "0") != "0":
+        (Path(root) / LOCK).unlink(missing_ok=True)
+    with ExitStack() as held:
+        try:
+            held.enter_context(one_writer(Path(root), "trains", LOCK))
+        except InputError as error:
+            hint = f"{error.problem} (another WANDB_RUN_ID)"
+            raise InputError(hint, file=root) from None
+        except OSError as error:
+            problem = f"nothing can be written here: {error.strerror}"
+            raise InputError(problem, file=root, setting="trainer.default_root_dir") from None
+        yield
 
 
 def _recorded_run(args: Sequence[str]) -> str | None:

@@ -3,6 +3,7 @@
 python -m experiments.run {fit,validate,test,predict} --config NAME [--config NAME ...] [--key=value ...]
 """
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,23 +15,27 @@ import torch
 from jsonargparse import Namespace, set_parsing_settings
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import OmegaConf
 
 from callbacks.progress import show_progress
+from callbacks.scoring import ScoringCheck
+from callbacks.stopping import StopOnSigterm, Stopped, keep_first_error, sigterm, words
 from contextcir.encoders.pretrained import weights_postponed
 from contextcir.training.module import ContextCIR
 from experiments.arguments import OneLineErrors
 from experiments.failures import keep_tracebacks_in, one_line_errors
 from experiments.help import answer_help
 from experiments.names import resolve
-from experiments.record import RecordSettings, claim_run_id
+from experiments.record import RecordSettings, check_folder, claim_run_id, own_run
 from experiments.start import (
-    NAMED,
     check_checkpoint,
     checkpoint_of_fit,
     fast_precision,
+    fit_callbacks,
     follow_command,
     go_offline_if_unreachable,
+    named_checkpoint,
     quiet,
     quiet_loggers,
     stay_offline,
@@ -62,7 +67,8 @@ class RunParser(OneLineErrors, LightningArgumentParser):
 class ExperimentCLI(LightningCLI):
     """`LightningCLI` with a name for every experiment, bare names of classes and configs, and errors in one line."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
+    def __init__(self, *args: Any, held: contextlib.ExitStack | None = None, **options: Any) -> None:
+        self.held = held or contextlib.ExitStack()  # what the command holds until its end
         super().__init__(*args, **{"parser_class": RunParser, **options})
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -84,12 +90,23 @@ class ExperimentCLI(LightningCLI):
         with weights_postponed():
             super().instantiate_classes()
 
+    def before_instantiate_classes(self) -> None:
+        """Check where the run would write, and be the only one that trains there."""
+        settings = self.config[self.subcommand]
+        check_folder(settings.name, settings.trainer.default_root_dir)
+        if self.subcommand == "fit" and not settings.trainer.fast_dev_run:
+            self.held.enter_context(own_run(settings.trainer.default_root_dir))
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer, with the progress bar of `callbacks.progress` in the place of its own."""
         trainer = super().instantiate_trainer(**kwargs)
         keep_tracebacks_in(own_folder(trainer))
         show_progress(trainer)
         quiet_loggers(trainer)
+        fit_callbacks(trainer)
+        trainer.callbacks[:0] = [StopOnSigterm(), ScoringCheck()]
+        keep_first_error(trainer)
+        sigterm.trainer = trainer
         return trainer
 
     def _parse_ckpt_path(self) -> None:
@@ -98,12 +115,13 @@ class ExperimentCLI(LightningCLI):
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         """Choose the checkpoint to begin with, and make sure that it goes with this command's settings."""
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        kwargs["ckpt_path"] = named_checkpoint(self.trainer, kwargs.get("ckpt_path"))
         if subcommand == "fit":
             kwargs["ckpt_path"] = checkpoint_of_fit(self.trainer, kwargs.get("ckpt_path"))
         given = kwargs.get("ckpt_path")
         if given is None:
             self.model.backbone.load_weights()
-        elif given not in (*NAMED, "last"):
+        else:
             differ = check_checkpoint(given, self.model, subcommand)
             if subcommand == "fit":
                 follow_command(self.trainer, Path(given), differ)
@@ -137,6 +155,16 @@ def settings_parser() -> LightningArgumentParser:
 def main(args: ArgsType = None) -> ExperimentCLI:
     """Parse ``args`` (default: ``sys.argv``) and run the chosen subcommand."""
     keep_tracebacks_in(None)  # the folder of an earlier run in this process
+    try:
+        with sigterm.listening(), contextlib.ExitStack() as held:
+            return _run(args, held)
+    except Stopped:
+        if rank_zero_only.rank == 0:
+            print(words(), file=sys.stderr, flush=True)
+        raise
+
+
+def _run(args: ArgsType, held: contextlib.ExitStack) -> ExperimentCLI:
     typed = sys.argv[1:] if args is None else args
     claim_run_id(resolve(typed) if isinstance(typed, list) else ())
     stay_offline()
@@ -149,6 +177,7 @@ def main(args: ArgsType = None) -> ExperimentCLI:
         save_config_callback=RecordSettings,
         save_config_kwargs={"save_to_log_dir": False},
         args=args,
+        held=held,
         **OPTIONS,
     )
 

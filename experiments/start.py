@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import DeviceStatsMonitor, LearningRateMonitor
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from callbacks.checkpoints import newest_checkpoint
+from contextcir.errors import InputError, shown
 from contextcir.training.checkpoint_loading import check_resumable, fit_to, read_checkpoint, refuse_misfit
 from experiments.command import has_fast_bfloat16
 
-NAMED = ("best", "hpc")  # names by which Lightning finds a checkpoint itself; "last" means the run's own newest
 WANDB_URL = "https://api.wandb.ai"
 # Warnings that nobody can act on.
 IGNORED = (
@@ -80,18 +81,49 @@ def quiet_loggers(trainer: Trainer) -> None:
             logger._wandb_init.pop("anonymous", None)
 
 
+def fit_callbacks(trainer: Trainer) -> None:
+    """Leave out callbacks that have nothing to do without a logger, and that Lightning would refuse then."""
+    if not trainer.loggers:
+        idle = (DeviceStatsMonitor, LearningRateMonitor)
+        trainer.callbacks[:] = [callback for callback in trainer.callbacks if not isinstance(callback, idle)]
+
+
+def named_checkpoint(trainer: Trainer, given: str | None) -> str | None:
+    """Return the file of a checkpoint that is given by a word: ``last`` is the newest one of this run.
+
+    Raises:
+        InputError: for an empty text, for ``last`` where there is none, and for Lightning's other words, which would
+            find nothing in a new process, and leave the model with random weights.
+    """
+    if given is None:
+        return None
+    word = str(given)
+    if word == "last":
+        own = newest_checkpoint(trainer)
+        if own is not None:
+            return str(own)
+        problem = f"this run has no last checkpoint, in {trainer.default_root_dir}: give a file"
+    elif word in ("best", "hpc") or word.startswith("registry"):
+        problem = f"expected a file or the word last, got {shown(word)}"
+    elif not word.strip():
+        problem = "expected a file, got an empty text"
+    else:
+        return word
+    raise InputError(problem, setting="ckpt_path")
+
+
 def checkpoint_of_fit(trainer: Trainer, given: str | None) -> str | None:
     """Return the checkpoint that a ``fit`` begins with: the newest one of this run, else the given one.
 
     So the same command resumes an interrupted run, even if its ``--ckpt_path`` is a checkpoint of another run, from
     which it began. An earlier checkpoint of the run itself takes it back to that step.
     """
-    if trainer.fast_dev_run or given in NAMED:
+    if trainer.fast_dev_run:
         return given
     own = newest_checkpoint(trainer)
     if own is None:
         return given
-    if given not in (None, "last"):
+    if given is not None:
         if own.parent.resolve() in Path(given).resolve().parents:
             return given
         rank_zero_info(f"this run has begun already: not starting from --ckpt_path {given} again")

@@ -1,5 +1,7 @@
 """Ranked lists from embeddings: the nearest images of every query, by a part of the score matrix at a time."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -38,6 +40,30 @@ def ranked_lists(form: SubmissionFormat, protocol: Protocol, queries: Tensor, ga
         # Excluded images come last, and are cut off.
         lists += [row[: form.count(protocol, query)] for query, row in enumerate(best.tolist(), start=rows.start)]
     return lists
+
+
+def ranking(
+    protocol: Protocol, queries: Tensor, gallery: Tensor, length: int
+) -> Iterator[tuple[int, list[int], list[float]]]:
+    """Yield of each query its position, the images nearest to it by cosine, best first, and their cosines.
+
+    A reference that the protocol excludes is left out. Arguments as of `ranked_lists`; ``length``: images per query.
+
+    Raises:
+        InputError: if an embedding is not finite.
+    """
+    _check_finite("query", protocol, protocol.query_ids, queries)
+    _check_finite("image", protocol, protocol.gallery, gallery)
+    references = torch.tensor(protocol.references, device=gallery.device)  # (Q,)
+    for rows, scores in score_chunks(queries, gallery):
+        if protocol.exclude_reference:
+            known = (references[rows] >= 0).nonzero().flatten()
+            scores[known, references[rows][known]] = OUT
+        best = top_columns(scores, min(length, len(gallery)))  # (rows, k)
+        values = scores.gather(1, best)
+        for query, (images, cosines) in enumerate(zip(best.tolist(), values.tolist(), strict=True), start=rows.start):
+            count = sum(cosine != OUT for cosine in cosines)  # an excluded image comes last
+            yield query, images[:count], cosines[:count]
 
 
 def _check_finite(what: str, protocol: Protocol, names: tuple[int, ...] | tuple[str, ...], embeddings: Tensor) -> None:

@@ -218,10 +218,17 @@ class ContextCIR(LightningModule):
             )
         losses = self.losses(batch)
         size = len(batch.query.captions)
-        self.log_dict(
-            {f"train_{name}": value.detach() for name, value in losses.items()}, prog_bar=True, batch_size=size
-        )
+        self.log_dict(self._logged(losses), prog_bar=True, batch_size=size)
         return losses["loss"]
+
+    def _logged(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the losses to log: where a logger takes them, their means over the ranks, in one small message."""
+        names, values = [f"train_{name}" for name in losses], [value.detach() for value in losses.values()]
+        every = self.trainer.log_every_n_steps
+        if self.trainer.world_size > 1 and every and (self.trainer.global_step + 1) % every == 0:
+            joined = torch.stack([value.float() for value in values])
+            values = list(self.trainer.strategy.reduce(joined, reduce_op="mean").unbind())
+        return dict(zip(names, values, strict=True))
 
     def evaluate(self, batch: QueryBatch | GalleryBatch, dataloader_idx: int) -> QueryFeatures | ImageFeatures:
         """Encode a batch of either kind, and add it to the metric of its protocol (loaders alternate).

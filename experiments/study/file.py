@@ -141,7 +141,7 @@ class _Reader:
         for combination in itertools.product(*factors.values()):
             levels = dict(zip(factors, combination, strict=True))
             flags = [flag for f, level in levels.items() for flag in self.flags(f"{f}.{level}", factors[f][level])]
-            name = "-".join(combination)
+            name = folder_name("-".join(combination), "variants")
             variants.append(Variant(name, levels, (*common, *flags), not untrained & {name, *combination}))
         self.check_named("untrained", untrained, variants)
         return tuple(variants)

@@ -134,14 +134,21 @@ def test_a_partial_prediction_is_not_written(tmp_path: Path) -> None:
         assert predict(tmp_path, Servers(), limit_predict_batches=1) == {}
 
 
-def test_a_benchmark_without_a_server_is_named_at_the_start(tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="toy test: no submission file will be written, as it has no evaluation serv"):
-        assert list(predict(tmp_path, NoServer())) == ["circo_test.json"]
+def test_a_benchmark_without_a_server_gets_a_ranking(tmp_path: Path) -> None:
+    assert list(predict(tmp_path, NoServer())) == ["circo_test.json"]
+    (file,) = (tmp_path / "ranking").iterdir()
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert file.name == "toy_test.jsonl" and [line["query"] for line in lines] == [100 + n for n in range(QUERIES)]
+    for query, line in enumerate(lines):
+        pool = [image for image in range(GALLERY) if image != reference(query)]  # the protocol excludes it
+        assert line["images"] == [f"image-{image}" for image in nearest(query, pool)]
+        assert line["scores"] == sorted(line["scores"], reverse=True) and len(line["scores"]) == len(pool)
 
 
 def test_missing_images_leave_no_file(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="cirr test1: no submission file will be written, as 1 of its images are miss"):
         assert list(predict(tmp_path, Incomplete())) == ["circo_test.json"]
+    assert (tmp_path / "ranking" / "cirr_test1.jsonl").exists()
 
 
 def test_no_file_that_would_be_rejected_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

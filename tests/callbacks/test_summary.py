@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 
-from callbacks.summary import where
+from callbacks.stopping import keep_first_error
+from callbacks.summary import best_checkpoint, where
 from experiments.run import main
 from tests.helpers.scenes_flags import configs, draw, on
 
@@ -136,3 +138,30 @@ def test_a_run_of_wandb_is_named_by_its_address_or_the_command_that_sends_it(url
     folder = tmp_path / "wandb" / "offline-run-20261124_000104-id1"
     logger = SimpleNamespace(experiment=SimpleNamespace(url=url, dir=str(folder / "files")))
     assert where(logger) == (url or f"wandb sync {folder}")
+
+
+def test_a_run_that_began_from_another_one_names_no_checkpoint_of_that() -> None:
+    of_another = ModelCheckpoint(monitor="val_recall_at_1")
+    of_another.best_model_path = "elsewhere/epoch=0-step=3.ckpt"  # all that Lightning restores of another folder
+    assert best_checkpoint(SimpleNamespace(checkpoint_callbacks=[of_another])) is None
+
+
+class Breaks(Callback):
+    """Fails while a run ends by an error."""
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        raise TypeError("unsupported format string")
+
+
+def test_no_callback_or_logger_hides_the_error_of_a_run() -> None:
+    heard: list[str] = []
+    logger = SimpleNamespace(finalize=lambda status: heard.append(status) or 1 / 0)
+    trainer = SimpleNamespace(callbacks=[Breaks(), Breaks()], loggers=[logger])
+    keep_first_error(trainer)
+    with pytest.warns(UserWarning, match=r"Breaks failed too, after the error below: TypeError: unsupported format"):
+        for callback in trainer.callbacks:
+            callback.on_exception(trainer, None, ValueError("the point"))
+        logger.finalize("failed")
+    assert heard == ["failed"]
+    with pytest.raises(ZeroDivisionError):
+        logger.finalize("success")
