@@ -24,7 +24,7 @@ from data_modules.lasco import LaSCoReader
 from data_modules.manifest import ManifestReader
 from data_modules.records import Evaluation
 from data_modules.scenes import ScenesReader
-from data_modules.scenes.writer import Size, write_scenes
+from data_modules.scenes.writer import Size, require_scenes, write_scenes
 
 
 class CIRR(CompositionDataModule):
@@ -175,7 +175,9 @@ class Scenes(CompositionDataModule):
     """Scenes, the benchmark that comes with the project: see `ScenesReader`.
 
     Args:
-        root: folder of the benchmark; it is drawn there if it is new.
+        root: folder of the benchmark.
+        draw: draw what ``root`` lacks. Without this word a benchmark that is not there is an error: the name of the
+            folder may be mistyped.
         seed: of the benchmark; the same seed gives the same files.
         size: how much to draw.
         val_splits: splits scored by ``validate``, and during ``fit``.
@@ -188,6 +190,7 @@ class Scenes(CompositionDataModule):
     def __init__(
         self,
         root: str | Path,
+        draw: bool = False,
         seed: int = 0,
         size: Size = Size(),  # noqa: B008  (immutable; spelled out so that the saved config names it)
         val_splits: Sequence[str] = ("val", "circo_val"),
@@ -195,12 +198,16 @@ class Scenes(CompositionDataModule):
         **options: Any,
     ) -> None:
         super().__init__(ScenesReader(root), val_splits=val_splits, test_splits=test_splits, **options)
+        self.draw = draw
         self.seed = seed
         self.size = size
 
     def prepare_data(self) -> None:
-        """Draw the benchmark unless it exists; Lightning calls this in one process of each node."""
-        write_scenes(self.root, self.seed, self.size, os.cpu_count() or 1)
+        """Make sure that the benchmark is there; Lightning calls this in one process of each node."""
+        if self.draw:
+            write_scenes(self.root, self.seed, self.size, os.cpu_count() or 1)
+        else:
+            require_scenes(self.root, self.seed, self.size)
 
     def member_roles(self, split: str) -> dict[int, dict[str, str]]:
         """Return, by query id, why each image is in the query's set; {} for splits that do not say so."""
