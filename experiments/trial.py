@@ -13,7 +13,7 @@ def main(command: list[str]) -> None:
     if os.environ.get("SLURM_JOB_ID"):
         tasks, nodes = os.environ["SLURM_NTASKS_PER_NODE"], os.environ["SLURM_NNODES"]
         command = ["srun", *command, f"--trainer.devices={tasks}", f"--trainer.num_nodes={nodes}"]
-    os.execvp(command[0], command)
+    os.execvp(command[0], command)  # noqa: S606  (the user's own command, without a shell)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from contextcir.errors import MissingFileError
 
 EMBEDDED = "scenes-vit"
-TOKEN_TABLE = "token_embedding.weight"
-TOKEN_ROWS = "token_rows"
+TOKEN_TABLE = "token_embedding.weight"  # noqa: S105  (a name of tensors, no secret)
+TOKEN_ROWS = "token_rows"  # noqa: S105  (a name of tensors, no secret)
 _FOLDER = Path(__file__).parent
 _WEIGHTS = "scenes_vit.safetensors"
 _CONFIG = "scenes_vit.json"

@@ -130,7 +130,8 @@ class ClipEmbeddings:
         store = GalleryStore(self.folder / FOLDER, self._backbone.widths.embed, "float16", lambda: self.digest)
         states = [_state(self.root / path) for path in self._rows]
         features = store.open(FOLDER, {path: path for path in self._rows}, states, self._backbone.preprocess)
-        assert features is not None  # None only without a digest
+        if features is None:
+            raise RuntimeError("a store with a digest has features")
         return features
 
 

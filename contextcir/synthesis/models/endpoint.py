@@ -109,7 +109,7 @@ class _Sender:
         self.client = client
         self.key = key
         self.pacer = Pacer(endpoint.pace)
-        self.random = Random()
+        self.random = Random()  # noqa: S311  (spreads retries in time, no secret)
         self.reached = False
 
     async def answer(self, request: Request) -> tuple[Answer, bool]:
