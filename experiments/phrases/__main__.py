@@ -59,7 +59,7 @@ def fill(
     Raises:
         InputError: if the bank is of another parser or another shard, or parsing fails.
     """
-    old = PhraseBank(out, about.key) if out.exists() else None
+    old = PhraseBank(out, about.key) if os.path.lexists(out) else None
     if old is not None and old.about.shard != about.shard:
         problem = f"{out} holds {_shard_name(old.about.shard)}, not {_shard_name(about.shard)}"
         raise InputError(problem, setting="out")
@@ -99,7 +99,7 @@ def merge(out: Path, shards: Sequence[Path]) -> About:
     Raises:
         InputError: if a shard is missing, their parsers differ, or two banks differ in the phrases of a caption.
     """
-    banks = [PhraseBank(path) for path in dict.fromkeys([*([out] if out.exists() else []), *shards])]
+    banks = [PhraseBank(path) for path in dict.fromkeys([*([out] if os.path.lexists(out) else []), *shards])]
     if not banks:
         raise InputError("expected the banks of the shards, got none", setting="shards")
     first = banks[0].about

@@ -52,8 +52,8 @@ def _captions_in(path: Path) -> list[str]:
     if field is None:
         given = shown(list(listed[0]) if isinstance(listed[0], dict) else listed[0])
         raise InputError(
-            f"a record needs one of the fields {', '.join(formats)}, got {given}; files of Hotel-CIR and "
-            "CIRR-rewritten become manifests first (python -m experiments.convert)",
+            f"a record needs one of the fields {', '.join(formats)}, got {given} "
+            "(experiments.convert: Hotel-CIR, CIRR-rewritten)",
             file=path,
             setting="captions",
         )
