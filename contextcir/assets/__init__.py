@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from contextcir.errors import MissingFileError
+from contextcir.errors import InputError, MissingFileError
 
 EMBEDDED = "scenes-vit"
 TOKEN_TABLE = "token_embedding.weight"  # noqa: S105  (a name of tensors, no secret)
@@ -49,6 +49,7 @@ def unpack(folder: Path = _FOLDER, cache: Path | None = None) -> Path:
 
     Raises:
         MissingFileError: if the packed weights are missing from the installation.
+        InputError: if the cache can't be written.
     """
     weights = folder / _WEIGHTS
     if not weights.is_file():
@@ -66,10 +67,16 @@ def unpack(folder: Path = _FOLDER, cache: Path | None = None) -> Path:
     table = torch.zeros(settings["model_cfg"]["text_cfg"]["vocab_size"], state[TOKEN_TABLE].shape[1])
     table[rows] = state[TOKEN_TABLE]
     state[TOKEN_TABLE] = table  # (vocabulary, D)
-    cache.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(dir=cache))  # several processes may unpack at once: one of them renames its folder
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        staging = Path(
+            tempfile.mkdtemp(dir=cache)
+        )  # several processes may unpack at once: one of them renames its folder
+    except OSError as error:
+        problem = f"the small CLIP can't be unpacked ({error.strerror}): name a folder for caches in XDG_CACHE_HOME"
+        raise InputError(problem, file=cache) from None
     save_file(state, staging / "open_clip_model.safetensors")
-    (staging / "open_clip_config.json").write_text(json.dumps(settings, indent=2))
+    (staging / "open_clip_config.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
     try:
         staging.rename(target)
     except OSError:

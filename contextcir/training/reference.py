@@ -114,7 +114,7 @@ def read_weights(file: Path) -> Mapping[str, Tensor]:
 
 def read_settings(file: Path) -> Settings:
     """Return the settings in a ``case.json``; raise InputError for one that lacks a field."""
-    case = json.loads(file.read_text())
+    case = json.loads(file.read_text(encoding="utf-8"))
     try:
         vision, text = case["vision"], case["text"]
         if vision["hidden_act"] != text["hidden_act"] or text["hidden_act"] not in ("gelu", "quick_gelu"):
