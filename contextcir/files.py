@@ -207,6 +207,21 @@ def _beside(path: Path) -> Path:
 
 
 @contextmanager
+def writing(path: Path, setting: str | None = None) -> Iterator[None]:
+    """Name the file, and the argument that names it, where the disk refuses what the block writes.
+
+    Raises:
+        InputError: in the place of an `OSError`: a full disk, a folder without permission, a file in its place.
+    """
+    try:
+        yield
+    except InputError:  # some are OSErrors
+        raise
+    except OSError as error:
+        raise InputError(f"can't be written: {error.strerror or error}", file=path, setting=setting) from None
+
+
+@contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """Open a file to write; it takes its name when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -27,7 +27,7 @@ from data_modules.manifest import ManifestReader
 from data_modules.records import Evaluation
 from data_modules.scenes import ScenesReader
 from data_modules.scenes.records import draw_base
-from data_modules.scenes.writer import Size, write_scenes
+from data_modules.scenes.writer import Size, require_scenes, write_scenes
 
 USUAL_TRIPLETS, MOST_TRIPLETS = 7, 10  # of a reference of the scenes; 8.7 in the mean
 COUNTED = 100  # references whose triplets are counted before they are drawn, at 0.05 s each
@@ -181,7 +181,9 @@ class Scenes(CompositionDataModule):
     """Scenes, the benchmark that comes with the project: see `ScenesReader`.
 
     Args:
-        root: folder of the benchmark; it is drawn there if it is new.
+        root: folder of the benchmark.
+        draw: draw what ``root`` lacks. Without this word a benchmark that is not there is an error: the name of the
+            folder may be mistyped.
         seed: of the benchmark; the same seed gives the same files.
         size: how much to draw.
         val_splits: splits scored by ``validate``, and during ``fit``.
@@ -194,6 +196,7 @@ class Scenes(CompositionDataModule):
     def __init__(
         self,
         root: str | Path,
+        draw: bool = False,
         seed: int = 0,
         size: Size = Size(),  # noqa: B008  (immutable; spelled out so that the saved config names it)
         val_splits: Sequence[str] = ("val", "circo_val"),
@@ -201,13 +204,17 @@ class Scenes(CompositionDataModule):
         **options: Any,
     ) -> None:
         super().__init__(ScenesReader(root), val_splits=val_splits, test_splits=test_splits, **options)
+        self.draw = draw
         self.seed = whole(seed, 0, "data.seed")
         self.size = size
 
     def prepare_data(self) -> None:
-        """Draw the benchmark unless it exists; Lightning calls this in one process of each node."""
-        self._check_batch_of_scenes()
-        write_scenes(self.root, self.seed, self.size, os.cpu_count() or 1)
+        """Make sure that the benchmark is there; Lightning calls this in one process of each node."""
+        if self.draw:
+            self._check_batch_of_scenes()
+            write_scenes(self.root, self.seed, self.size, os.cpu_count() or 1)
+        else:
+            require_scenes(self.root, self.seed, self.size)
 
     def _check_batch_of_scenes(self) -> None:
         """Raise InputError if the scenes to be drawn are too few for a batch: before hours of drawing, not after."""

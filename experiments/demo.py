@@ -44,7 +44,7 @@ def summarise(folder: Path) -> list[str]:
 def demo(flags: list[str]) -> Path:
     """Train and test on scenes; returns the folder of the run."""
     start = time.time()
-    trained = main(["fit", *CONFIGS, *flags])
+    trained = main(["fit", *CONFIGS, "--data.draw=true", *flags])  # the word that drawing needs
     folder = Path(trained.trainer.default_root_dir)
     checkpoint = trained.trainer.checkpoint_callback.best_model_path
     main(["test", *CONFIGS, *flags, f"--ckpt_path={checkpoint}", "--trainer.logger=false"])

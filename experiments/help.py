@@ -102,7 +102,7 @@ def overview() -> str:
         "",
         "NAME is a YAML file, or one of the project's by its name (base, overlays/bf16). What comes later on the",
         "command line wins, files and flags alike; classes are given by their bare names. For example:",
-        f"  {PROGRAM} fit --config scenes --trainer.max_steps=100",
+        f"  {PROGRAM} fit --config scenes --data.draw=true --trainer.max_steps=100",
         f"  {PROGRAM} fit --config cirr_b32 --data.root=/path/to/CIRR",
         f"  {PROGRAM} test --config runs/cirr_b32/ID/config.yaml --ckpt_path=FILE",
         "",

@@ -7,6 +7,7 @@ import os
 import time
 from pathlib import Path
 
+from contextcir.checks import whole
 from contextcir.errors import InputError
 from data_modules.scenes.writer import Size, write_scenes
 from experiments.command import command
@@ -24,10 +25,11 @@ def scenes(root: Path = Path("datasets/scenes"), seed: int = 0, size: Size = Siz
     """
     output_folder(root, "root")
     start = time.time()
+    whole(workers, 0, "workers")
     try:
         write_scenes(root, seed, size, workers or os.cpu_count() or 1)
     except InputError as error:
-        raise error.relocate("data.root", "root") from None
+        raise error.relocate("data.root", "root").relocate("data.seed", "seed") from None
     print(f"scenes with seed {seed} are in {root} ({time.time() - start:.0f} s)")
 
 

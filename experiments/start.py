@@ -2,8 +2,6 @@
 
 import logging
 import os
-import urllib.error
-import urllib.request
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +14,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from callbacks.checkpoints import newest_checkpoint
 from contextcir.errors import InputError, shown
+from contextcir.network import unreachable
 from contextcir.training.checkpoint_loading import check_resumable, fit_to, read_checkpoint, refuse_misfit
 from experiments.command import has_fast_bfloat16
 
@@ -43,21 +42,17 @@ def stay_offline() -> None:
         os.environ.setdefault("WANDB_SILENT", "true")
 
 
-def go_offline_if_unreachable(seconds: float = 10.0) -> None:
+def go_offline_if_unreachable(seconds: float = 5.0) -> None:
     """With ``WANDB_MODE=online``, record the run offline, with a warning, if the server does not answer.
 
     Only the start is checked: during a run, W&B sends in the background and retries by itself.
     """
     if os.environ.get("WANDB_MODE") != "online":
         return
-    url = os.environ.get("WANDB_BASE_URL", WANDB_URL)
-    try:
-        urllib.request.urlopen(url, timeout=seconds).close()
-    except urllib.error.HTTPError:  # any answer will do
-        return
-    except (OSError, ValueError) as error:
+    silent = unreachable([os.environ.get("WANDB_BASE_URL") or WANDB_URL], seconds)
+    if silent is not None:
         os.environ["WANDB_MODE"] = "offline"
-        reason = getattr(error, "reason", error)
+        url, reason = silent
         rank_zero_warn(f"W&B at {url} can't be reached ({reason}): recording offline; send it later with `wandb sync`")
 
 

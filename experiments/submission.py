@@ -5,11 +5,12 @@ python -m experiments.submission score circo submission/circo_val.json --annotat
 """
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from contextcir.errors import InputError, MissingFileError
+from contextcir.errors import InputError, MissingFileError, one_line, printable
 from contextcir.evaluation.protocol import Protocol
 from contextcir.evaluation.submission import FORMATS, SubmissionFormat, score
 from contextcir.evaluation.submission_check import Submission, check, lists_of, parse, recognise
@@ -20,6 +21,8 @@ from data_modules.reading.reader import BenchmarkReader
 from experiments.failures import one_line_errors
 from experiments.mistakes import PlainParser
 
+MOST_BYTES = 200_000_000  # of a file; servers take a few millions
+HOLDERS = ("annotations", "captions", "captions_ext", "image_splits")  # folders of annotation files, in benchmarks
 READERS: dict[str, type[BenchmarkReader]] = {"cirr": CIRRReader, "circo": CIRCOReader}
 
 
@@ -44,16 +47,50 @@ def read_benchmark(name: str, annotations: Path, split: str, files: Iterable[Sub
 
     COCO's list of images, which comes with the images, may be absent: CIRCO's gallery then is whatever images the
     annotations and ``files`` name.
+
+    Raises:
+        MissingFileError: if none of the `roots` has the annotations.
+        InputError: if something in them is wrong.
     """
-    reader = READERS[name](annotations)
-    if not reader.root.is_dir():
-        raise MissingFileError(f"no folder {reader.root}: expected the folder of the benchmark", setting="data.root")
+    found: Path | None = None
+    first: MissingFileError | None = None
+    for root in roots(annotations):
+        try:
+            return Benchmark(READERS[name](root).read_evaluation(split).protocol, True)
+        except MissingFileError as error:
+            if error.setting == "data.split":  # the right folder
+                raise
+            first = first or error
+            if name == "circo" and IMAGE_LIST.name in str(error):
+                found = found or root
+    if found is not None:
+        return Benchmark(circo_without_images(found, split, files), False)
+    first.problem = one_line(first.problem, 240)  # it names all places where a file may be
+    raise first
+
+
+def roots(annotations: Path) -> list[Path]:
+    """Return the folders that may be the benchmark's: the given one, the one around it, and those in it.
+
+    People name the root, the folder of the annotation files in it, or the folder that their benchmarks are in.
+
+    Raises:
+        MissingFileError: if there is no such folder.
+    """
+    given = Path(os.path.expanduser(annotations))
     try:
-        return Benchmark(reader.read_evaluation(split).protocol, True)
-    except MissingFileError as error:
-        if name != "circo" or IMAGE_LIST.name not in str(error):
+        if not given.is_dir():
+            what = "not a folder" if os.path.lexists(given) else "no folder"
+            problem = f"{what}: {given}; expected the folder of the benchmark or of its annotation files"
+            raise MissingFileError(problem, setting="data.root")
+        around = [given.resolve().parent] if given.resolve().name in HOLDERS else []
+        inside = [folder for folder in sorted(given.iterdir()) if any((folder / name).is_dir() for name in HOLDERS)]
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
             raise
-        return Benchmark(circo_without_images(annotations, split, files), False)
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"can't be read: {reason}", file=given, setting="data.root") from None
+    return [given, *around, *inside]
 
 
 def circo_without_images(root: Path, split: str, files: Iterable[Submission]) -> Protocol:
@@ -85,13 +122,13 @@ def check_files(name: str, paths: Sequence[Path], annotations: Path, split: str)
     read: dict[Path, Submission | str] = {}
     for path in paths:
         try:
-            read[path] = parse(ordinary_file(path).read_bytes())
+            read[path] = parse(ordinary_file(path, most=MOST_BYTES).read_bytes())
+        except MissingFileError:
+            read[path] = "can't be read (No such file or directory)"
         except InputError as error:
             read[path] = error.problem
         except OSError as error:
             read[path] = f"can't be read ({error.strerror})"
-        except ValueError as error:
-            read[path] = str(error)
     submissions = [entry for entry in read.values() if isinstance(entry, Submission)]
     benchmark = read_benchmark(name, annotations, split, submissions)
     checked = []
@@ -107,7 +144,7 @@ def check_files(name: str, paths: Sequence[Path], annotations: Path, split: str)
 def verdict(file: Checked, benchmark: Benchmark) -> str:
     """Return the verdict on a file: one line, and one more for each problem."""
     if file.problems:
-        return "\n  - ".join([f"INVALID {file.path}", *file.problems])
+        return "\n  - ".join([f"INVALID {printable(str(file.path))}", *map(one_line, file.problems)])
     protocol, form = benchmark.protocol, file.form
     counts = {form.count(protocol, query) for query in range(len(protocol.query_ids))}
     images = f"{max(counts)} images" if len(counts) == 1 else f"{min(counts)} to {max(counts)} images"
@@ -118,7 +155,7 @@ def verdict(file: Checked, benchmark: Benchmark) -> str:
         notes.append(f"gallery membership not checked: no {IMAGE_LIST.name} in --annotations")
     what = " ".join(filter(None, (protocol.benchmark, protocol.split, form.name)))
     size = f"{len(protocol.query_ids):,} queries x {images}, {file.submission.size:,} bytes"
-    return f"valid {file.path}: {what}, {size}" + "".join(f" ({note})" for note in notes)
+    return f"valid {printable(str(file.path))}: {what}, {size}" + "".join(f" ({note})" for note in notes)
 
 
 def validate(benchmark: str, files: Sequence[Path], annotations: Path, split: str) -> None:
@@ -143,10 +180,10 @@ def print_score(benchmark: str, files: Sequence[Path], annotations: Path, split:
     lists = {}
     for file in checked:
         if file.problems:
-            raise ValueError(f"{file.path}: {file.problems[0]} (`validate` lists all problems)")
+            raise InputError(f"{file.problems[0]} (`validate` lists all problems)", file=file.path)
         if file.form in lists:
             kind = file.form.name or benchmark
-            raise ValueError(f"{file.path} is a second {kind} file: score the files of one model at a time")
+            raise InputError(f"{file.path} is a second {kind} file: score the files of one model at a time")
         lists[file.form] = lists_of(file.form, protocol, file.submission)
     result = {
         "benchmark": benchmark,
@@ -173,7 +210,9 @@ def main(args: Sequence[str] | None = None) -> None:
         options = subcommands.add_parser(name, description=command.__doc__, help=command.__doc__.splitlines()[0])
         options.add_argument("benchmark", choices=list(FORMATS), help="whose files these are")
         options.add_argument("files", nargs="+", type=Path, help="submission files")
-        options.add_argument("--annotations", type=Path, required=True, help="folder with the official annotations")
+        options.add_argument(
+            "--annotations", type=Path, required=True, help="folder of the benchmark, or of its annotations"
+        )
         options.add_argument("--split", required=True, help="split that was ranked: test1, test or val")
     with one_line_errors():
         chosen = parser.parse_args(args)

@@ -117,7 +117,7 @@ def trials(sweep: Mapping[str, Any], count: int | None = None, seed: int = 0) ->
         for chosen in itertools.islice(itertools.product(*options.values()), count):
             yield dict(zip(options, chosen, strict=True))
         return
-    chance = random.Random(seed)
+    chance = random.Random(seed)  # noqa: S311  (draws of an experiment, no secret)
     for _ in range(5 if count is None else count):
         yield {
             key: DISTRIBUTIONS[distribution(space)](chance, space["min"], space["max"])

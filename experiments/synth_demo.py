@@ -110,7 +110,7 @@ def command(module: str, *flags: str) -> None:
     Raises:
         ValueError: if it fails; it has printed the reason.
     """
-    done = subprocess.run([sys.executable, "-m", module, *flags], check=False)
+    done = subprocess.run([sys.executable, "-m", module, *flags], check=False)  # noqa: S603  (this project's own modules, no shell)
     if done.returncode:
         raise ValueError(f"{module} ended with status {done.returncode}: see its last lines")
 
@@ -146,7 +146,7 @@ def hand_made(root: Path, count: int, seed: int = 0) -> list[dict[str, Any]]:
     for record in listed:
         by_reference.setdefault(record["reference"], []).append(record)
     references = sorted(by_reference)
-    Random(seed).shuffle(references)
+    Random(seed).shuffle(references)  # noqa: S311  (draws of an experiment, no secret)
     chosen = [record for reference in references for record in by_reference[reference]][:count]
     return [
         {

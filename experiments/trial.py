@@ -19,7 +19,7 @@ def main(command: list[str]) -> None:
         tasks, nodes = _number_of("SLURM_NTASKS_PER_NODE"), _number_of("SLURM_NNODES")
         command = ["srun", *command, f"--trainer.devices={tasks}", f"--trainer.num_nodes={nodes}"]
     try:
-        os.execvp(command[0], command)
+        os.execvp(command[0], command)  # noqa: S606  (the user's own command, without a shell)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise InputError(f"can't start {shown(command[0])}: {reason}") from None

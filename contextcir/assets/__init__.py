@@ -20,8 +20,8 @@ from contextcir.weights import read_weights, state_digest
 from contextcir.weights.reading import DIGEST
 
 EMBEDDED = "scenes-vit"
-TOKEN_TABLE = "token_embedding.weight"
-TOKEN_ROWS = "token_rows"
+TOKEN_TABLE = "token_embedding.weight"  # noqa: S105  (a name of tensors, no secret)
+TOKEN_ROWS = "token_rows"  # noqa: S105  (a name of tensors, no secret)
 _FOLDER = Path(__file__).parent
 _WEIGHTS = "scenes_vit.safetensors"
 _CONFIG = "scenes_vit.json"
@@ -79,8 +79,12 @@ def _unpack(folder: Path, cache: Path, target: Path) -> Path:
     table = torch.zeros(settings["model_cfg"]["text_cfg"]["vocab_size"], state[TOKEN_TABLE].shape[1])
     table[rows] = state[TOKEN_TABLE]
     state[TOKEN_TABLE] = table  # (vocabulary, D)
-    cache.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(dir=cache))  # several processes may unpack at once: one of them renames its folder
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(dir=cache))  # several processes may unpack at once: one renames its folder
+    except OSError as error:
+        problem = f"the small CLIP can't be unpacked ({error.strerror}): name a folder for caches in XDG_CACHE_HOME"
+        raise InputError(problem, file=cache) from None
     try:
         save_file(state, staging / _UNPACKED, {DIGEST: state_digest(state)})
         (staging / "open_clip_config.json").write_text(json.dumps(settings, indent=2))

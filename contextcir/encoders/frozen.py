@@ -141,7 +141,7 @@ class FrozenImageBackbone(OpenCLIPBackbone):
         if lacking:
             rank_zero_info(f"encoding {len(lacking):,} images, once for all runs: {folder}")
         pieces = [lacking[start : start + BATCH] for start in range(0, len(lacking), BATCH)]
-        random.Random(os.getpid()).shuffle(pieces)  # so that processes that fill one table share the work
+        random.Random(os.getpid()).shuffle(pieces)  # noqa: S311  (so that processes share the work)
         for piece in pieces:
             rows = table.lacking(piece)
             if rows:

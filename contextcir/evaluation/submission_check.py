@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from contextcir.errors import InputError
+from contextcir.errors import InputError, shown
 from contextcir.evaluation.protocol import Protocol
 from contextcir.evaluation.submission import SubmissionFormat
 
@@ -34,8 +34,10 @@ def parse(content: bytes) -> Submission:
     """
     try:
         pairs = json.loads(content.decode("utf-8"), object_pairs_hook=_Pairs)
-    except (ValueError, RecursionError) as error:  # also of another encoding
-        raise InputError(f"is not valid JSON ({error})") from None
+    except RecursionError:
+        raise InputError("is not valid JSON for any reader: lists or objects are nested too deeply") from None
+    except ValueError as error:  # also of another encoding
+        raise InputError(f"is not valid JSON ({shown(str(error), 100)[1:-1]})") from None
     if not isinstance(pairs, _Pairs):
         raise InputError(f"must be a JSON object with a list for every query, got {_shown(pairs)}")
     counts = Counter(key for key, _ in pairs)

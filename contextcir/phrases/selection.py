@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from contextcir.errors import InputError
+from contextcir.checks import whole
 from contextcir.phrases.parser import Span
 
 # Raise it when any rule of this folder changes what is found: banks of phrases made with other rules no longer match.
@@ -107,18 +107,15 @@ class Quota:
         min_words: of a phrase, punctuation not counted; 1 keeps single words, which the published code leaves out.
 
     Raises:
-        InputError: if either is below 1.
+        InputError: if either is no whole number from 1 on.
     """
 
     max_phrases: int = 10
     min_words: int = 2
 
     def __post_init__(self) -> None:
-        if min(self.max_phrases, self.min_words) < 1:
-            raise InputError(
-                f"max_phrases and min_words must be at least 1, got {self.max_phrases} and {self.min_words}",
-                setting="parser.quota",
-            )
+        whole(self.max_phrases, 1, "parser.quota.max_phrases")
+        whole(self.min_words, 1, "parser.quota.min_words")
 
     def fill(self, candidates: Iterable[Candidate], level: Level) -> tuple[Span, ...]:
         """Return the different spans that are kept, in the order in which they are chosen; `level` sees only those

@@ -82,7 +82,7 @@ class InstructSettings:
 
     def plan(self, seed: int) -> list[dict[str, Any]]:
         """Draw the texts of a pair: for each, ``concepts`` (None for all) and ``style``."""
-        random = Random(seed)
+        random = Random(seed)  # noqa: S311  (draws of an experiment, no secret)
         count = random.randint(self.captions[0], self.captions[-1])
         styles: list[str] = []
         while len(styles) < count:

@@ -48,7 +48,7 @@ class TrainingOrder(ABC):
     def of_epoch(self, groups: Sequence[Hashable | None], epoch: int) -> list[int]:
         """Return the order of one epoch."""
         # not seed + epoch: epoch 1 of seed 0 would be epoch 0 of seed 1
-        return self.indices(groups, random.Random(f"seed {self.run_seed()}, epoch {epoch}"))
+        return self.indices(groups, random.Random(f"seed {self.run_seed()}, epoch {epoch}"))  # noqa: S311  (draws of an experiment, no secret)
 
     def run_seed(self) -> int:
         """Return the own seed, or that of the run."""

@@ -1,4 +1,4 @@
-"""Scenes: the embedded benchmark. Drawn on first use, then read like CIRR and CIRCO from ordinary files."""
+"""Scenes: the embedded benchmark. Drawn when asked, then read like CIRR and CIRCO from ordinary files."""
 
 from collections.abc import Mapping
 from dataclasses import replace

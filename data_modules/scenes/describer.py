@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from contextcir.errors import InputError, MissingFileError
+from contextcir.errors import InputError, MissingFileError, shown
 from contextcir.synthesis.models.base import Answer, Request, VisionLanguageModel
 from data_modules.scenes.edits import Add, ChangeBackground, Edit, Move, Recolour, Refill, Remove, Reshape, Resize
 from data_modules.scenes.graph import PLACES, Scene, SceneObject
@@ -118,7 +118,8 @@ class SceneGraphs:
         return pictures[index].scene
 
     def _draw(self, split: str, number: int) -> Base:
-        assert split in STREAMS
+        if split not in STREAMS:
+            raise InputError(f"no split {shown(split)} of scenes", setting="split")
         if split.startswith("circo_"):
             return draw_shared_base(self._known_seed(), split.removeprefix("circo_"), number)
         return draw_base(self._known_seed(), split, number)

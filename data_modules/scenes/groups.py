@@ -246,4 +246,5 @@ def kinds(edits: tuple[Edit, ...]) -> list[str]:
     return sorted({edit.kind for edit in edits})
 
 
-assert len(PLACES) > MAX_OBJECTS, "a move or an addition needs a free cell"
+if len(PLACES) <= MAX_OBJECTS:
+    raise RuntimeError("a move or an addition needs a free cell")

@@ -165,4 +165,5 @@ def render(scene: Scene, placed: list[Placed], rng: np.random.Generator) -> np.n
     return np.clip(image + 0.5, 0, 255).astype(np.uint8)
 
 
-assert len(PLACES) == 9, "the layout is a grid of 3 x 3 cells"
+if len(PLACES) != 9:
+    raise RuntimeError("the layout is a grid of 3 x 3 cells")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
@@ -11,13 +12,14 @@ from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from contextcir.checks import whole
-from contextcir.errors import InputError
-from contextcir.files import write_text
+from contextcir.errors import InputError, shown
+from contextcir.files import read_json, write_text, writing
 from data_modules.scenes import STATE
 from data_modules.scenes.records import Base, draw_base, draw_shared_base
 from data_modules.scenes.render import render
 
 VERSION = 1  # of generator and renderer: raise it whenever the same seed gives other images or texts
+MOST, MOST_SHARED = 1_000_000, 10_000  # references of a split; more shared ones would have the ids of another split
 COCO = Path("circo") / "COCO2017_unlabeled"
 
 
@@ -37,7 +39,7 @@ class Size:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            whole(value, 1, f"size.{name}")
+            whole(value, 1, f"size.{name}", MOST_SHARED if name == "shared_references" else MOST)
 
 
 def _save_new(base: Base, folder: Callable[[str], Path]) -> int:
@@ -50,8 +52,11 @@ def _save_new(base: Base, folder: Callable[[str], Path]) -> int:
         placed, rng = picture.place()
         staging = path.with_suffix(f".{os.getpid()}.part")
         image = Image.fromarray(render(picture.scene, placed, rng))
-        image.save(staging, "JPEG", quality=92, subsampling=0)
-        staging.replace(path)
+        try:
+            image.save(staging, "JPEG", quality=92, subsampling=0)
+            staging.replace(path)
+        finally:
+            staging.unlink(missing_ok=True)  # where the disk is full
         drawn += 1
     return drawn
 
@@ -141,28 +146,56 @@ def is_complete(root: Path, seed: int, size: Size) -> bool:
         InputError: if it holds another one.
     """
     wanted = {"version": VERSION, "seed": seed, **asdict(size)}
+    whole(seed, 0, "data.seed")
     path = root / STATE
-    if not path.is_file():
-        others = root.is_dir() and any(not entry.name.startswith(STATE) for entry in root.iterdir())
-        if others and not path.is_file():  # another process may just have begun to draw the same scenes
+    if not os.path.lexists(path):
+        with writing(root, "data.root"):
+            others = os.path.lexists(root) and any(not entry.name.startswith(STATE) for entry in root.iterdir())
+        if others and not os.path.lexists(path):  # another process may just have begun to draw the same scenes
             problem = f"{root} holds something else than scenes: expected an empty or new folder"
             raise InputError(problem, setting="data.root")
         return False
-    state = json.loads(path.read_text(encoding="utf-8"))
-    other = [f"{key} {state.get(key)} instead of {value}" for key, value in wanted.items() if state.get(key) != value]
+    state = read_json(path)
+    if not isinstance(state, dict) or type(state.get("complete")) is not bool:
+        raise InputError("does not tell which scenes are here: name another folder, or delete it", file=path)
+    other = [
+        f"{key} {shown(state.get(key), 20)} instead of {value}"
+        for key, value in wanted.items()
+        if state.get(key) != value
+    ]
     if other:
         problem = f"{root} holds scenes with {', '.join(other)}: name another folder, or delete it"
         raise InputError(problem, setting="data.root")
-    return bool(state["complete"])
+    return state["complete"]
+
+
+def require_scenes(root: Path, seed: int, size: Size) -> None:
+    """Make sure that ``root`` holds this benchmark, complete.
+
+    Raises:
+        InputError: if it does not; the message says how to draw it, as a folder may be mistyped.
+    """
+    if not is_complete(root, seed, size):
+        problem = "lacks a part of its scenes" if (root / STATE).exists() else "holds no scenes"
+        command = f"python -m experiments.scenes --root {shlex.quote(str(root))}"
+        command += f" --seed {seed}" * (seed != 0)
+        command += "".join(f" --size.{k} {v}" for k, v in asdict(size).items() if v != getattr(Size(), k))
+        raise InputError(f"{root} {problem}: draw them with --data.draw=true, or `{command}`", setting="data.root")
 
 
 def write_scenes(root: Path, seed: int = 0, size: Size = Size(), workers: int = 2) -> None:
     """Draw whatever is not on disk yet; after an interruption at any moment, the same call resumes.
 
-    Raises InputError if ``root`` holds another benchmark, or other files.
+    Raises:
+        InputError: if ``root`` holds another benchmark or other files, or can't be written.
     """
-    if is_complete(root, seed, size):
-        return
+    whole(workers, 1, "workers")
+    if not is_complete(root, seed, size):
+        with writing(root, "data.root"):
+            _draw(root, seed, size, workers)
+
+
+def _draw(root: Path, seed: int, size: Size, workers: int) -> None:
     root.mkdir(parents=True, exist_ok=True)
     state = {"version": VERSION, "seed": seed, **asdict(size)}
     _write_json(root / STATE, {**state, "complete": False}, indent=2)

@@ -58,12 +58,12 @@ def measured(name: str, work: Callable[[], str]) -> Step:
 
 def _reset_peak() -> None:
     with suppress(OSError):  # only on Linux; elsewhere the peak is that of all steps so far
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
 def _peak_mb() -> float:
     with suppress(OSError):
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
         return next(int(line.split()[1]) / 1000 for line in lines if line.startswith("VmHWM"))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
 

@@ -81,7 +81,7 @@ def measure(parser: PhraseParser, captions: Sequence[str], sample: Sequence[int]
     _, _, load = timed(lambda: parser.parse(["a small dog"]))
     alone, alone_wall, alone_cpu = timed(lambda: [parser.parse([captions[place]])[0] for place in sample])
     phrases, wall, cpu = timed(lambda: parser.parse(captions))
-    order = random.Random(seed + 1).sample(range(len(captions)), len(captions))
+    order = random.Random(seed + 1).sample(range(len(captions)), len(captions))  # noqa: S311  (draws of an experiment, no secret)
     again = parser.parse([captions[place] for place in order])
     changed = sum(phrases[place] != other for place, other in zip(order, again, strict=True))
     changed_alone = sum(phrases[place] != other for place, other in zip(sample, alone, strict=True))
@@ -132,7 +132,7 @@ def parsers(
     texts = [caption for path in captions for caption in read_captions(path)]
     if not 0 < sample <= len(texts):
         raise InputError(f"expected 1 to {len(texts)} (the number of captions), got {sample}", setting="sample")
-    places = random.Random(seed).sample(range(len(texts)), sample)
+    places = random.Random(seed).sample(range(len(texts)), sample)  # noqa: S311  (draws of an experiment, no secret)
     different = len(set(texts))
     print(f"{len(texts):,} captions ({different:,} different), {sample} of them also one by one, threads: {threads}")
     report: dict[str, Any] = {"captions": len(texts), "different": different, "sample": sample, "threads": threads}

@@ -193,7 +193,7 @@ def random_triplets(batch: int, phrases: int, image_size: int, seed: int = 0) ->
     Lengths are those of real data: with start and end of text, a phrase has 4 to 6 tokens, and a caption with four
     phrases has 21 to 31, 25 on average.
     """
-    choose = random.Random(seed)
+    choose = random.Random(seed)  # noqa: S311  (draws of an experiment, no secret)
     captions, spans = [], []
     for _ in range(batch):
         caption, places, glue = "", [], chain(GLUE, repeat(" and"))

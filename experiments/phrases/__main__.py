@@ -14,13 +14,15 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 from jsonargparse import ArgumentParser
 from tqdm import tqdm
 
-from contextcir.errors import InputError
-from contextcir.files import in_shard, write_text
+from contextcir.checks import whole
+from contextcir.errors import InputError, shown
+from contextcir.files import in_shard, one_writer, write_text, writing
 from contextcir.phrases.bank import About, PhraseBank, byte_order, write_bank
 from contextcir.phrases.parser import PhraseParser, Span
 from experiments.arguments import Parser
@@ -58,7 +60,7 @@ def fill(
     Raises:
         InputError: if the bank is of another parser or another shard, or parsing fails.
     """
-    old = PhraseBank(out, about.key) if out.exists() else None
+    old = PhraseBank(out, about.key) if os.path.lexists(out) else None
     if old is not None and old.about.shard != about.shard:
         problem = f"{out} holds {_shard_name(old.about.shard)}, not {_shard_name(about.shard)}"
         raise InputError(problem, setting="out")
@@ -98,19 +100,23 @@ def merge(out: Path, shards: Sequence[Path]) -> About:
     Raises:
         InputError: if a shard is missing, their parsers differ, or two banks differ in the phrases of a caption.
     """
-    banks = [PhraseBank(path) for path in dict.fromkeys([*([out] if out.exists() else []), *shards])]
+    banks = [PhraseBank(path) for path in dict.fromkeys([*([out] if os.path.lexists(out) else []), *shards])]
     if not banks:
         raise InputError("expected the banks of the shards, got none", setting="shards")
     first = banks[0].about
     for bank in banks:
         if bank.about.key != first.key:
-            raise InputError(f"{bank.path} was made by {bank.about.key}, but {banks[0].path} by {first.key}")
+            difference = f"{bank.path} has {bank.about.key.difference(first.key)}, as {banks[0].path} has"
+            raise InputError(difference, setting="shards")
     for count in sorted({bank.about.shard[1] for bank in banks if bank.about.shard}):
         present = {bank.about.shard[0] for bank in banks if bank.about.shard and bank.about.shard[1] == count}
-        absent = [str(number) for number in range(count) if number not in present]
+        absent = count - len(present)
         if absent:
-            raise InputError(f"shard {', '.join(absent)} of {count} is missing: run it, and name all shards")
-    return write_bank(out, _joined(banks), first._replace(shard=None))
+            some = [str(number) for number in islice((n for n in range(count) if n not in present), 10)]
+            listed = ", ".join(some) + (f" and {absent - 10} more" if absent > 10 else "")
+            raise InputError(f"shard {listed} of {count} is missing: run it, and name all shards", setting="shards")
+    with writing(out, "out"), one_writer(out.parent, "merges a bank", f".{out.name}.lock"):
+        return write_bank(out, _joined(banks), first._replace(shard=None))
 
 
 def _joined(banks: Sequence[PhraseBank]) -> Iterator[tuple[str, tuple[Span, ...]]]:
@@ -121,7 +127,8 @@ def _joined(banks: Sequence[PhraseBank]) -> Iterator[tuple[str, tuple[Span, ...]
             before = (caption, spans, bank)
             yield caption, spans
         elif spans != before[1]:
-            raise InputError(f"caption {caption!r} has other phrases in {bank.path} than in {before[2].path}")
+            problem = f"caption {shown(caption)} has other phrases in {bank.path} than in {before[2].path}"
+            raise InputError(problem, setting="shards")
 
 
 def _named_rows(bank: PhraseBank) -> Iterator[tuple[str, tuple[Span, ...], PhraseBank]]:
@@ -140,15 +147,15 @@ def main(args: Sequence[str] | None = None) -> None:
             else:
                 command(typed[1:])
         except InputError as error:
-            raise error.relocate("data.phrases", "out") from None
+            bank = "shards" if command is _merge else "out"
+            raise error.relocate("data.phrases.path", bank).relocate("data.phrases", bank) from None
 
 
 def _parse(typed: Sequence[str]) -> None:
     command_line = build_parser()
     settings = command_line.parse_args([_spelled_out(typed, place) for place in range(len(typed))])
-    for name, least in {"workers": 0, "batch": 1}.items():
-        if settings[name] < least:
-            raise InputError(f"expected at least {least}, got {settings[name]}", setting=name)
+    whole(settings.workers, 0, "workers")
+    whole(settings.batch, 1, "batch")
     parser = instantiated(command_line, settings).parser
     shard = read_shard(settings.shard)
     distinct: set[str] = set()
@@ -178,10 +185,11 @@ def _merge(typed: Sequence[str]) -> None:
 
 def _list(typed: Sequence[str]) -> None:
     data, stage, out = configured(list(typed))
-    captions = sorted(set(captions_of(data, stage)), key=byte_order)
     if out.suffix != ".jsonl":
         raise InputError(f"expected the name of a .jsonl file, got {out}", setting="out")
-    write_text(out, "".join(json.dumps({"caption": caption}) + "\n" for caption in captions))
+    captions = sorted(set(captions_of(data, stage)), key=byte_order)
+    with writing(out, "out"):
+        write_text(out, "".join(json.dumps({"caption": caption}) + "\n" for caption in captions))
     print(f"{len(captions):,} different captions in {out}")
 
 
@@ -200,7 +208,7 @@ def _arguments(typed: Sequence[str]) -> str:
     for place, argument in enumerate(typed):
         if argument.partition("=")[0] == "--parser" or argument.startswith("--parser."):
             chosen.append(argument if "=" in argument else f"{argument}={typed[place + 1]}")
-    return shlex.join(chosen)
+    return shlex.join(chosen).encode("utf-8", "backslashreplace").decode()  # bytes that are no text, in a name
 
 
 def _shard_path(out: Path, number: int, count: int) -> Path:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from jsonargparse import ArgumentParser, Namespace
 
 from contextcir.errors import InputError, MissingFileError, shown
-from contextcir.files import read_text
+from contextcir.files import ordinary_file, read_text
 from data_modules.readers import caption_formats
 from data_modules.reading.annotations import AnnotationFile, CaptionRecord
 from data_modules.reading.json_files import read_records
@@ -14,6 +14,8 @@ from data_modules.reading.json_files import read_records
 if TYPE_CHECKING:
     from data_modules.base import CompositionDataModule
 
+# A model reads 77 tokens, so a longer text is no caption; parsers would take minutes or fail.
+LONGEST_CAPTION = 20_000
 STAGES = ("fit", "validate", "test", "predict")
 
 
@@ -27,22 +29,34 @@ def read_captions(path: Path) -> list[str]:
         MissingFileError: if there is no such file.
         InputError: if it is none of these, or a record is broken.
     """
-    if not path.is_file():
+    try:
+        ordinary_file(path, "captions")
+    except MissingFileError:
         problem = f"no file {path}: expected annotation files, manifests or .txt files"
-        raise MissingFileError(problem, setting="captions")
-    if path.suffix == ".txt":
-        return [line for line in (line.strip() for line in read_text(path).split("\n")) if line]
-    if path.suffix not in (".json", ".jsonl"):
+        raise MissingFileError(problem, setting="captions") from None
+    captions = _captions_in(path)
+    for number, caption in enumerate(captions):
+        if len(caption) > LONGEST_CAPTION:
+            problem = f"caption {number}, {shown(caption, 30)}, has {len(caption):,} characters"
+            raise InputError(f"{problem}; expected at most {LONGEST_CAPTION:,}", file=path, setting="captions")
+    return captions
+
+
+def _captions_in(path: Path) -> list[str]:
+    if path.suffix.lower() == ".txt":
+        return [line for line in (line.strip() for line in read_text(path, "captions").split("\n")) if line]
+    if path.suffix.lower() not in (".json", ".jsonl"):
         raise InputError("expected a file .json, .jsonl or .txt", file=path, setting="captions")
     listed = read_records(path)
     formats = caption_formats()
     field = next((field for field in formats if isinstance(listed[0], dict) and field in listed[0]), None)
     if field is None:
-        given = ", ".join(listed[0]) if isinstance(listed[0], dict) else shown(listed[0])
+        given = shown(list(listed[0]) if isinstance(listed[0], dict) else listed[0])
         raise InputError(
-            f"a record needs one of the fields {', '.join(formats)}, got {given}; files of Hotel-CIR and "
-            "CIRR-rewritten become manifests first (python -m experiments.convert)",
+            f"a record needs one of the fields {', '.join(formats)}, got {given} "
+            "(experiments.convert: Hotel-CIR, CIRR-rewritten)",
             file=path,
+            setting="captions",
         )
     file: AnnotationFile[CaptionRecord] = AnnotationFile(path, formats[field], listed=dict(enumerate(listed)))
     return [text for _, record in file.items() for text in record.texts()]

@@ -12,8 +12,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
-from contextcir.errors import InputError
-from contextcir.files import one_writer
+from contextcir.errors import InputError, shown
+from contextcir.files import one_writer, ordinary_file, writing
 from contextcir.phrases.parser import ParserKey, PhraseParser, Span, clean
 
 Parsed = dict[str, tuple[Span, ...]]  # phrases by caption
@@ -41,10 +41,15 @@ class UnfinishedRun:
 
     def __enter__(self) -> "UnfinishedRun":
         with ExitStack() as entering:
+            entering.enter_context(writing(self.folder, "out"))
             entering.enter_context(one_writer(self.folder, "parses captions"))
-            self._file = entering.enter_context((self.folder / BATCHES).open("ab+"))
+            path = self.folder / BATCHES
+            if os.path.lexists(path):
+                ordinary_file(path, "out")
+            # without a buffer: what a full disk refuses must not be tried again when the file is closed
+            self._file = entering.enter_context(path.open("ab+", buffering=0))
             self._file.seek(0)
-            content = self._file.read()
+            content = self._file.readall()
             whole = content[: content.rfind(b"\n") + 1]
             self._file.truncate(len(whole))
             for number, line in enumerate(whole.splitlines()):
@@ -65,29 +70,39 @@ class UnfinishedRun:
     def remove(self) -> None:
         """Delete the folder, when its content is in the bank."""
         self._open.close()
-        shutil.rmtree(self.folder)
+        with writing(self.folder, "out"):
+            shutil.rmtree(self.folder)
 
     def _read_line(self, number: int, line: bytes) -> None:
         path = self.folder / BATCHES
         try:
             content = json.loads(line)
             if number:
-                self.phrases |= {caption: tuple(Span(*span) for span in spans) for caption, spans in content.items()}
+                self.phrases |= {caption: tuple(map(_span, spans)) for caption, spans in content.items()}
                 return
-            key = ParserKey(*content)
-        except (ValueError, TypeError, AttributeError):
+            key = ParserKey(*map(str, content))
+        except (ValueError, TypeError, AttributeError, RecursionError):
             raise InputError(f"line {number + 1} is damaged: remove the file to begin anew", file=path) from None
         if key != self.key:
-            raise InputError(
-                f"{path} holds what {key} has parsed so far, but the parser is {self.key}: remove the file to begin "
-                "anew, or write another bank",
-                setting="out",
-            )
+            problem = f"{path} has {key.difference(self.key)}: remove the file to begin anew, or write another bank"
+            raise InputError(problem, setting="out")
 
     def _write(self, content: object) -> None:
-        self._file.write(json.dumps(content).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        line = memoryview(json.dumps(content).encode() + b"\n")
+        try:
+            while line:
+                line = line[self._file.write(line) :]
+            os.fsync(self._file.fileno())
+        except OSError as error:  # a line that is cut off is dropped by the next run
+            problem = f"can't be written ({error.strerror}): what was parsed before is kept; make room, and go on"
+            raise InputError(problem, file=self.folder / BATCHES, setting="out") from None
+
+
+def _span(numbers: Sequence[int]) -> Span:
+    start, end = numbers
+    if type(start) is not int or type(end) is not int or not 0 <= start < end < 2**32:
+        raise ValueError
+    return Span(start, end)
 
 
 def parse_checked(parser: PhraseParser, captions: Sequence[str]) -> Parsed:
@@ -98,21 +113,24 @@ def parse_checked(parser: PhraseParser, captions: Sequence[str]) -> Parsed:
     """
     try:
         phrases = parser.parse(captions)
-    except (ValueError, FileNotFoundError, ImportError):
+    except (InputError, FileNotFoundError):
         raise  # an error of the parser's settings or files
+    except ImportError as error:
+        problem = f"the parser needs the package {shown(error.name)}, which can't be imported"
+        raise InputError(problem, setting="parser") from None
     except Exception as error:
         for caption in captions if len(captions) > 1 else ():
             parse_checked(parser, [caption])
         single = len(captions) == 1
-        where = f"caption {captions[0]!r}" if single else f"{len(captions)} captions at once"
-        problem = f"the parser failed on {where} ({type(error).__name__}: {error})"
+        where = f"caption {shown(captions[0])}" if single else f"{len(captions)} captions at once"
+        problem = f"the parser failed on {where} ({type(error).__name__}: {shown(str(error), 100)[1:-1]})"
         raise InputError(problem, setting=None if single else "batch") from None
     for caption, spans in zip(captions, phrases, strict=True):
         length = len(clean(caption))
         if len(set(spans)) < len(spans) or not all(0 <= start < end <= length for start, end in spans):
-            raise InputError(
-                f"{parser.key} found {list(map(tuple, spans))} in caption {caption!r}: a bug of the parser"
-            )
+            found = shown(list(map(tuple, spans)))
+            problem = f"{parser.key.parser} found {found} in caption {shown(caption)}: a bug of the parser"
+            raise InputError(problem, setting="parser")
     return dict(zip(captions, phrases, strict=True))
 
 

@@ -48,7 +48,7 @@ def read_cases(root: Path, split: str, most: int, seed: int) -> list[Case]:
     if evaluation.records[0].target is None:
         raise InputError(f"the targets of {split} are hidden", setting="split")
     strata = {query: name for name, queries in protocol.strata.items() for query in queries}
-    draw, cases = random.Random(seed), []
+    draw, cases = random.Random(seed), []  # noqa: S311  (draws of an experiment, no secret)
     for number in sorted(draw.sample(range(len(evaluation.records)), min(most, len(evaluation.records)))):
         record = evaluation.records[number]
         reference, target = (paths[str(name)].removeprefix("./") for name in (record.reference, record.target))

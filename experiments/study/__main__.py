@@ -129,7 +129,7 @@ def note_command(root: Path) -> None:
     """Append the command line to those that made the study."""
     root.mkdir(parents=True, exist_ok=True)
     command = shlex.join(["python", "-m", "experiments.study", *sys.argv[1:]])
-    with open(root / COMMANDS, "a") as file:
+    with open(root / COMMANDS, "a", encoding="utf-8") as file:
         file.write(f"{datetime.now(UTC):%Y-%m-%d %H:%M}\t{command}\n")
 
 

@@ -109,7 +109,7 @@ class Runner:
         files.write_json(folder / TRIAL, asdict(trial) | {"threads": self.threads}, indent=2)
         with open(folder / LOG, "wb") as log:
             # The trial reads its standard input, and ends when that is closed: it does not outlive this process.
-            process = subprocess.Popen(
+            process = subprocess.Popen(  # noqa: S603  (this project's own modules, no shell)
                 self.command(folder),
                 stdin=subprocess.PIPE,
                 stdout=log,

@@ -130,7 +130,7 @@ def test_the_wheel_trains_from_an_empty_folder(python, tmp_path):
     assert where[0] == declared and Path(where[1]).is_relative_to(python.parents[1])
     small = [f"--data.size.{name}=6" for name in ("references", "shared_references")]
     small += ["--data.size.train_references=40", "--data.batch_size=32", "--data.num_workers=0"]
-    configs = ["--config", "base", "--config", "scenes", "--trainer.fast_dev_run=true"]
+    configs = ["--config", "base", "--config", "scenes", "--data.draw=true", "--trainer.fast_dev_run=true"]
     run(python, "-m", "experiments.run", "fit", *configs, *small, folder=tmp_path, **variables)
     assert {path.name for path in tmp_path.iterdir()} >= {"datasets"}
 

@@ -200,7 +200,7 @@ def test_banks_that_do_not_fit_are_not_merged(captions: Path, tmp_path: Path) ->
     one, two, three = (tmp_path / name for name in ("one", "two", "three"))
     run(captions, one)
     run(write(tmp_path / "more.txt", ["the end"]), two, "--parser.most=1")
-    assert "the first 1, but" in error_of("merge", "--out", tmp_path / "all", one, two)
+    assert "the first 1', but" in error_of("merge", "--out", tmp_path / "all", one, two)
     with UnfinishedRun(tmp_path / "three.part", WordParser().key) as work:
         work.add({CAPTIONS[0]: ()})
     run(captions, three)
@@ -213,7 +213,7 @@ def test_the_bank_remembers_how_its_parser_was_chosen(captions: Path, tmp_path: 
     bank = PhraseBank(run(captions, tmp_path / "bank", "--parser.most", "1"))
     assert bank.about.arguments == "--parser=tests.helpers.word_parser.WordParser --parser.most=1"
     assert len(bank.phrases(CAPTIONS[0])) == 1
-    assert "the first 1, but expected is" in error_of("--captions", captions, *PARSER, "--out", bank.path)
+    assert "the first 1', but expected is" in error_of("--captions", captions, *PARSER, "--out", bank.path)
 
 
 def test_a_run_that_is_going_on_is_not_joined(captions: Path, tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_a_run_that_is_going_on_is_not_joined(captions: Path, tmp_path: Path) ->
     ("content", "words"),
     [
         (b'["words", "none", "1", "the first 9"]\n{"a": [[0]]}\n', "line 2 is damaged"),
-        (b'["words", "none", "2", "the first 9"]\n', "what words 2, model none, the first 9 has parsed so far"),
+        (b'["words", "none", "2", "the first 9"]\n', "has version '2', but expected is '1'"),
     ],
 )
 def test_an_unfinished_run_that_can_not_be_resumed_is_an_error(

@@ -103,7 +103,7 @@ def test_images_are_ordinary_files_of_their_scene(root: Path) -> None:
 
 def test_the_data_module_reads_its_own_files_of_both_formats(tmp_path: Path) -> None:
     data = Scenes(
-        tmp_path / "scenes", seed=3, size=SMALL, num_workers=0, batch_size=4, preprocess=lambda i: to_tensor(i)
+        tmp_path / "scenes", True, seed=3, size=SMALL, num_workers=0, batch_size=4, preprocess=lambda i: to_tensor(i)
     )
     data.prepare_data()
     data.setup("fit")

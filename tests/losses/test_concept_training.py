@@ -34,7 +34,7 @@ def batches(tmp_path_factory: pytest.TempPathFactory) -> list[TripletBatch]:
     preprocess = OpenCLIPBackbone("scenes-vit").preprocess
     size = Size(train_references=12, references=1, shared_references=1)
     data = Scenes(
-        tmp_path_factory.mktemp("scenes"), size=size, batch_size=32, num_workers=0, order=GroupedByReference(0),
+        tmp_path_factory.mktemp("scenes"), True, size=size, batch_size=32, num_workers=0, order=GroupedByReference(0),
         preprocess=preprocess,
     )  # fmt: skip
     data.prepare_data()

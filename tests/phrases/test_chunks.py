@@ -95,6 +95,13 @@ def test_a_model_without_its_library_is_an_error_that_says_how_to_install_it(tmp
         ChunkParser(model="en_orphan").parse([SOFA])
 
 
+@pytest.mark.parametrize("model", ["", "json", "..", "a/b", "no\x1b[2J"])
+def test_a_model_that_is_none_of_spacys_is_one_line(model):
+    with pytest.raises(ValueError, match=r"is not installed|can't be loaded .*\(parser\.model\)$") as error:
+        ChunkParser(model=model).parse([SOFA])
+    assert str(error.value).isprintable() and len(str(error.value)) <= 300
+
+
 def test_one_caption_that_is_not_in_a_list_is_an_error(parser):
     with pytest.raises(ValueError, match="put it in a list"):
         parser.parse(SOFA)

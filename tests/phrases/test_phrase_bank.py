@@ -65,7 +65,7 @@ def test_a_caption_that_is_missing_is_told_with_the_command_that_adds_it(tmp_pat
     command = f"`python -m experiments.phrases --captions FILE {ABOUT.arguments} --out {path}`"
     with pytest.raises(ValueError) as error:
         PhraseBank(path).phrases("a cat")
-    assert str(error.value).endswith(command) and "'a cat'" in str(error.value) and "words 1" in str(error.value)
+    assert str(error.value).endswith(command) and "'a cat'" in str(error.value)
 
 
 def _ask(bank: PhraseBank, queue: multiprocessing.Queue) -> None:
@@ -107,7 +107,7 @@ def test_a_pickled_bank_is_its_path(tmp_path: Path) -> None:
 def test_a_bank_of_another_parser_is_refused_naming_both(tmp_path: Path) -> None:
     path = make_bank(tmp_path / "bank")
     for source in (BankPhrases(path, WordParser(2).key), BankThenParser(path, WordParser(2))):
-        with pytest.raises(ValueError, match="the first 9, but expected is .*the first 2"):
+        with pytest.raises(ValueError, match="the first 9', but expected is 'the first 2'"):
             source.missing(["a dog"])
 
 

@@ -121,7 +121,7 @@ def test_equal_spans_are_one_phrase():
 
 @pytest.mark.parametrize("settings", [{"max_phrases": 0}, {"min_words": 0}])
 def test_a_quota_below_one_is_an_error(settings):
-    with pytest.raises(ValueError, match=r"at least 1.*\(parser\.quota\)"):
+    with pytest.raises(ValueError, match=r"from 1 on, got 0 \(parser\.quota\.\w+\)"):
         Quota(**settings)
 
 

@@ -130,7 +130,8 @@ class ClipEmbeddings:
         features = store.open(
             FOLDER, {f"{READING} {path}": path for path in self._rows}, states, self._backbone.preprocess
         )
-        assert features is not None  # None only without a digest
+        if features is None:
+            raise RuntimeError("a store with a digest has features")
         return features
 
 

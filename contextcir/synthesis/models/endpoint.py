@@ -135,7 +135,7 @@ class _Sender:
         self.servers = servers
         self.keys = [server.key for server in servers.servers]
         self.pacer = Pacer(endpoint.pace)
-        self.random = Random()
+        self.random = Random()  # noqa: S311  (spreads retries in time, no secret)
         self.reached = False
 
     async def answer(self, request: Request) -> tuple[Answer, bool]:

@@ -68,7 +68,7 @@ def choose(sizes: dict[str, int], share: float, seed: int) -> set[str]:
     total = sum(sizes.values())
     wanted = min(round(share * total), total - 1)
     names = sorted(sizes)
-    Random(seed).shuffle(names)
+    Random(seed).shuffle(names)  # noqa: S311  (draws of an experiment, no secret)
     chosen, left = set(), wanted
     for name in names:  # nearly always exact, as most groups are small
         if sizes[name] <= left:

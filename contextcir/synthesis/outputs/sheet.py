@@ -111,7 +111,7 @@ def write_sheet(
         Lookup(folder, stage) for stage in ("filter", "instruct", "pairs", "describe")
     )
     keys = sorted(verdicts)
-    drawn = Random(seed).sample(keys, min(samples, len(keys)))
+    drawn = Random(seed).sample(keys, min(samples, len(keys)))  # noqa: S311  (draws of an experiment, no secret)
     path = folder / MANIFEST / "samples.html"
     entries, inside = [], Inside(images, links)
 
