@@ -18,7 +18,7 @@ from data_modules.checking.images import unwatched
 from data_modules.checking.inspection import Report, inspect
 from data_modules.readers import READERS
 from experiments.arguments import Parser
-from experiments.command import one_line_errors
+from experiments.failures import one_line_errors
 from experiments.flags import flag
 
 KINDS = {

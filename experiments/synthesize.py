@@ -31,7 +31,8 @@ from contextcir.synthesis.pairs import PairSource, PairStage
 from contextcir.synthesis.request_stage import RequestStage
 from contextcir.synthesis.stages import Run, Stage
 from experiments.arguments import Parser
-from experiments.command import one_line_errors, read_shard
+from experiments.command import read_shard
+from experiments.failures import one_line_errors
 
 USES = {  # settings that a stage builds; those of other stages are not even imported
     "pairs": ("pairs",),

@@ -74,7 +74,7 @@ def parse_yaml(text: str, file: str | Path | None = None, setting: str | None = 
     """
     try:
         check(text)
-        return built(lambda: yaml.load(text, Loader=_Loader))
+        return built(lambda: yaml.load(text, Loader=_Loader))  # noqa: S506  (PyYAML's safe loader)
     except NotStrict as error:
         raise InputError(f"not valid YAML: {error}", file=file, setting=setting) from None
 

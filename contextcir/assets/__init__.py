@@ -44,7 +44,7 @@ def packed_state(folder: Path = _FOLDER) -> tuple[dict[str, torch.Tensor], list[
 
 def config(folder: Path = _FOLDER) -> dict:
     """Read the open_clip configuration (``model_cfg`` and ``preprocess_cfg``) of the small CLIP."""
-    return json.loads((folder / _CONFIG).read_text())
+    return json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
 
 
 def unpack(folder: Path = _FOLDER, cache: Path | None = None) -> Path:
@@ -79,15 +79,11 @@ def _unpack(folder: Path, cache: Path, target: Path) -> Path:
     table = torch.zeros(settings["model_cfg"]["text_cfg"]["vocab_size"], state[TOKEN_TABLE].shape[1])
     table[rows] = state[TOKEN_TABLE]
     state[TOKEN_TABLE] = table  # (vocabulary, D)
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(dir=cache))  # several processes may unpack at once: one renames its folder
-    except OSError as error:
-        problem = f"the small CLIP can't be unpacked ({error.strerror}): name a folder for caches in XDG_CACHE_HOME"
-        raise InputError(problem, file=cache) from None
+    cache.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(dir=cache))  # several processes may unpack at once: one of them renames its folder
     try:
         save_file(state, staging / _UNPACKED, {DIGEST: state_digest(state)})
-        (staging / "open_clip_config.json").write_text(json.dumps(settings, indent=2))
+        (staging / "open_clip_config.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
         if target.is_dir() and not (target / _UNPACKED).is_file():  # somebody removed a part of it
             shutil.rmtree(target)
         staging.rename(target)

@@ -6,13 +6,11 @@ answers is asked once before a download: its own client would try again and agai
 
 import logging
 import os
-import threading
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
 from contextcir.errors import InputError, one_line
+from contextcir.network import unreachable
 
 PROBE = 5.0  # seconds in which the server has to answer
 
@@ -40,8 +38,8 @@ def hub_file(repository: str, names: Sequence[str], wanted: str, way_out: str, s
     if constants.HF_HUB_OFFLINE:
         reason: str | None = "HF_HUB_OFFLINE is set"
     else:
-        reason = unreachable(constants.ENDPOINT)
-        reason = reason and f"{constants.ENDPOINT} can't be reached ({reason})"
+        silent = unreachable([constants.ENDPOINT], PROBE)
+        reason = None if silent is None else f"{silent[0]} can't be reached ({silent[1]})"
     if reason is None:
         reason = "their repository has no such file"
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
@@ -58,23 +56,3 @@ def hub_file(repository: str, names: Sequence[str], wanted: str, way_out: str, s
         f"`hf download {repository}` where there is a network",
         setting=setting,
     )
-
-
-def unreachable(url: str, seconds: float = PROBE) -> str | None:
-    """Return why a server does not answer, None if it does. Looking up its name takes no longer either."""
-    found: list[str | None] = []
-
-    def ask() -> None:
-        try:
-            request = urllib.request.Request(url, method="HEAD")  # the Hub's address, or HF_ENDPOINT
-            urllib.request.urlopen(request, timeout=seconds).close()
-            found.append(None)
-        except urllib.error.HTTPError:  # any answer will do
-            found.append(None)
-        except (OSError, ValueError) as error:
-            found.append(str(getattr(error, "reason", error)))
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(seconds + 0.5)
-    return found[0] if found else f"no answer in {seconds:.0f} s"

@@ -224,7 +224,7 @@ class ContextCIR(LightningModule):
     def _logged(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the losses to log: where a logger takes them, their means over the ranks, in one small message."""
         names, values = [f"train_{name}" for name in losses], [value.detach() for value in losses.values()]
-        every = self.trainer.log_every_n_steps
+        every = cast(Any, self.trainer).log_every_n_steps  # given to it when it is built
         if self.trainer.world_size > 1 and every and (self.trainer.global_step + 1) % every == 0:
             joined = torch.stack([value.float() for value in values])
             values = list(self.trainer.strategy.reduce(joined, reduce_op="mean").unbind())

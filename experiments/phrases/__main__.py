@@ -26,7 +26,8 @@ from contextcir.files import in_shard, one_writer, write_text, writing
 from contextcir.phrases.bank import About, PhraseBank, byte_order, write_bank
 from contextcir.phrases.parser import PhraseParser, Span
 from experiments.arguments import Parser
-from experiments.command import one_line_errors, read_shard
+from experiments.command import read_shard
+from experiments.failures import one_line_errors
 from experiments.phrases.captions import captions_of, configured, instantiated, read_captions
 from experiments.phrases.workers import UnfinishedRun, parse_batches
 

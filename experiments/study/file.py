@@ -25,6 +25,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from contextcir.checks import folder_name
 from contextcir.errors import InputError, shown
 from experiments.flags import packaged
 from experiments.study.plan import Plan, Tune, Variant, flags_of

@@ -11,8 +11,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from contextcir.training.module import ContextCIR
 from data_modules.scenes.writer import Size, write_scenes
-from experiments.command import one_line_errors
 from experiments.demo import summarise
+from experiments.failures import one_line_errors
 from experiments.run import ExperimentCLI, main
 from tests.helpers.make_data import make_cirr
 from tests.helpers.paths import CONFIGS

@@ -6,7 +6,8 @@ import pytest
 from torch.utils.data import DataLoader, Dataset
 
 from contextcir.errors import InputError, MissingFileError
-from experiments.command import one_line_errors, read_shard, table
+from experiments.command import read_shard, table
+from experiments.failures import one_line_errors
 
 
 def test_an_error_names_record_file_field_and_setting_in_this_order() -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from data_modules.scenes.writer import write_scenes
-from experiments.command import one_line_errors
+from experiments.failures import one_line_errors
 from experiments.run import main
 from experiments.start import go_offline_if_unreachable
 from tests.helpers.resuming import EPOCHS, SIZE, assert_equal, command, outcome, read_trace, write_overlay

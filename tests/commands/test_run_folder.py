@@ -21,7 +21,7 @@ from tests.helpers.paths import CONFIGS
 LEADING_OUT = [
     "../x",
     "../../x",
-    "/tmp/x",
+    "/x",
     "..",
     ".",
     "",
@@ -52,7 +52,7 @@ def test_ordinary_names_are_taken() -> None:
         folder_name("a/b", "WANDB_RUN_ID")
 
 
-@pytest.mark.parametrize("name", ["../../x", "a/b", "/tmp/x", "..", "a\nb", "x" * 300], ids=ascii)
+@pytest.mark.parametrize("name", ["../../x", "a/b", "/x", "..", "a\nb", "x" * 300], ids=ascii)
 def test_a_run_id_is_one_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_RUN_ID", name)
     with pytest.raises(InputError, match="WANDB_RUN_ID: expected a name"):

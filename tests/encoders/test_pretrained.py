@@ -219,7 +219,7 @@ def silent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
         monkeypatch.setattr(downloads, "PROBE", 0.3)
-        monkeypatch.setattr(downloads.unreachable, "__defaults__", (0.3,))
+        monkeypatch.setattr(downloads, "PROBE", 0.3)
         yield
 
 

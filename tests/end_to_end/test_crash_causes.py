@@ -14,7 +14,7 @@ from torch.multiprocessing import ProcessRaisedException
 
 from callbacks.finite import REPORT
 from data_modules.scenes.writer import write_scenes
-from experiments.command import one_line_errors
+from experiments.failures import one_line_errors
 from experiments.run import main
 from tests.helpers.resuming import EPOCHS, SIZE, command, read_trace, write_overlay
 

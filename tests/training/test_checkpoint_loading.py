@@ -19,7 +19,7 @@ from contextcir.encoders.pretrained import Source
 from contextcir.errors import InputError
 from contextcir.training.module import ContextCIR
 from data_modules import CIRR
-from experiments.command import one_line_errors
+from experiments.failures import one_line_errors
 from experiments.run import main
 from tests.helpers import paths, tiny
 from tests.helpers.make_data import make_cirr
