@@ -134,9 +134,7 @@ class _Reader:
             self.fail("variants", "(or factors) must name what is compared")
         for factor, level in ((factor, level) for factor, levels in factors.items() for level in levels):
             if not NAME.fullmatch(level):
-                self.fail(
-                    factor, f"has {shown(level)}, which must consist of letters, digits and _ + and, not at first, ."
-                )
+                self.fail(factor, f"has {shown(level)}, expected letters, digits, _ + and, not at first, .")
         untrained = set(self.texts("untrained", self.content.get("untrained") or []))
         variants = []
         for combination in itertools.product(*factors.values()):
