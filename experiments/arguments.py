@@ -134,9 +134,6 @@ def explain(message: str, parser: ArgumentParser, typed: Sequence[str]) -> Input
         return InputError(f"expected a mapping of settings, or a YAML file; got {shown(match[1])}", setting=setting)
     if match := re.search(r"arguments are required: ([^\n]*)|Key \"(\S+)\" is required", message):
         return _missing((match[1] or match[2]).split(", "), setting, parser, typed)
-    match = re.search(r"expects a function or a callable class: .*?Got value: ([^\s\\']*)", message, re.DOTALL)
-    if match and not re.search("Expected an? <class|dot import path", message):
-        return _no_class(match[1].rstrip("."), setting, parser, typed)
     if match := re.search(r"(?:Option|accept option) '([^']+)'", message):
         key, file = _place(f"{setting}.{match[1]}".strip("."), typed)
         return _no_setting(key, parser, typed, file)
@@ -145,6 +142,9 @@ def explain(message: str, parser: ArgumentParser, typed: Sequence[str]) -> Input
         return InputError("a value is missing", setting=(bare or [match[1]])[0].lstrip("-"))
     if match := re.search(r"Expected a dot import path string: ([^\s\\']*)", message):
         return _no_class(match[1], setting, parser, typed)
+    match = re.search(r"expects a function or a callable class: .*?Got value: ([^\s\\']*)", message, re.DOTALL)
+    if match and not match[1].startswith("Namespace") and not re.search("Expected an? <class", message):
+        return _no_class(match[1].rstrip("."), setting, parser, typed)
     return from_argparse(message) or InputError(_reason(message), setting=setting or None)
 
 
