@@ -14,6 +14,7 @@ import experiments.lean  # noqa: F401  before the first import of Lightning: hal
 import torch
 from jsonargparse import Namespace, set_parsing_settings
 from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import OmegaConf
@@ -99,6 +100,12 @@ class ExperimentCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer, with the progress bar of `callbacks.progress` in the place of its own."""
+        settings = self.config_init[self.subcommand].trainer
+        if (
+            settings.enable_checkpointing is False
+        ):  # Lightning would refuse the callbacks of a config, not leave them out
+            listed = settings.callbacks if isinstance(settings.callbacks, list) else []
+            settings.callbacks = [callback for callback in listed if not isinstance(callback, Checkpoint)]
         trainer = super().instantiate_trainer(**kwargs)
         keep_tracebacks_in(own_folder(trainer))
         show_progress(trainer)
