@@ -37,7 +37,7 @@ DATA = {
 }
 MODEL = {
     "model.backbone.model": "an open_clip model, or local-dir:FOLDER",
-    "model.backbone.pretrained": "its weights: a tag or a file",
+    "model.backbone.pretrained": "its weights: a tag, a file, or random",
     "model.fusion": "class that composes a query",
 }
 LOSSES = {
