@@ -65,7 +65,7 @@ PROTOCOL = Protocol(
         ({"graded_targets": None}, "metrics has soft_recall_at_1, but `graded_targets` is None"),
         (
             {"metrics": RecallAt.at(5, 1)},
-            r"metrics recall_at: expected rising positive cut-offs, whole numbers, got \[5, 1\]",
+            r"recall_at: expected rising positive cut-offs, whole numbers, got \[5, 1\]",
         ),
         ({"metrics": RecallAt.at(0, 1)}, "metrics recall_at: expected rising positive"),
         ({"metrics": RecallAt.at(1, math.nan)}, "metrics recall_at: expected rising positive"),
