@@ -11,6 +11,8 @@ from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Self
 
+from contextcir.errors import shown
+
 Array = Any  # a tensor or a numpy array
 
 # A prefix, suffix or name of metrics; loggers can't sort or filter other names.
@@ -221,8 +223,8 @@ def find_problem(metrics: Sequence[Metric]) -> tuple[str, str] | None:
             return metric.name, "is reported twice: give every metric a name of its own"
         if isinstance(metric, CutOff):
             cutoffs = [other.k for other in metrics if type(other) is type(metric)]
-            if cutoffs != sorted(set(cutoffs)) or cutoffs[0] < 1:
-                return metric.family, f"expected rising positive cut-offs, got {cutoffs}"
+            if any(type(k) is not int for k in cutoffs) or cutoffs != sorted(set(cutoffs)) or cutoffs[0] < 1:
+                return metric.family, f"expected rising positive cut-offs, whole numbers, got {shown(cutoffs)}"
         if not WORD.fullmatch(metric.name):
             return metric.name, "is no word (letters, digits, _), so loggers can't sort or filter it"
         if isinstance(metric, MeanOf):

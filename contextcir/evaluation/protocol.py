@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from contextcir.errors import shown
 from contextcir.evaluation.metrics import WORD, FirstTargetRecallAt, MeanOf, Metric, RecallAt, find_problem
 
 
@@ -65,8 +66,8 @@ class Protocol:
             self._fail(empty, "is empty: there is nothing to rank")
         self._check_distinct("gallery", self.gallery)
         self._check_distinct("query_ids", self.query_ids)
-        if self.query_views < 1:
-            self._fail("query_views", f"expected at least 1, got {self.query_views}")
+        if type(self.query_views) is not int or self.query_views < 1:
+            self._fail("query_views", f"expected a whole number from 1 on, got {shown(self.query_views)}")
         for name in ("targets", "references", "subsets", "graded_targets"):
             if getattr(self, name) is not None and len(getattr(self, name)) != len(self.query_ids):
                 self._fail(name, f"expected one per query ({len(self.query_ids)}), got {len(getattr(self, name))}")

@@ -1,6 +1,7 @@
 """A protocol refuses what contradicts itself, and describes everything that decides the figures."""
 
 import json
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -62,14 +63,20 @@ PROTOCOL = Protocol(
         ({"subsets": ((0, 0), (2,))}, "subsets of query 70.*twice"),
         ({"subsets": None}, "metrics has subset_recall_at_1, but `subsets` is None"),
         ({"graded_targets": None}, "metrics has soft_recall_at_1, but `graded_targets` is None"),
-        ({"metrics": RecallAt.at(5, 1)}, r"metrics recall_at: expected rising positive cut-offs, got \[5, 1\]"),
+        (
+            {"metrics": RecallAt.at(5, 1)},
+            r"recall_at: expected rising positive cut-offs, whole numbers, got \[5, 1\]",
+        ),
         ({"metrics": RecallAt.at(0, 1)}, "metrics recall_at: expected rising positive"),
+        ({"metrics": RecallAt.at(1, math.nan)}, "metrics recall_at: expected rising positive"),
+        ({"metrics": RecallAt.at(1, math.inf)}, "metrics recall_at: expected rising positive"),
+        ({"metrics": RecallAt.at(True, 5)}, "metrics recall_at: expected rising positive"),
         ({"metrics": AveragePrecisionAt.at(5, 5)}, "metrics map_at_5: is reported twice"),
         ({"strata": {"concepts 2": (1,)}}, "strata.*concepts 2"),
         ({"strata": {"concepts_2": ()}}, "strata.*empty"),
         ({"strata": {"concepts_2": (0, 0)}}, "strata.*twice"),
         ({"strata": {"concepts_2": (2,)}}, r"strata.*0\.\.1"),
-        ({"query_views": 0}, "query_views expected at least 1, got 0"),
+        ({"query_views": 0}, "query_views expected a whole number from 1 on, got 0"),
         ({"averaged_as": "a b"}, "averaged_as expected a word.*'a b'"),
         ({"graded_targets": ({},)}, r"graded_targets expected one per query \(2\), got 1"),
         ({"graded_targets": ({4: 1.0}, {})}, r"graded_targets of query 70.*0\.\.3, got 4"),
