@@ -245,6 +245,8 @@ def whole_array(path: Path, shape: tuple[int, ...], kind: "type[np.generic]") ->
     new = _beside(path)
     try:
         array = np.lib.format.open_memmap(new, "w+", kind, shape)
+        with new.open("r+b") as file:  # through a mapping, a full disk would kill the process without a message
+            os.posix_fallocate(file.fileno(), 0, new.stat().st_size)
         yield array
         array.flush()
         del array

@@ -64,6 +64,32 @@ def test_a_task_does_its_shard(stage: str, listed: dict[str, str], shard: str, c
     assert command == expected
 
 
+def test_a_task_may_start_a_server_of_its_own(checkout: Path) -> None:
+    (checkout / ".venv" / "bin" / "python").unlink()  # says a port, and finds the server at once
+    (checkout / ".venv" / "bin" / "python").write_text("#!/bin/sh\necho 4321\n")
+    (checkout / ".venv" / "bin" / "python").chmod(0o755)
+    server = "sh -c 'echo $PORT > port; sleep 60'"
+    done = submit(checkout, "describe", "--config", "my own.yaml", SERVER=server)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-5:] == [
+        "--config",
+        "my own.yaml",
+        "--model.url=http://localhost:4321/v1",
+        "--stage=describe",
+        "--shard=0/1",
+    ]
+    assert "--model.url" not in submit(checkout, "filter", SERVER=server).stdout
+
+
+def test_a_server_that_ends_at_once_is_told(checkout: Path) -> None:
+    script = '#!/bin/sh\ncase "$2" in *urllib*) sleep 0.2; exit 1;; esac\necho 4321\n'
+    (checkout / ".venv" / "bin" / "python").unlink()
+    (checkout / ".venv" / "bin" / "python").write_text(script)
+    (checkout / ".venv" / "bin" / "python").chmod(0o755)
+    done = submit(checkout, "describe", SERVER="false")
+    assert done.returncode == 1 and "error: the server of SERVER ended" in done.stderr
+
+
 @pytest.mark.parametrize("arguments", [(), ("write",), ("--config", "my.yaml"), ("--stage=filter",)])
 def test_a_stage_must_be_named(arguments: tuple[str, ...], checkout: Path) -> None:
     done = submit(checkout, *arguments)

@@ -120,7 +120,7 @@ def test_a_budget_holds_over_restarts_and_a_larger_one_goes_on(
             with pytest.raises(SystemExit) as stopped:
                 main([*given, "--stage=describe", "--model.budget.requests=4"])
             assert stopped.value.code == BUDGET_SPENT and len(server.asked) == 4
-        assert "requests, and one more" in capsys.readouterr().err
+        assert "has no room for one more request" in capsys.readouterr().err
         with pytest.raises(SystemExit):
             main([*given, "--stage=describe", "--model.budget.requests=6"])
         assert len(server.asked) == 6 and not server.paid_twice()

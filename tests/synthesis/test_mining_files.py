@@ -1,5 +1,6 @@
 """The images of a folder: all found, in one order, and those that can't be read named with the reason."""
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -99,6 +100,25 @@ def test_odd_kinds_of_images_are_read(tmp_path: Path) -> None:
     one.assemble()
     assert one.unreadable() == 0 and len(one.vectors) == 4
     assert len(np.unique(np.load(tmp_path / "out/work/vectors.npy")[3])) > 3  # not clipped to white
+
+
+def test_a_disk_that_is_full_at_the_end_is_told_and_nothing_is_embedded_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = draw_photos(tmp_path / "photos", kinds=2, each=3)
+    one = store(tmp_path, images, chunk=4)
+    one.embed()
+
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", full)
+        with pytest.raises(OSError, match="No space left"):
+            one.assemble()
+    assert not list((tmp_path / "work").glob("*.np*")) and len(list((tmp_path / "work/chunks").glob("*.npz"))) == 2
+    one.assemble()
+    assert len(one.vectors) == 6
 
 
 def test_vectors_that_are_not_finite_stop_the_run(tmp_path: Path) -> None:
