@@ -108,10 +108,10 @@ def inspect(
         allow_links: links may lead out of the folder.
         options: further arguments of the reader.
     """
-    reader = READERS[benchmark](root, **options)
-    reader.allow_links = allow_links
     report = Report(benchmark, str(root), decode, name_setting)
     try:
+        reader = READERS[benchmark](root, **options)
+        reader.allow_links = allow_links
         reader.check_root()
     except InputError as error:
         report.add_error(error, "layout")
