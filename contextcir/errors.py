@@ -96,6 +96,7 @@ class MissingFileError(InputError, FileNotFoundError):
 
 
 LONGEST = 300  # characters of a message
+_LONG_PATH = re.compile(r"(?:/[^\s/:'\"]+){6,}")
 
 
 def shown(value: object, longest: int = 60) -> str:
@@ -119,8 +120,16 @@ def printable(text: str) -> str:
 
 
 def one_line(text: str, longest: int = LONGEST) -> str:
-    """Return a message on one printable line; of a long one, the middle is left out: place and setting are kept."""
+    """Return a message on one printable line; a long one loses folders within its paths, then its middle.
+
+    So a path keeps its beginning and its file, and the message its place and its setting.
+    """
     text = printable(" ".join(text.split()))
+    for path in sorted(_LONG_PATH.findall(text), key=len, reverse=True):
+        if len(text) <= longest:
+            return text
+        *first, folder, file = path.split("/")
+        text = text.replace(path, f"{'/'.join(first[:2])}/.../{folder}/{file}")
     if len(text) <= longest:
         return text
     tail = longest // 3

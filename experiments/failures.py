@@ -47,6 +47,7 @@ def one_line_errors(stopped: str = "") -> Iterator[None]:
     Args:
         stopped: what to say when the user stops the command, e.g. "finished work is kept".
     """
+    keep_tracebacks_in(None)  # a run names its folder later; that of an earlier one in this process is not meant
     try:
         yield
         if sys.stdout is not None:
@@ -87,10 +88,10 @@ def line_of(error: BaseException) -> str:
     """Return the line on an error, of at most `LONGEST` characters with the "error: " before it."""
     room = LONGEST - len("error: ")
     kept = _keep(error)
-    if kept is not None:
-        hint = one_line(f"; traceback: {kept}", room // 2)
-    elif any(isinstance(link, InputError) for link in chain(error)):
+    if any(isinstance(link, InputError) for link in chain(error)):
         hint = ""  # says what to do
+    elif kept is not None:
+        hint = one_line(f"; traceback: {kept}", room // 2)
     else:
         text = explain(error, room)
         hint = "; CIR_TRACEBACK=1 shows the traceback" if text.startswith("unexpected ") else ""

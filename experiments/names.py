@@ -72,7 +72,8 @@ def resolve(args: Sequence[str] | None = None) -> list[str]:
         InputError: if there is no such config, it is not valid YAML, or a named class needs a package that is missing.
     """
     resolved = with_paths(sys.argv[1:] if args is None else args)
-    names = {name for argument in resolved for name in _strings(_value(argument))}
+    pairs = zip(["", *resolved], resolved, strict=False)
+    names = {name for before, now in pairs for name in _strings(_value(now, before))}
     for file in config_files(resolved):
         for name in _strings(read_mapping(file, "settings", "config")):
             names.add(name)
@@ -155,14 +156,16 @@ def _inline(text: str) -> dict[str, Any]:
     return value
 
 
-def _value(argument: str) -> Any:
-    """Return the value that an argument gives, of a flag also by a YAML file.
+def _value(argument: str, before: str = "") -> Any:
+    """Return the value that an argument gives, of a flag also by a YAML file; ``before``: the one before it.
 
     Raises:
         InputError: if it is a list or mapping, or names a file, and this is not strict YAML.
     """
     is_flag = argument.startswith("-")
     name, _, text = argument.partition("=") if is_flag else ("", "", argument)
+    if not is_flag and before.startswith("--") and "=" not in before:
+        name = before
     setting = name.lstrip("-").removesuffix("+") or None
     if not text.strip() and (not is_flag or "=" in argument):
         raise InputError(

@@ -93,6 +93,8 @@ class ExperimentCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Check where the run would write, and be the only one that trains there."""
+        if self.subcommand is None:  # nothing runs
+            return
         settings = self.config[self.subcommand]
         check_folder(settings.name, settings.trainer.default_root_dir)
         if self.subcommand == "fit" and not settings.trainer.fast_dev_run:
@@ -141,6 +143,9 @@ class SettingsOnly(ExperimentCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse nothing."""
         self.config = Namespace(subcommand="fit", fit=Namespace())
+
+    def before_instantiate_classes(self) -> None:
+        """Check nothing."""
 
     def instantiate_classes(self) -> None:
         """Build nothing."""

@@ -83,7 +83,9 @@ def phrases_to_train_on(training: TrainingSet, scored: Sequence[Evaluation], los
 
 def _nothing_to_compare(count: int, files: Sequence[str], loss: str) -> InputError:
     prefix, suffix = _common(files), _common([file[::-1] for file in files])[::-1]
-    several = f"{shlex.quote(prefix)}*{shlex.quote(suffix)}" if len(files) > 1 and "/" not in suffix else "FILE..."
+    several = f"{shlex.quote(prefix)}*{suffix and shlex.quote(suffix)}"
+    if len(files) == 1 or "/" in suffix:
+        several = "FILE..."
     # Two commands with long paths might not fit into a message.
     for captions in (" ".join(map(shlex.quote, files)), several, "FILE..."):
         error = InputError(

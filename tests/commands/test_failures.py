@@ -185,21 +185,37 @@ def test_tracebacks_are_shown_on_demand(monkeypatch: pytest.MonkeyPatch) -> None
 def test_the_traceback_is_in_the_folder_of_the_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keep_tracebacks_in(tmp_path)
-    _, line = ended(raising(KeyError("first")), capsys)
+    def fails(text: str) -> Callable[[], None]:
+        def run() -> None:
+            keep_tracebacks_in(tmp_path)
+            raise KeyError(text)
+
+        return run
+
+    _, line = ended(fails("first"), capsys)
     assert line.endswith(f"; traceback: {tmp_path / 'traceback.txt'}") and "unexpected KeyError" in line
     monkeypatch.setenv("LOCAL_RANK", "1")
-    ended(raising(KeyError("other")), capsys)
+    ended(fails("other"), capsys)
     text = (tmp_path / "traceback.txt").read_text()
     assert "Traceback (most recent call last)" in text and "first" in text and "other" not in text
     assert "other" in (tmp_path / "traceback_rank_1.txt").read_text()
 
 
 def test_no_folder_is_made_for_a_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    keep_tracebacks_in(tmp_path / "new")
-    assert "CIR_TRACEBACK=1 shows the traceback" in ended(raising(KeyError("x")), capsys)[1]
+    def fails() -> None:
+        keep_tracebacks_in(tmp_path / "new")
+        raise KeyError("x")
+
+    assert "CIR_TRACEBACK=1 shows the traceback" in ended(fails, capsys)[1]
     assert not (tmp_path / "new").exists()
-    keep_tracebacks_in(None)
+
+
+def test_the_folder_of_an_earlier_run_in_the_same_process_is_not_meant(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keep_tracebacks_in(tmp_path)
+    ended(raising(KeyError("x")), capsys)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_full_disk_names_the_file_that_was_written(

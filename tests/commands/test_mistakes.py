@@ -111,7 +111,7 @@ def test_a_mistake_names_the_setting(args: list[str], words: str, capsys: pytest
         ("submission validate cirr", "missing: files, --annotations, --split"),
         ("submission validate cirr a.json --annotations= --split=t", "a value is missing (--annotations)"),
         ("submission validate cirr a.json --annotations=x --split=t --splt", "the closest: --split"),
-        ("phrases.__main__ --captions a.txt --parser=stanzo --out=b", "ConstituencyParser (--parser)"),
+        ("phrases.__main__ --captions a.txt --parser=stanzo --out=b", "ConstituencyParser, "),
         ("phrases.__main__ merge --out=x", "missing: shards"),
         ("study.__main__ smoke --jobs=a", "expected int, got 'a' (--jobs)"),
         ("scenes --size.referencs=3", "--size.references"),

@@ -65,7 +65,11 @@ def frozen(root: Path, tmp_path: Path, small: list[str]) -> list[str]:
     """Flags of a fit, in which the second manifest has other captions for images of the first."""
     records = hand_made(root, 24)
     write_records(records, tmp_path / "hand.jsonl")
-    others = [{k: r[k] for k in ("reference", "target")} | {"caption": "remove the star"} for r in records[:16]]
+    others = [
+        {k: r[k] for k in ("reference", "target")}
+        | {"caption": "remove the star", "phrases": [{"start": 7, "end": 15}]}
+        for r in records[:16]
+    ]
     write_records(others, tmp_path / "synthetic.jsonl")
     data = study_data(root, SIZE, tmp_path / "hand.jsonl", root, tmp_path / "synthetic.jsonl")
     (tmp_path / "data.yaml").write_text(yaml.safe_dump(data))

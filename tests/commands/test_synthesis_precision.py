@@ -63,9 +63,10 @@ def test_as_many_texts_are_wrong_as_targets_have_faults(fault: str, rate: float,
 
 
 def test_rates_that_can_not_be_are_told() -> None:
-    for rates in ({"swapped": -0.1}, {"swapped": 0.6, "invented": 0.6}):
-        with pytest.raises(ValueError, match=r"\(model\.rates\)"):
-            Rates(**rates)
+    with pytest.raises(ValueError, match=r"\(model\.rates\.swapped\)"):
+        Rates(swapped=-0.1)
+    with pytest.raises(ValueError, match=r"\(model\.rates\)"):
+        Rates(swapped=0.6, invented=0.6)
 
 
 def test_texts_are_counted_before_and_after_the_filters() -> None:

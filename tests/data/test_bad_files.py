@@ -125,7 +125,10 @@ def test_settings_that_can_not_work(tmp_path: Path) -> None:
         and "(data.batch_size)" in message
     )
     data = CIRR(root, batch_size=4, preprocess=preprocess)
-    data.trainer = SimpleNamespace(distributed_sampler_kwargs={"num_replicas": 2, "rank": 0}, limit_val_batches=0)
+    data.trainer = SimpleNamespace(
+        distributed_sampler_kwargs={"num_replicas": 2, "rank": 0}, limit_val_batches=0, training=True,
+        lightning_module=SimpleNamespace(concept=None),
+    )  # fmt: skip
     data.setup("validate")
     assert "fewer than a batch of 4 on each of 2 ranks" in complaint(data.train_dataloader)
     assert "expected stage val, test, predict, got 'valid'" in complaint(lambda: CIRR(root).protocols("valid"))

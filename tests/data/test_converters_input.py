@@ -1,5 +1,6 @@
 """Official files that can't be converted: broken records are an error or counted, whole files an error."""
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -95,8 +96,10 @@ def test_broken_records_are_an_error_or_counted(
         main(args)
     message = capsys.readouterr().err
     assert failure.value.code == 1 and message.endswith("or leave such records out (--skip-broken)\n")
-    assert message.startswith(f"error: record 1 of {root / FILES[dataset]}: ") and message.count("\n") == 1
-    assert problem.format(root=root) in message
+    told = f"error: record 1 of {root / FILES[dataset]}: {problem.format(root=root)}"
+    assert message.startswith(told[:23]) and message.count("\n") == 1
+    words = re.findall(r"[^/]{3,}", told.replace(str(root), ""))  # long messages leave folders out
+    assert all(word in message for word in words), message
     assert not (tmp_path / "out.jsonl").exists()
     main([*args, "--skip-broken"])
     told = capsys.readouterr().out

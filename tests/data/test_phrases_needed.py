@@ -30,7 +30,9 @@ BENCHMARKS: list[tuple[Callable[[Path], Path], type[CompositionDataModule]]] = [
 def set_up(data: CompositionDataModule, concept: object | None) -> None:
     """As a Trainer does for ``fit``."""
     model = SimpleNamespace(concept=concept, preprocess=preprocess)
-    data.trainer = SimpleNamespace(lightning_module=model, limit_val_batches=1.0)
+    data.trainer = SimpleNamespace(
+        lightning_module=model, limit_val_batches=1.0, training=True, distributed_sampler_kwargs=None
+    )
     data.setup("fit")
 
 
@@ -49,8 +51,8 @@ def test_no_phrases_at_all_are_an_error_with_both_commands(make: Callable, kind:
 def test_without_a_loss_that_counts_or_with_a_source_no_phrases_are_needed(tmp_path: Path) -> None:
     root = make_cirr(tmp_path / "cirr")
     for concept in (None, TextConceptConsistency(weight=0)):
-        set_up(CIRR(root), concept)
-    set_up(CIRR(root, phrases=ParsedPhrases(WordParser())), PhraseAlignment())
+        set_up(CIRR(root, batch_size=2), concept)
+    set_up(CIRR(root, batch_size=2, phrases=ParsedPhrases(WordParser())), PhraseAlignment())
 
 
 def test_some_records_without_phrases_are_a_warning_with_counts(tmp_path: Path) -> None:
@@ -59,13 +61,13 @@ def test_some_records_without_phrases_are_a_warning_with_counts(tmp_path: Path) 
         for record in records[2:]:
             record["phrases"] = [{"start": 0, "end": 4}]
     with pytest.warns(UserWarning, match=r"^2 of 6 training captions have no noun phrases, the first .*record 0 "):
-        set_up(CIRR(root), TextConceptConsistency())
+        set_up(CIRR(root, batch_size=2), TextConceptConsistency())
     with edited(root / "captions" / "cap.rc2.train.json") as records:
         for record in records:
             record["phrases"] = [{"start": 0, "end": 4}]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        set_up(CIRR(root), TextConceptConsistency())
+        set_up(CIRR(root, batch_size=2), TextConceptConsistency())
 
 
 def test_a_mixture_is_judged_as_a_whole(tmp_path: Path) -> None:

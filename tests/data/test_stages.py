@@ -76,13 +76,13 @@ STAGES: list[tuple[str, Callable[[Path], Any], dict[str, object], str]] = [
     ),
     (
         "fit",
-        lambda root: Scenes(root / "new", size=Size(101, 1, 1), batch_size=1011),
+        lambda root: Scenes(root / "new", draw=True, size=Size(101, 1, 1), batch_size=1011),
         {},
         "have at most 1010 training triplets",
     ),
     (
         "fit",
-        lambda root: Scenes(root / "new", size=Size(2, 1, 1), batch_size=20),
+        lambda root: Scenes(root / "new", draw=True, size=Size(2, 1, 1), batch_size=20),
         {},
         "triplets, fewer than a batch of 20",
     ),

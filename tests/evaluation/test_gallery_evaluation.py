@@ -231,5 +231,5 @@ def test_a_data_module_without_a_place_for_it_is_named(tmp_path: Path) -> None:
     trainer = Run(tmp_path).trainer()
     with pytest.raises(ValueError, match="StoreGallery can't be used with ToyData"):
         trainer.validate(ToyModule(), ToyData(), verbose=False)
-    with pytest.raises(ValueError, match="precision float16 or float32, got 'int8'"):
+    with pytest.raises(ValueError, match="expected one of float16, float32, got 'int8'"):
         StoreGallery(tmp_path, "int8")

@@ -90,5 +90,5 @@ def test_blocks_on_ranks_have_the_gradients_of_the_joint_batch(sizes: list[int])
 
 @pytest.mark.parametrize("kind", concrete_classes(contextcir.losses, InfoNCE))
 def test_blocks_without_rows_are_refused(kind: type) -> None:
-    with pytest.raises(ValueError, match=r"rows must be at least 1, or null, got 0 \(model\.contrastive\.rows"):
+    with pytest.raises(ValueError, match=r"expected a whole number from 1 on, got 0 \(model\.contrastive\.rows"):
         kind(rows=0)

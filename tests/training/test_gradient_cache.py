@@ -108,7 +108,7 @@ def test_losses_that_compare_rows_are_refused(concept: torch.nn.Module) -> None:
 
 
 def test_an_empty_chunk_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"at least 1 triplet, got 0 \(model\.encoding\.chunk\)"):
+    with pytest.raises(ValueError, match=r"expected a whole number from 1 on, got 0 \(model\.encoding\.chunk\)"):
         GradientCache(0)
 
 
