@@ -85,17 +85,23 @@ def report(error: BaseException, stopped: str = "") -> int:
 
 
 def line_of(error: BaseException) -> str:
-    """Return the line on an error, of at most `LONGEST` characters with the "error: " before it."""
+    """Return the line on an error, of at most `LONGEST` characters with the "error: " before it.
+
+    Where the traceback is, it says for errors that nobody foresaw, and for others if there is room.
+    """
     room = LONGEST - len("error: ")
     kept = _keep(error)
+    text = explain(error, room)
+    unexpected = text.startswith("unexpected ")
     if any(isinstance(link, InputError) for link in chain(error)):
-        hint = ""  # says what to do
-    elif kept is not None:
+        return text  # it says what to do
+    if kept is not None:
         hint = one_line(f"; traceback: {kept}", room // 2)
     else:
-        text = explain(error, room)
-        hint = "; CIR_TRACEBACK=1 shows the traceback" if text.startswith("unexpected ") else ""
-    return explain(error, room - len(hint)) + hint
+        hint = "; CIR_TRACEBACK=1 shows the traceback" if unexpected else ""
+    if unexpected or len(text) + len(hint) <= room:
+        return explain(error, room - len(hint)) + hint
+    return text
 
 
 def last_resort(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -22,7 +22,7 @@ ENDS = {
     "python -m experiments.check_data cirr": r"no folder /path/to/CIRR",
     "python -m experiments.submission validate": r"no folder: /path/to/CIRR",
     "python -m experiments.phrases": r"no file /path/to/CIRR/captions/cap.rc2.\*.json",
-    "python -m experiments.run fit --config base --config cirr_b32": r"/path/to/CIRR|/photos|pretrained",
+    "python -m experiments.run fit --config cirr_b32": r"/path/to/CIRR|/photos|pretrained",
     "python -m experiments.run predict": r"/path/to/CIRR|FILE|pretrained",
     "python -m experiments.run test --config runs/": r"no file runs/cirr_losses/ID/config.yaml",
     "synthesize --stage": r"/photos|no (file|folder)|pretrained|--stage|chat|pairs|run the stage",
