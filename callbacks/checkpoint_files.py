@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
+from contextcir.errors import InputError
 from contextcir.weights import damage, read_weights
 
 RESUME = re.compile(r"resume-step=(\d+)\.ckpt")
@@ -27,7 +28,7 @@ class AtomicCheckpoints(TorchCheckpointIO):
         """Save a checkpoint.
 
         Raises:
-            OSError: if it can't be written; a file that was at ``path`` is still there.
+            InputError: if it can't be written; a file that was at ``path`` is still there.
         """
         path = Path(path)
         part = path.with_name(path.name + PART)
@@ -42,9 +43,11 @@ class AtomicCheckpoints(TorchCheckpointIO):
         except (OSError, RuntimeError) as error:  # torch's writer may hide the one behind the other
             reason = first_cause(error)
             part.unlink(missing_ok=True)
-            raise OSError(
-                f"no checkpoint could be written to {path} ({reason}): what was saved before is still there; make room "
-                "or set trainer.default_root_dir to another disk, and start the same command again"
+            raise InputError(
+                f"this checkpoint can't be written ({reason}): what was saved before is still there; make room, or "
+                "name another disk, and start the same command again",
+                file=path,
+                setting="trainer.default_root_dir",
             ) from error
 
     def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = None) -> Any:

@@ -10,14 +10,12 @@ from torch import Tensor
 
 from contextcir.batch import TripletBatch
 from contextcir.checks import whole
+from contextcir.errors import shown
 from contextcir.files import write_json
 
 REPORT = "nonfinite_batch.json"
-SHOWN = 4  # records that a message names; the report has all
-ADVICE = (
-    "No such weights were saved: the last checkpoint is good. Look at these records, or lower "
-    "model.optimizer.lr or trainer.gradient_clip_val, or choose a precision of larger range"
-)
+SHOWN = 2  # records that a message names; the report has all
+ADVICE = "The last checkpoint is good: look at these records, or lower model.optimizer.lr or trainer.gradient_clip_val"
 
 
 class Step(NamedTuple):
@@ -31,7 +29,9 @@ class Step(NamedTuple):
 
     def words(self) -> str:
         """Return which batch this is."""
-        rows = [f"{record} ({text!r})" for record, text in zip(self.records.tolist(), self.captions, strict=True)]
+        rows = [
+            f"{record} ({shown(text, 40)})" for record, text in zip(self.records.tolist(), self.captions, strict=True)
+        ]
         more = f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
         return f"epoch {self.epoch}, batch {self.batch_idx}: training records {', '.join(rows[:SHOWN])}{more}"
 

@@ -14,6 +14,7 @@ from lightning.pytorch.demos.boring_classes import BoringModel
 from callbacks import AtomicCheckpoints, ResumePoints
 from callbacks.checkpoint_files import newest_whole, other_files, resume_files
 from callbacks.checkpoints import newest_checkpoint
+from contextcir.errors import InputError
 from contextcir.weights import damage
 from experiments.benchmarks.resume import resume as measure
 
@@ -70,7 +71,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_is_told_in_one_line(room: int
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # then writing fails, as on a full disk
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, limit[1]))
     try:
-        with pytest.raises(OSError) as caught:
+        with pytest.raises(InputError) as caught:
             files.save_checkpoint(STATE | {"step": 4}, path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)

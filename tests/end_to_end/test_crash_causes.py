@@ -88,7 +88,7 @@ def test_a_loss_that_is_no_number_ends_the_run_before_it_is_saved(run: Any, runs
     assert [entry["record"] for entry in report["batch"]["records"]] == batch[5] and report["batch"]["loss"] == "nan"
     assert report["batch_before"]["batch"] == 2
     first = report["batch"]["records"][0]
-    assert f"{first['record']} ({first['caption']!r})" in message and "and 4 more (rank 0; all of them in " in message
+    assert f"{first['record']} ({first['caption']!r})" in message and "and 6 more (rank 0; all of them in " in message
     assert outcome_step(runs) == 6  # after the first epoch's validation
     for file in (runs / "scenes" / "id1" / "checkpoints").glob("*.ckpt"):
         assert all(value.isfinite().all() for value in torch.load(file, weights_only=True)["state_dict"].values())
@@ -118,7 +118,7 @@ def test_a_disk_that_is_full_ends_the_run_with_the_old_checkpoint(
 
     monkeypatch.setattr("torch.save", full)
     message = run(every_n_train_steps=4)
-    assert "resume-step=10.ckpt (No space left on device)" in message and places
+    assert "resume-step=10.ckpt: this checkpoint can't be written (No space left on device): " in message and places
     assert saved(runs) == ["epoch=0-step=6.ckpt", "last.ckpt", "resume-step=4.ckpt", "resume-step=6.ckpt"]
     monkeypatch.undo()
 
