@@ -44,6 +44,7 @@ class Sigterm:
     """
 
     def __init__(self) -> None:
+        self._forgotten_by_children = False
         self.begin()
 
     def begin(self) -> None:
@@ -55,6 +56,18 @@ class Sigterm:
         """Take the signal; a handler can be set by the main thread only."""
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self.handle)
+            if not self._forgotten_by_children:
+                os.register_at_fork(after_in_child=self._forget)
+                self._forgotten_by_children = True
+
+    def _forget(self) -> None:
+        """Let SIGTERM end a child process, by which pools end theirs.
+
+        With a handler in Python, a signal just before a child waits for work would be seen after that work only, and
+        the pool would wait for ever. Ranks listen again when their run begins.
+        """
+        if signal.getsignal(signal.SIGTERM) == self.handle:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     @contextmanager
     def listening(self) -> Iterator[None]:

@@ -1,5 +1,7 @@
 """A run that is asked to stop saves first, and goes on to what it would have come to."""
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +9,7 @@ import pytest
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks.checkpoints import STOPPED
+from callbacks.stopping import TERMINATED, Stopped, sigterm
 from data_modules.scenes.writer import write_scenes
 from experiments.run import main
 from tests.helpers.resuming import SIZE, assert_equal, command, outcome, write_overlay
@@ -56,3 +59,18 @@ def test_a_run_ends_before_the_next_batch_and_goes_on_exactly(
     for key in ("state_dict", "optimizer_states", "lr_schedulers", "loops"):
         assert_equal(found[0][key], expected[0][key], key)
     assert found[1] == expected[1]
+
+
+def test_a_child_process_ends_by_the_signal_as_by_default() -> None:
+    """A handler in Python would be run only after the work that a process of a pool waits for."""
+    with sigterm.listening():
+        assert signal.getsignal(signal.SIGTERM) == sigterm.handle
+        child = os.fork()
+        if child == 0:
+            os._exit(7 if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL else 8)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        assert signal.getsignal(signal.SIGTERM) == sigterm.handle
+        with pytest.raises(Stopped) as stopped:
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert stopped.value.code == TERMINATED
+        sigterm.begin()  # as if it had not come
