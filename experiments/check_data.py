@@ -114,7 +114,8 @@ def main(args: Sequence[str] | None = None) -> None:
             print(json.dumps({**report.as_dict(), "ok": not problems}, indent=1))
         else:
             print_report(report, settings.show)
-            print("no problem found" if not problems else f"{len(problems):,} problems", file=sys.stderr)
+            found = f"error: {len(problems):,} problem{'s' if problems[1:] else ''} of this folder, listed above"
+            print(found if problems else "no problem found", file=sys.stderr)
         raise SystemExit(1 if problems else 0)
 
 

@@ -87,8 +87,12 @@ class ExperimentCLI(LightningCLI):
             check_run(self.config[stage], stage)
 
     def instantiate_classes(self) -> None:
-        """Build everything; the encoders' weights wait until it is known whether a checkpoint replaces them."""
-        with weights_postponed():
+        """Build everything; where a checkpoint may replace the encoders' own weights, these wait until it is known."""
+        settings = self.config[self.subcommand] if self.subcommand else self.config
+        folder = settings.trainer.default_root_dir
+        begun = folder is None or any(Path(folder).glob("*.ckpt")) or any(Path(folder).glob("*/*.ckpt"))
+        replaced = settings.get("ckpt_path") is not None or (self.subcommand == "fit" and begun)
+        with weights_postponed() if replaced else contextlib.nullcontext():
             super().instantiate_classes()
 
     def before_instantiate_classes(self) -> None:

@@ -67,6 +67,8 @@ class OpenCLIPBackbone(nn.Module):
         if image_size is not None:
             checks.whole(image_size, 1, "model.backbone.image_size", MOST_PIXELS)
         source = source_of(model, name, pretrained, image_size)
+        if source is not None and not are_postponed():
+            source.find()  # before seconds of building a model that nothing fills
         self._adopt(build_clip(model, name, pretrained, image_size), tokenizer, model)
         if image_size is not None and image_size % self.clip.visual.conv1.kernel_size[0]:
             problem = f"expected a multiple of the patches' {self.clip.visual.conv1.kernel_size[0]} pixels"

@@ -66,13 +66,14 @@ class Source(NamedTuple):
             InputError: if it can't be had, read or used.
         """
         setting = MODEL if self.pretrained is None else PRETRAINED
-        file = self._file(setting)
-        found = read_weights(file, setting)
+        found = read_weights(self.find(), setting)
         if self.pretrained is not None and not is_tag(self.name, self.pretrained):
             self._check_activation(found)
         fill(clip, found, self.model, setting, self.resized)
 
-    def _file(self, setting: str) -> Path:
+    def find(self) -> Path:
+        """Return the file, downloaded if need be; raises as `fill` does."""
+        setting = MODEL if self.pretrained is None else PRETRAINED
         if self.pretrained is None:
             folder = Path(self.name.removeprefix("local-dir:"))
             if self.model.startswith("hf-hub:"):
@@ -211,7 +212,7 @@ def fill(clip: nn.Module, found: WeightsFile, model: str, setting: str, resized:
         more = f" (and {len(odd) - 1:,} more)" if odd[1:] else ""
         expected = ANCHOR if ANCHOR in own else next(iter(own))
         problem = (
-            f"cannot load the weights into '{model}': {one_line(odd[0], 90)}{more}; it is {found.kind} with "
+            f"cannot load the weights into '{model}': {one_line(odd[0], 80)}{more}; it is {found.kind} with "
             f"{listed(whole, 2)}; expected {expected}, ..."
         )
         raise InputError(problem, file=found.path, setting=setting)
