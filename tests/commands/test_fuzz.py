@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
@@ -29,6 +29,10 @@ from tests.helpers.synthesis_flags import CONFIG, PAIRS, write_pairs
 
 SECONDS = float(os.environ.get("CIR_FUZZ_SECONDS", 8))
 HANGS = 60  # seconds after which a command counts as hanging
+
+
+class TimeIsUp(Exception):
+    """Ends the search."""
 
 
 class Fuzzed(NamedTuple):
@@ -259,7 +263,7 @@ def test_a_mistake_is_one_line(name: str, tmp_path: Path, monkeypatch: pytest.Mo
     @given(st.integers(0, 2**64))
     def search(number: int) -> None:
         if time.monotonic() > end:
-            return
+            raise TimeIsUp
         os.chdir(tmp_path)  # the folder of the last example goes
         args = worsened(Random(number), good, work, command.files, command.flags, command.fixed)
         os.chdir(work)
@@ -281,7 +285,8 @@ def test_a_mistake_is_one_line(name: str, tmp_path: Path, monkeypatch: pytest.Mo
         search = seed(int(os.environ["CIR_FUZZ_SEED"]))(search)
     here = Path.cwd()
     try:
-        search()
+        with suppress(TimeIsUp):  # else hypothesis would go on making examples
+            search()
     finally:
         os.chdir(here)
         shutil.rmtree(work, ignore_errors=True)
