@@ -1,7 +1,6 @@
 """Official files of Hotel-CIR, the rewritten CIRR captions and LaSCo, turned into manifests."""
 
 import json
-import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -301,9 +300,6 @@ def check_manifest(path: Path, setting: str, suffixes: Sequence[str] = (".json",
     if path.suffix not in suffixes:
         problem = f"the name of this file must end in {' or '.join(suffixes)}"
         raise InputError(problem, file=path, setting=setting)
-    above = next(folder for folder in path.absolute().parents if is_there(folder))
-    if not os.path.isdir(above):
-        raise InputError(f"{above} is no folder to write in", file=path, setting=setting)
     if is_there(path) and not path.is_file():
         raise InputError("expected a file, or a new name", file=path, setting=setting)
 
