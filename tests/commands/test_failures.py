@@ -273,3 +273,14 @@ def test_an_error_before_the_net_stands_is_one_line(tmp_path: Path) -> None:
 def test_a_program_that_imports_the_package_keeps_its_hook() -> None:
     code = "import sys; before = sys.excepthook; import experiments; assert sys.excepthook is before"
     subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=True)
+
+
+def test_an_error_that_says_what_to_do_keeps_its_room_and_its_traceback_is_written_all_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails() -> None:
+        keep_tracebacks_in(tmp_path)
+        raise InputError("expected a, got b", setting="model.c")
+
+    assert ended(fails, capsys)[1] == "error: expected a, got b (--model.c)"
+    assert "expected a, got b" in (tmp_path / "traceback.txt").read_text()
