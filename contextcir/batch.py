@@ -1,7 +1,7 @@
 """The batches that travel between the data, the model and the metrics; their shapes are defined here.
 
-Letters: B queries in the batch, P noun phrases in the batch, V vision tokens (CLS + patches), T text tokens,
-L fusion layers, H heads, D width, E embedding, S image side in pixels.
+Letters: B queries in the batch, P noun phrases and C clauses in the batch, V vision tokens (CLS + patches), T text
+tokens, L fusion layers, H heads, D width, E embedding, S image side in pixels.
 """
 
 from collections.abc import Iterable, Sequence
@@ -27,17 +27,30 @@ class Phrases(NamedTuple):
     boxes: Tensor
 
 
+class Clauses(NamedTuple):
+    """Clauses of all captions of a batch, flattened: the parts of a caption that ask for one change each.
+
+    ``owner`` (C,) int64: the row of the batch whose caption holds the clause. ``spans`` (C, 2) int64: its characters
+    ``[start, end)``, as those of phrases. The clauses of a caption do not overlap, and are in the order of the text. A
+    caption without any is one clause as a whole.
+    """
+
+    owner: Tensor
+    spans: Tensor
+
+
 class QueryBatch(NamedTuple):
     """Queries: reference images and modification texts.
 
     ``index`` (B,) int64: position of the query in its `Protocol`. ``reference`` (B, 3, S, S) preprocessed images.
-    ``captions``: B strings, as written by the user.
+    ``captions``: B strings, as written by the user. ``clauses``: None where every caption is one clause.
     """
 
     index: Tensor  # type: ignore[assignment]  # a field instead of the method of all tuples
     reference: Tensor
     captions: list[str]
     phrases: Phrases
+    clauses: Clauses | None = None
 
 
 class TripletBatch(NamedTuple):
