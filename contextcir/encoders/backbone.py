@@ -151,6 +151,12 @@ class OpenCLIPBackbone(nn.Module):
         projected = visual.ln_post(tokens)  # (B, V, D)
         return projected if visual.proj is None else projected @ visual.proj  # (B, V, E)
 
+    def embed_tokens(self, tokens: Tensor) -> Tensor:
+        """Vision tokens (B, V, D) before the final norm -> the image embedding (B, E) that the tower makes of them."""
+        visual = self.clip.visual
+        pooled, _ = visual._pool(tokens)  # (B, D) of CLS or the mean of the patches, with ln_post before or after
+        return (pooled if visual.proj is None else pooled @ visual.proj).to(self._dtype)
+
     def encode_text(self, tokens: TokenBatch) -> TextFeatures:
         """Token ids (B, T) -> tokens (B, T, D) after the final norm and embeddings (B, E).
 
@@ -176,6 +182,15 @@ class OpenCLIPBackbone(nn.Module):
     def blocks(self) -> list[nn.Module]:
         """The transformer blocks of the image tower, then those of the text tower."""
         return [*self.clip.visual.transformer.resblocks, *self._text.transformer.resblocks]
+
+    def parameter_groups(self) -> dict[str, set[str]]:
+        """Return the names of parameters that an optimizer may give a rate of their own, by group: the two towers."""
+        image = {id(parameter) for parameter in self.clip.visual.parameters()}
+        names = {name: id(parameter) in image for name, parameter in self.named_parameters()}
+        return {
+            "image_tower": {name for name, of_image in names.items() if of_image},
+            "text_tower": {name for name, of_image in names.items() if not of_image},
+        }
 
     def freeze_text_projection(self) -> None:
         """Freeze the projection for fusions that read text tokens only: DDP refuses parameters without a gradient."""
