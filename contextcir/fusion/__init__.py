@@ -5,9 +5,10 @@ from contextcir.fusion.baselines import ClauseSum, ImageOnly, RawSum, Sum, TextO
 from contextcir.fusion.combiner import Combiner
 from contextcir.fusion.concept_attention import ConceptAttentionFusion
 from contextcir.fusion.cross_attention import CrossAttentionFusion
-from contextcir.fusion.edited_image import ConceptComposer, EditedImageFusion
+from contextcir.fusion.edited_image import CaptionComposer, ConceptComposer, EditedImageFusion
 
 __all__ = [
+    "CaptionComposer",
     "ClauseSum",
     "Combiner",
     "ConceptAttentionFusion",

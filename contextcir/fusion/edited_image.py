@@ -48,19 +48,16 @@ class EditedImageFusion(BlockFusion):
         return functional.normalize(text.embedding, dim=-1)
 
 
-class ConceptComposer(EditedImageFusion):
-    """q = n(e) + exp(s) sum_c t(c): image tokens edited by the clauses of a caption, each encoded alone.
+class CaptionComposer(EditedImageFusion):
+    """q = n(e) + exp(s) t: image tokens edited by the caption, and its embedding, not normalised, with a learned scale.
 
-    Blocks attend to the tokens of the clauses, so that no clause interferes with another one in the text tower; the
-    embeddings t(c) are not normalised. The query equals that of `ClauseSum` at initialisation.
+    The query equals that of `RawSum` at initialisation.
 
     ``scale``: exp(s) at initialisation, about the inverse length of a text embedding before normalisation; learned.
 
     Raises:
         InputError: as EditedImageFusion, and if the scale is not positive.
     """
-
-    reads_clauses = True
 
     def __init__(
         self, widths: Widths, layers: int = 2, heads: int = 8, dropout: float = 0.0, scale: float = 1 / 30
@@ -73,5 +70,15 @@ class ConceptComposer(EditedImageFusion):
         return {"scales": {"log_scale"}}
 
     def of_text(self, text: TextFeatures) -> Tensor:
-        """Return the scaled sum of the clauses' embeddings, (B, E)."""
+        """Return the scaled embedding of the text, (B, E)."""
         return self.log_scale.exp() * text.embedding
+
+
+class ConceptComposer(CaptionComposer):
+    """q = n(e) + exp(s) sum_c t(c): `CaptionComposer` with the clauses of a caption, each encoded alone.
+
+    Blocks attend to the tokens of the clauses, so that no clause interferes with another one in the text tower. The
+    query equals that of `ClauseSum` at initialisation.
+    """
+
+    reads_clauses = True

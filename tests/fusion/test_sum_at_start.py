@@ -9,12 +9,13 @@ from torch import nn
 
 from contextcir.batch import Clauses, QueryBatch, phrases_of
 from contextcir.encoders.backbone import OpenCLIPBackbone
-from contextcir.fusion import ClauseSum, ConceptComposer, EditedImageFusion, RawSum, Sum
+from contextcir.fusion import CaptionComposer, ClauseSum, ConceptComposer, EditedImageFusion, RawSum, Sum
 from contextcir.training.module import ContextCIR
 from tests.helpers import tiny
 
 CAPTIONS = ["make the dog bigger and add a red ball", "without the cat", " "]
 CLAUSES = Clauses(torch.tensor([0, 0, 1]), torch.tensor([[0, 19], [24, 38], [0, 15]]))
+PAIRS = [(EditedImageFusion, Sum), (CaptionComposer, RawSum), (ConceptComposer, ClauseSum)]
 TOWERS = {
     "class token": {},
     "mean of patches": {"pool_type": "avg"},
@@ -51,7 +52,7 @@ def query_of(given: OpenCLIPBackbone, kind: type) -> torch.Tensor:
 
 @pytest.mark.parametrize("head", ["norm and projection", "no projection", "no norm"])
 @pytest.mark.parametrize("tower", TOWERS)
-@pytest.mark.parametrize(("kind", "sum_of"), [(EditedImageFusion, Sum), (ConceptComposer, ClauseSum)])
+@pytest.mark.parametrize(("kind", "sum_of"), PAIRS)
 def test_a_query_of_edited_tokens_equals_the_sum_before_training(kind, sum_of, tower, head) -> None:
     given = backbone(tower, head)
     found, expected = query_of(given, kind), query_of(given, sum_of)
