@@ -6,7 +6,7 @@ open_clip is imported only by the functions that build models: with timm, torchv
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,9 @@ from contextcir.encoders.pretrained import MODEL, Source, are_postponed, preproc
 from contextcir.encoders.text import Tokenizer, open_clip_name
 from contextcir.encoders.towers import ClipModel, TextTower, check_towers, freeze_all_but_last
 from contextcir.errors import InputError, one_line, shown
+
+if TYPE_CHECKING:
+    from contextcir.encoders.frozen import StoredImages
 
 MOST_PIXELS = 8192  # of the side of an image
 BUCKETS = 4  # groups of texts of similar length: more save little, and each has fixed costs
@@ -51,6 +54,7 @@ class OpenCLIPBackbone(nn.Module):
 
     clip: ClipModel
     pretrained: str | None
+    stored: "StoredImages | None"  # features of a frozen image tower, for rows in place of images
     _source: Source | None  # of weights that are not loaded yet
 
     def __init__(
@@ -102,7 +106,7 @@ class OpenCLIPBackbone(nn.Module):
         check_towers(clip, name)
         self.clip = cast(ClipModel, clip)
         self.model_name, self.pretrained = name, None  # for result files
-        self._source = None
+        self._source, self.stored = None, None
         self.register_load_state_dict_post_hook(_came)
         self.tokenizer = tokenizer
         visual = self.clip.visual
@@ -127,7 +131,12 @@ class OpenCLIPBackbone(nn.Module):
             source.fill(self.clip)
 
     def encode_image(self, images: Tensor) -> ImageFeatures:
-        """Preprocessed images (B, 3, S, S) -> tokens (B, V, D), CLS first, before the final norm; embeddings (B, E)."""
+        """Preprocessed images (B, 3, S, S) -> tokens (B, V, D), CLS first, before the final norm; embeddings (B, E).
+
+        In place of images there may be rows (B, 2) int64 of the ``stored`` features.
+        """
+        if self.stored is not None and not images.is_floating_point():
+            return self.stored.encode(self, images)
         if self._source is not None:
             self.load_weights()
         with self._kernel(images.device):
@@ -284,6 +293,8 @@ def _not_random(record: logging.LogRecord) -> bool:
 
 
 def _came(backbone: Any, incompatible: Any) -> None:
-    """Forget postponed weights once a checkpoint has brought all of them."""
+    """Forget postponed weights once a checkpoint has brought all of them, and features of other weights."""
+    if backbone.stored is not None:
+        backbone.stored.close()
     if not any(".clip." in f".{name}" for name in incompatible.missing_keys):
         backbone._source = None
