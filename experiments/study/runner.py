@@ -20,9 +20,9 @@ from contextcir import files
 from contextcir.checks import positive
 from contextcir.errors import InputError
 from experiments.study.plan import Trial
-from experiments.study.results import read_result
+from experiments.study.results import RUN_FOLDER, read_result
 
-TRIAL, LOG, RUN, LOCK = "trial.json", "log.txt", "run", "lock"
+TRIAL, LOG, RUN, LOCK = "trial.json", "log.txt", RUN_FOLDER, "lock"
 ENDED_BY_SIGTERM = (-signal.SIGTERM, 128 + signal.SIGTERM)  # of a process: at once, or after it has saved its state
 POLL = 0.2  # seconds between two checks of running trials
 
