@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from contextcir import checks
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from contextcir.encoders.frozen import StoredImages
 
 MOST_PIXELS = 8192  # of the side of an image
+BUCKETS = 4  # groups of texts of similar length: more save little, and each has fixed costs
 
 
 class Widths(NamedTuple):
@@ -160,15 +162,35 @@ class OpenCLIPBackbone(nn.Module):
         projected = visual.ln_post(tokens)  # (B, V, D)
         return projected if visual.proj is None else projected @ visual.proj  # (B, V, E)
 
+    def embed_tokens(self, tokens: Tensor) -> Tensor:
+        """Vision tokens (B, V, D) before the final norm -> the image embedding (B, E) that the tower makes of them."""
+        visual = self.clip.visual
+        pooled, _ = visual._pool(tokens)  # (B, D) of CLS or the mean of the patches, with ln_post before or after
+        return (pooled if visual.proj is None else pooled @ visual.proj).to(self._dtype)
+
     def encode_text(self, tokens: TokenBatch) -> TextFeatures:
         """Token ids (B, T) -> tokens (B, T, D) after the final norm and embeddings (B, E).
 
-        The tower runs over T positions, not the full context length: it is causal, so the result is the same.
+        The tower runs over T positions, not the full context length: it is causal, so the result is the same. On a CPU,
+        texts of similar length go through it together, as padding costs as much there as words.
         """
         if self._source is not None:
             self.load_weights()
-        tower = self._text
         ids, valid = tokens.ids.to(self._device), tokens.valid.to(self._device)
+        if ids.device.type != "cpu" or len(ids) < 2 * BUCKETS:
+            return self._encode_equally_long(ids, valid)
+        order = valid.sum(dim=1).argsort(stable=True)  # (B,)
+        parts = []
+        for rows in order.tensor_split(BUCKETS):
+            length = int(valid[rows].sum(dim=1).max())
+            part = self._encode_equally_long(ids[rows, :length], valid[rows, :length])
+            parts.append(part._replace(tokens=functional.pad(part.tokens, (0, 0, 0, ids.shape[1] - length))))
+        place = order.argsort()  # (B,)
+        hidden, embedding = (torch.cat([part[field] for part in parts])[place] for field in (0, 2))
+        return TextFeatures(hidden, valid, embedding)
+
+    def _encode_equally_long(self, ids: Tensor, valid: Tensor) -> TextFeatures:
+        tower = self._text
         length = ids.shape[1]
         with self._kernel(ids.device):
             cast_dtype = tower.transformer.get_cast_dtype()
@@ -185,6 +207,15 @@ class OpenCLIPBackbone(nn.Module):
     def blocks(self) -> list[nn.Module]:
         """The transformer blocks of the image tower, then those of the text tower."""
         return [*self.clip.visual.transformer.resblocks, *self._text.transformer.resblocks]
+
+    def parameter_groups(self) -> dict[str, set[str]]:
+        """Return the names of parameters that an optimizer may give a rate of their own, by group: the two towers."""
+        image = {id(parameter) for parameter in self.clip.visual.parameters()}
+        names = {name: id(parameter) in image for name, parameter in self.named_parameters()}
+        return {
+            "image_tower": {name for name, of_image in names.items() if of_image},
+            "text_tower": {name for name, of_image in names.items() if not of_image},
+        }
 
     def freeze_text_projection(self) -> None:
         """Freeze the projection for fusions that read text tokens only: DDP refuses parameters without a gradient."""
