@@ -93,7 +93,10 @@ def study(
     if not aggregate:
         note_command(root)
         write_text(root / "study.yaml", read_text(file))
-        run_study(plan, root, share, Runner(root, jobs, threads, seconds=limit_seconds))
+        runner = Runner(root, jobs, threads, seconds=limit_seconds)
+        run_study(plan, root, share, runner)
+        if runner.out_of_time:
+            print("the time of --limit_seconds is over: the same command goes on with what is left")
     report = write_report(plan, root, choose(plan, root), commands(root))
     if publish is not None:
         publish.mkdir(parents=True, exist_ok=True)
