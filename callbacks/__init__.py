@@ -12,17 +12,20 @@ if TYPE_CHECKING:
     from callbacks.finite import StopWhenNotFinite
     from callbacks.gallery import StoreGallery
     from callbacks.gradients import GradientNorms
+    from callbacks.query_results import QueryResults
     from callbacks.randomness import StepSeeds
     from callbacks.recall import RecallTable
     from callbacks.submission import SubmissionFiles
     from callbacks.summary import RunSummary
     from callbacks.throughput import TrainingSpeed
+    from callbacks.training_record import TrainingRecord
 
 __all__ = [
     "AtomicCheckpoints",
     "AttentionFigures",
     "ConceptMonitor",
     "GradientNorms",
+    "QueryResults",
     "RecallTable",
     "ResumePoints",
     "RunSummary",
@@ -30,6 +33,7 @@ __all__ = [
     "StopWhenNotFinite",
     "StoreGallery",
     "SubmissionFiles",
+    "TrainingRecord",
     "TrainingSpeed",
 ]
 
@@ -44,10 +48,12 @@ __getattr__ = lazy_exports(
         "finite": ["StopWhenNotFinite"],
         "gallery": ["StoreGallery"],
         "gradients": ["GradientNorms"],
+        "query_results": ["QueryResults"],
         "randomness": ["StepSeeds"],
         "recall": ["RecallTable"],
         "submission": ["SubmissionFiles"],
         "summary": ["RunSummary"],
         "throughput": ["TrainingSpeed"],
+        "training_record": ["TrainingRecord"],
     },
 )

@@ -110,7 +110,7 @@ def attention_figures(fusion: Fusion, features: QueryFeatures, image_id: Tensor)
     if not fused.attention:
         return {}
     mean = torch.stack([layer[:, :, 1:].float().mean(dim=(1, 2)) for layer in fused.attention]).mean(dim=0)  # (B, K)
-    end = valid.sum(dim=1, keepdim=True) - 1  # (B, 1)
+    end = (valid * torch.arange(1, valid.shape[1] + 1, device=valid.device)).argmax(dim=1, keepdim=True)  # (B, 1) last
     sums = {"attention_start": mean[:, 0].sum(), "attention_end": mean.gather(1, end).sum(), "captions": len(mean)}
     if phrases is not None:
         maps, found = ConceptReading(fusion, features, image_id).in_context()  # (F, V - 1), (P,)

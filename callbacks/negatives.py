@@ -33,6 +33,8 @@ class RoleMetric(EvaluationEmbeddings):
         super().__init__(protocol, **kwargs)
         place = {name: index for index, name in enumerate(protocol.gallery)}
         self.members: dict[str, list[list[int]]] = {}  # by role, gallery indices of every query
+        # By role, whether the target came first in the last `compute`, by query; only queries that have the role.
+        self.before: dict[str, dict[int, bool]] = {}
         for query, of in enumerate(roles):
             for name, role in of.items():
                 if name in place:
@@ -66,6 +68,10 @@ class RoleMetric(EvaluationEmbeddings):
         target = torch.cat(own)  # (N,)
         by_role = {role: torch.cat(parts) for role, parts in best.items()}
         highest = torch.stack([target, *by_role.values()]).amax(0)
+        for role, values in by_role.items():
+            counted = (members[role] >= 0).any(1) & (targets >= 0).any(1)
+            first = (target > values)[counted].tolist()
+            self.before[role] = dict(zip(query_index[counted].tolist(), first, strict=True))
         figures: dict[str, Tensor] = {}
         strata = {"": range(len(self.protocol.query_ids))} | {f"_{k}": of for k, of in self.protocol.strata.items()}
         for suffix, chosen in strata.items():
@@ -89,6 +95,9 @@ class NegativeRoles(EvaluationCallback):
     """
 
     def __init__(self) -> None:
+        self.before: dict[
+            str, dict[str, dict[int, bool]]
+        ] = {}  # of the last evaluation, as `RoleMetric` has it, by split
         self._metrics: dict[int, RoleMetric] = {}
         self._latest: dict[str, dict[str, float]] = {}
 
@@ -143,6 +152,7 @@ class NegativeRoles(EvaluationCallback):
             # Equal on all ranks already; saying so keeps Lightning from warning about it.
             pl_module.log_dict({f"{split}_{name}": value for name, value in figures.items()}, sync_dist=True)
             self._latest[split] = {name: round(value.item(), 4) for name, value in figures.items()}
+            self.before[split] = metric.before
         self._metrics = {}
 
     def _save(self, phase: str, trainer: Trainer) -> None:

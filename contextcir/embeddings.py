@@ -38,19 +38,19 @@ def weights_digest(tower: nn.Module, settings: str = "") -> str:
     return state_digest(tower.state_dict(), f"{settings}\n{tower}\n")
 
 
-def preprocess_digest(preprocess: Callable[[Image.Image], Tensor]) -> str:
+def preprocess_digest(preprocess: Callable[[Image.Image], Tensor], remedy: str, setting: str) -> str:
     """Return the SHA-256 over the name of ``preprocess`` and its results on a wide and a tall probe image.
 
     Raises:
-        InputError: if it is random: its results can't be stored.
+        InputError: if it is random: its results can't be stored. It ends with the ``remedy``, and names the setting.
     """
     noise = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
     probes = [Image.fromarray(noise), Image.fromarray(noise.transpose(1, 0, 2).copy())]
     first, second = ([preprocess(probe).float() for probe in probes] for _ in range(2))
     if not all(torch.equal(one, other) for one, other in zip(first, second, strict=True)):
         raise InputError(
-            "the preprocessing gives another result each time, so embeddings can't be stored: leave out StoreGallery",
-            setting="trainer.callbacks",
+            f"the preprocessing gives another result each time, so embeddings can't be stored: {remedy}",
+            setting=setting,
         )
     named = getattr(preprocess, "__qualname__", None) or repr(preprocess)
     digest = hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", named).encode())
@@ -70,41 +70,35 @@ def file_stamps(paths: Sequence[str], states: Iterable[FileState | None]) -> np.
     return stamps
 
 
-class GalleryFeatures:
-    """The stored embeddings of one list of images.
+class StoredRows:
+    """What a list of images has on disk: a row of bytes for each.
 
     Several processes may read and write at once. Only complete rows are read: a row is on disk before its mark is, and
     the mark holds its checksum. A row that was cut off, overwritten or changed counts as not stored, and is encoded
-    again. Files are read, not mapped: a file that shrinks, or a full disk, would end a process that maps it.
+    again.
 
     Args:
         folder: of the two files, which are made if they are missing.
         stamps: (N,) uint64, see `file_stamps`: the images as they are now.
-        width: of an embedding.
-        precision: of the numbers on disk.
+        size: of a row, in bytes.
 
     Raises:
         InputError: if there is no room for them, or something else lies in their place.
     """
 
-    def __init__(self, folder: Path, stamps: np.ndarray, width: int, precision: Precision) -> None:
-        self.folder, self.stamps, self.width, self.precision = folder, stamps, width, precision
-        self._row = width * np.dtype(precision).itemsize  # bytes
+    def __init__(self, folder: Path, stamps: np.ndarray, size: int) -> None:
+        self.folder, self.stamps, self.size = folder, stamps, size
         make_folder(folder)
-        for name, size in ((FEATURES, len(stamps) * self._row), (DONE, stamps.nbytes)):
-            reserve(folder / name, size)
+        for name, total in ((FEATURES, len(stamps) * size), (DONE, stamps.nbytes)):
+            reserve(folder / name, total)
         self._features, self._done = ((folder / name).open("rb", buffering=0) for name in (FEATURES, DONE))
         self._sound = np.zeros(len(stamps), np.uint64)  # marks whose rows were compared with them by this process
-
-    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
-        # An open file can't be pickled.
-        return type(self), (self.folder, self.stamps, self.width, self.precision)
 
     def __len__(self) -> int:
         return len(self.stamps)
 
     def has(self, row: int) -> bool:
-        """Return whether the current version of the image has an embedding, as it was written."""
+        """Return whether the current version of the image has a row, as it was written."""
         if not self.stamps[row]:
             return False
         mark = np.frombuffer(os.pread(self._done.fileno(), 8, 8 * row).ljust(8, b"\0"), np.uint64)[0]
@@ -115,38 +109,17 @@ class GalleryFeatures:
         return bool(self._sound[row] == mark)
 
     def count(self) -> int:
-        """Return how many images have an embedding."""
+        """Return how many images have a row."""
         return sum(map(self.has, range(len(self))))
 
-    def read(self, row: int) -> Tensor:
-        """Return the embedding (E,) of an image that `has` one.
-
-        Raises:
-            InputError: if the file was cut off since.
-        """
-        content = self._bytes(row)
-        if len(content) < self._row:
-            raise InputError("was cut off while it was read", file=self.folder / FEATURES)
-        return torch.from_numpy(np.frombuffer(bytearray(content), self.precision))
-
     def _bytes(self, row: int) -> bytes:
-        return os.pread(self._features.fileno(), self._row, row * self._row)
+        return os.pread(self._features.fileno(), self.size, row * self.size)
 
-    def write(self, rows: Tensor, embeddings: Tensor) -> None:
-        """Store embeddings (B, E) of the images ``rows`` (B,), without those that hold a NaN.
+    def _store(self, index: np.ndarray, data: np.ndarray) -> None:
+        """Store rows (B, ...) of the images ``index`` (B,).
 
         Rows that another process has stored meanwhile are left alone: their marks never vanish under a reader.
-
-        Raises:
-            InputError: if a number is too large for the precision on disk, or nothing can be written there.
         """
-        values = embeddings.detach().to("cpu", getattr(torch, self.precision))
-        if values.isinf().any():
-            raise InputError(
-                f"an embedding is too large for {self.precision}: set StoreGallery's `precision` to float32"
-            )
-        valid = ~values.isnan().any(1)
-        index, data = rows.cpu()[valid].numpy(), values[valid].numpy()
         new = np.array([not self.has(row) for row in index.tolist()], bool)
         index, data = index[new], data[new]
         if any(os.pread(self._done.fileno(), 8, 8 * row).strip(b"\0") for row in index.tolist()):
@@ -158,6 +131,52 @@ class GalleryFeatures:
 
     def _mark(self, index: np.ndarray, values: np.ndarray) -> None:
         write_rows(self.folder / DONE, index, values[:, None])
+
+
+class GalleryFeatures(StoredRows):
+    """The stored embeddings of one list of images.
+
+    Files are read, not mapped: a file that shrinks would end a process that maps it.
+
+    Args:
+        folder: see StoredRows, as for ``stamps`` and errors.
+        stamps: of the images.
+        width: of an embedding.
+        precision: of the numbers on disk.
+    """
+
+    def __init__(self, folder: Path, stamps: np.ndarray, width: int, precision: Precision) -> None:
+        self.width, self.precision = width, precision
+        super().__init__(folder, stamps, width * np.dtype(precision).itemsize)
+
+    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
+        # An open file can't be pickled.
+        return type(self), (self.folder, self.stamps, self.width, self.precision)
+
+    def read(self, row: int) -> Tensor:
+        """Return the embedding (E,) of an image that `has` one.
+
+        Raises:
+            InputError: if the file was cut off since.
+        """
+        content = self._bytes(row)
+        if len(content) < self.size:
+            raise InputError("was cut off while it was read", file=self.folder / FEATURES)
+        return torch.from_numpy(np.frombuffer(bytearray(content), self.precision))
+
+    def write(self, rows: Tensor, embeddings: Tensor) -> None:
+        """Store embeddings (B, E) of the images ``rows`` (B,), without those that hold a NaN.
+
+        Raises:
+            InputError: if a number is too large for the precision on disk, or nothing can be written there.
+        """
+        values = embeddings.detach().to("cpu", getattr(torch, self.precision))
+        if values.isinf().any():
+            raise InputError(
+                f"an embedding is too large for {self.precision}: set StoreGallery's `precision` to float32"
+            )
+        valid = ~values.isnan().any(1)
+        self._store(rows.cpu()[valid].numpy(), values[valid].numpy())
 
 
 def _mark(stamp: np.uint64, content: bytes) -> np.uint64:
@@ -280,7 +299,7 @@ class GalleryStore:
             return None
         about = {
             "weights": weights,
-            "preprocess": preprocess_digest(preprocess),
+            "preprocess": preprocess_digest(preprocess, "leave out StoreGallery", "trainer.callbacks"),
             "images": hashlib.sha256(json.dumps(list(paths.items())).encode()).hexdigest(),
             "count": len(paths),
             "width": self.width,

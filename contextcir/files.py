@@ -261,7 +261,7 @@ def write_text(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
-def write_json(path: Path, value: Any, indent: int = 1) -> None:
+def write_json(path: Path, value: Any, indent: int | None = 1) -> None:
     """Write a JSON file; readers see the old content or the new one."""
     write_text(path, json.dumps(value, indent=indent) + "\n")
 

@@ -17,10 +17,12 @@ from contextcir.errors import InputError, shown
 from contextcir.evaluation.protocol import Protocol
 from contextcir.phrases.sources import PhraseSource
 from contextcir.weights import harmless, read_weights
+from data_modules.loading.features import FeatureSetting
 from data_modules.loading.gallery import Collate, GallerySampler, gallery_source
 from data_modules.loading.images import ImageStore
 from data_modules.loading.missing import Part, drop_missing, find_missing
 from data_modules.loading.phrases import check_phrases, phrases_to_train_on, with_phrases
+from data_modules.loading.rows import GalleryRows, ImageRows, QueryRows, TripletRows
 from data_modules.loading.sampling import (
     ResumableLoader,
     ResumableSampler,
@@ -29,7 +31,14 @@ from data_modules.loading.sampling import (
     TrainingOrder,
     batches_done,
 )
-from data_modules.loading.triplets import GalleryDataset, Preprocess, QueryDataset, collate_queries, collate_triplets
+from data_modules.loading.triplets import (
+    GalleryDataset,
+    Preprocess,
+    QueryDataset,
+    collate_gallery,
+    collate_queries,
+    collate_triplets,
+)
 from data_modules.loading.workers import outlast_sigterm
 from data_modules.reading.reader import BenchmarkReader, check_split
 from data_modules.records import Evaluation, TrainingSet
@@ -69,7 +78,12 @@ class CompositionDataModule(LightningDataModule):
         allow_links: let links lead out of the folder of the benchmark, for sets whose images, or whose folders of
             images, are links to somewhere else.
         phrases: noun phrases of captions whose records name none: BankPhrases, ParsedPhrases or BankThenParser.
+        features: null to encode images in every step; ``auto`` to read what a frozen image tower makes of them from
+            disk, where it is computed once for all epochs and runs (a trained tower encodes images as before); or the
+            folder to keep that in, instead of that in CIR_FEATURES, or ``features`` among the runs.
     """
+
+    usual_features: str | None = None
 
     def __init__(
         self,
@@ -85,6 +99,7 @@ class CompositionDataModule(LightningDataModule):
         allow_missing: bool = False,
         allow_links: bool = False,
         phrases: PhraseSource | None = None,
+        features: str | None = None,
     ) -> None:
         super().__init__()
         self.reader = reader
@@ -105,6 +120,7 @@ class CompositionDataModule(LightningDataModule):
         self.allow_missing = allow_missing
         reader.allow_links = reader.allow_links or allow_links
         self.phrases = phrases
+        self.features = FeatureSetting(self.usual_features if features is None else features)
         self.gallery_store: GalleryStore | None = None  # set by the callback StoreGallery: embeddings from disk
         self.allow_zero_length_dataloader_with_multiple_devices = True  # of a gallery with fewer images than ranks
         self._follow_model = preprocess is None
@@ -113,6 +129,7 @@ class CompositionDataModule(LightningDataModule):
         # by split; None for the training set
         self._stores: dict[str | None, ImageStore] = {}
         self._missing: dict[str | None, int] = {}
+        self._rows: dict[tuple[int, int], ImageRows] = {}  # by the ids of store and features
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **options: Any) -> Any:
@@ -210,9 +227,11 @@ class CompositionDataModule(LightningDataModule):
         self._check_batch(self._training)
         replicas, rank = self._share()
         filled = with_phrases(records, self.phrases)
-        dataset = SeededTriplets(filled, self._images(None, paths), self._checked_preprocess())
+        images, preprocess = self._images(None, paths), self._checked_preprocess()
+        rows = self._rows_of(images)
+        dataset = SeededTriplets(filled, images, preprocess) if rows is None else TripletRows(filled, rows)
         sampler = ResumableSampler(self.order, [self.order.group(record) for record in records], replicas, rank)
-        options = {"sampler": sampler, "drop_last": True, "persistent_workers": self.num_workers > 0}
+        options = {"sampler": sampler, "drop_last": True, "persistent_workers": self.num_workers > 0 and rows is None}
         loader = self._loader(ResumableLoader, dataset, collate_triplets, batch_size=self.batch_size, **options)
         loader.batches_done = partial(batches_done, self)
         return loader
@@ -289,7 +308,13 @@ class CompositionDataModule(LightningDataModule):
             queries, protocol = self._queries(evaluation), evaluation.protocol
             gallery = GalleryDataset(protocol.gallery, queries.images, queries.preprocess)
             sampler = GallerySampler(len(gallery), *self._share())
+            rows = self._rows_of(queries.images)
             source = gallery_source(gallery, self.gallery_store, protocol.split)
+            if rows is not None:
+                queries = QueryRows(queries.records, rows)
+                source = (
+                    source if self.gallery_store else (DataLoader, GalleryRows(gallery.names, rows), collate_gallery)
+                )
             loaders.append(self._loader(*source, batch_size=self.eval_batch_size, sampler=sampler))
             loaders.append(self._loader(DataLoader, queries, collate_queries, batch_size=self.eval_batch_size))
         return loaders
@@ -309,12 +334,23 @@ class CompositionDataModule(LightningDataModule):
             self._stores[split] = self.reader.find_images(self.train_split if split is None else split, paths)
         return self._stores[split]
 
+    def _rows_of(self, images: ImageStore) -> ImageRows | None:
+        """Return the rows of images in the stored features; None where images are to be encoded in every step."""
+        stored = None if self.trainer is None else self.features.of(self.trainer.lightning_module)
+        if stored is None:
+            return None
+        key = id(images), id(stored)  # both live as long as the rows
+        if key not in self._rows:
+            self._rows[key] = ImageRows(images, self._checked_preprocess(), stored)
+        return self._rows[key]
+
     def _checked_preprocess(self) -> Preprocess:
         if self.preprocess is None:
             raise InputError(f"{type(self).__name__} has no preprocess: give it one, or set it up by a Trainer")
         return self.preprocess
 
     def _loader(self, kind: type[DataLoader], dataset: Dataset, collate_fn: Collate, **options: object) -> DataLoader:
-        options |= {"num_workers": self.num_workers, "pin_memory": torch.cuda.is_available()}
+        rows = isinstance(dataset, TripletRows | QueryRows | GalleryRows)  # there is nothing to decode
+        options |= {"num_workers": 0 if rows else self.num_workers, "pin_memory": torch.cuda.is_available()}
         options |= {"worker_init_fn": outlast_sigterm}
         return kind(dataset, collate_fn=collate_fn, **options)

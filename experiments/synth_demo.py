@@ -187,8 +187,8 @@ def study_data(root: Path, size: Size, hand: Path, unlabelled: Path, synthetic: 
     ]
     return {
         "data": {
-            "class_path": "data_modules.frozen.FrozenMixture",
-            "init_args": {"sets": sets, "evaluate": "scenes"},
+            "class_path": "data_modules.Mixture",
+            "init_args": {"sets": sets, "evaluate": "scenes", "features": "auto"},
         }
     }
 

@@ -2,7 +2,7 @@
 
 from contextcir.encoders.backbone import OpenCLIPBackbone, Widths
 from contextcir.encoders.features import Fused, ImageFeatures, TextFeatures, TokenBatch
-from contextcir.encoders.frozen import FrozenImageBackbone, ImageList
+from contextcir.encoders.frozen import FrozenImageBackbone, ImageList, StoredImages
 from contextcir.encoders.phrase_texts import PhraseTexts, QueryFeatures
 from contextcir.encoders.text import Tokenizer
 
@@ -14,6 +14,7 @@ __all__ = [
     "OpenCLIPBackbone",
     "PhraseTexts",
     "QueryFeatures",
+    "StoredImages",
     "TextFeatures",
     "TokenBatch",
     "Tokenizer",

@@ -6,10 +6,11 @@ open_clip is imported only by the functions that build models: with timm, torchv
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from contextcir import checks
@@ -19,7 +20,11 @@ from contextcir.encoders.text import Tokenizer, open_clip_name
 from contextcir.encoders.towers import ClipModel, TextTower, check_towers, freeze_all_but_last
 from contextcir.errors import InputError, one_line, shown
 
+if TYPE_CHECKING:
+    from contextcir.encoders.frozen import StoredImages
+
 MOST_PIXELS = 8192  # of the side of an image
+BUCKETS = 4  # groups of texts of similar length: more save little, and each has fixed costs
 
 
 class Widths(NamedTuple):
@@ -49,6 +54,7 @@ class OpenCLIPBackbone(nn.Module):
 
     clip: ClipModel
     pretrained: str | None
+    stored: "StoredImages | None"  # features of a frozen image tower, for rows in place of images
     _source: Source | None  # of weights that are not loaded yet
 
     def __init__(
@@ -100,7 +106,7 @@ class OpenCLIPBackbone(nn.Module):
         check_towers(clip, name)
         self.clip = cast(ClipModel, clip)
         self.model_name, self.pretrained = name, None  # for result files
-        self._source = None
+        self._source, self.stored = None, None
         self.register_load_state_dict_post_hook(_came)
         self.tokenizer = tokenizer
         visual = self.clip.visual
@@ -125,7 +131,12 @@ class OpenCLIPBackbone(nn.Module):
             source.fill(self.clip)
 
     def encode_image(self, images: Tensor) -> ImageFeatures:
-        """Preprocessed images (B, 3, S, S) -> tokens (B, V, D), CLS first, before the final norm; embeddings (B, E)."""
+        """Preprocessed images (B, 3, S, S) -> tokens (B, V, D), CLS first, before the final norm; embeddings (B, E).
+
+        In place of images there may be rows (B, 2) int64 of the ``stored`` features.
+        """
+        if self.stored is not None and not images.is_floating_point():
+            return self.stored.encode(self, images)
         if self._source is not None:
             self.load_weights()
         with self._kernel(images.device):
@@ -151,15 +162,35 @@ class OpenCLIPBackbone(nn.Module):
         projected = visual.ln_post(tokens)  # (B, V, D)
         return projected if visual.proj is None else projected @ visual.proj  # (B, V, E)
 
+    def embed_tokens(self, tokens: Tensor) -> Tensor:
+        """Vision tokens (B, V, D) before the final norm -> the image embedding (B, E) that the tower makes of them."""
+        visual = self.clip.visual
+        pooled, _ = visual._pool(tokens)  # (B, D) of CLS or the mean of the patches, with ln_post before or after
+        return (pooled if visual.proj is None else pooled @ visual.proj).to(self._dtype)
+
     def encode_text(self, tokens: TokenBatch) -> TextFeatures:
         """Token ids (B, T) -> tokens (B, T, D) after the final norm and embeddings (B, E).
 
-        The tower runs over T positions, not the full context length: it is causal, so the result is the same.
+        The tower runs over T positions, not the full context length: it is causal, so the result is the same. On a CPU,
+        texts of similar length go through it together, as padding costs as much there as words.
         """
         if self._source is not None:
             self.load_weights()
-        tower = self._text
         ids, valid = tokens.ids.to(self._device), tokens.valid.to(self._device)
+        if ids.device.type != "cpu" or len(ids) < 2 * BUCKETS:
+            return self._encode_equally_long(ids, valid)
+        order = valid.sum(dim=1).argsort(stable=True)  # (B,)
+        parts = []
+        for rows in order.tensor_split(BUCKETS):
+            length = int(valid[rows].sum(dim=1).max())
+            part = self._encode_equally_long(ids[rows, :length], valid[rows, :length])
+            parts.append(part._replace(tokens=functional.pad(part.tokens, (0, 0, 0, ids.shape[1] - length))))
+        place = order.argsort()  # (B,)
+        hidden, embedding = (torch.cat([part[field] for part in parts])[place] for field in (0, 2))
+        return TextFeatures(hidden, valid, embedding)
+
+    def _encode_equally_long(self, ids: Tensor, valid: Tensor) -> TextFeatures:
+        tower = self._text
         length = ids.shape[1]
         with self._kernel(ids.device):
             cast_dtype = tower.transformer.get_cast_dtype()
@@ -176,6 +207,15 @@ class OpenCLIPBackbone(nn.Module):
     def blocks(self) -> list[nn.Module]:
         """The transformer blocks of the image tower, then those of the text tower."""
         return [*self.clip.visual.transformer.resblocks, *self._text.transformer.resblocks]
+
+    def parameter_groups(self) -> dict[str, set[str]]:
+        """Return the names of parameters that an optimizer may give a rate of their own, by group: the two towers."""
+        image = {id(parameter) for parameter in self.clip.visual.parameters()}
+        names = {name: id(parameter) in image for name, parameter in self.named_parameters()}
+        return {
+            "image_tower": {name for name, of_image in names.items() if of_image},
+            "text_tower": {name for name, of_image in names.items() if not of_image},
+        }
 
     def freeze_text_projection(self) -> None:
         """Freeze the projection for fusions that read text tokens only: DDP refuses parameters without a gradient."""
@@ -253,6 +293,8 @@ def _not_random(record: logging.LogRecord) -> bool:
 
 
 def _came(backbone: Any, incompatible: Any) -> None:
-    """Forget postponed weights once a checkpoint has brought all of them."""
+    """Forget postponed weights once a checkpoint has brought all of them, and features of other weights."""
+    if backbone.stored is not None:
+        backbone.stored.close()
     if not any(".clip." in f".{name}" for name in incompatible.missing_keys):
         backbone._source = None

@@ -109,7 +109,7 @@ class Tokenizer:
 
     def __call__(self, captions: Sequence[str]) -> TokenBatch:
         """Return token ids (B, T) and their validity, T being the longest of these captions (2 without any)."""
-        return self._padded([encoding.ids for encoding in self._encode_all(captions)])
+        return self.pad([encoding.ids for encoding in self._encode_all(captions)])
 
     def span_tokens(self, captions: Sequence[str], owner: Tensor, spans: Tensor) -> Tensor:
         """Return the mask (P, T) of the tokens that overlap each phrase, on the device of `spans`; T as for captions.
@@ -148,7 +148,26 @@ class Tokenizer:
             encoding = self._encode(captions[row])
             inner = self._whole_words(encoding, start, end)
             rows.append(self._encode(encoding.text[start:end]).ids if inner is None else inner)
-        return self._padded(rows)
+        return self.pad(rows)
+
+    def parts(self, caption: str, spans: Sequence[tuple[int, int]]) -> list[tuple[tuple[int, ...], range]]:
+        """Return the ids of parts of a caption as texts of their own, and which tokens of the caption each has.
+
+        ``spans``: characters ``[start, end)`` of the cleaned caption; without any, the whole caption is one part. The
+        first token of a part after its start token stands for the first of the range, and so on. Raises ValueError for
+        a span that is empty or not inside its caption.
+        """
+        encoding = self._encode(caption)
+        if not spans:
+            return [(encoding.ids, range(1, len(encoding.ids) - 1))]
+        parts = []
+        for start, end in spans:
+            self._check(caption, start, end)
+            inner = self._whole_words(encoding, start, end)
+            ids = self._encode(encoding.text[start:end]).ids if inner is None else inner
+            first, last = 1 + bisect_right(encoding.ends, start), 1 + bisect_left(encoding.starts, end)
+            parts.append((ids, range(first, min(last, first + len(ids) - 2))))
+        return parts
 
     @staticmethod
     def content(tokens: TokenBatch) -> Tensor:
@@ -181,7 +200,8 @@ class Tokenizer:
         return self._bpe.decoder[token].endswith("</w>")
 
     @staticmethod
-    def _padded(encoded: Sequence[tuple[int, ...]]) -> TokenBatch:
+    def pad(encoded: Sequence[tuple[int, ...]]) -> TokenBatch:
+        """Return texts, given as ids with start and end, as one batch."""
         length = max((len(ids) for ids in encoded), default=2)
         rows = [ids + (PAD,) * (length - len(ids)) for ids in encoded]
         lengths = torch.tensor([len(ids) for ids in encoded], dtype=torch.long)  # (B,)

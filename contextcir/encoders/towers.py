@@ -34,6 +34,7 @@ class ImageTower(nn.Module):
     image_size: tuple[int, int]
     grid_size: tuple[int, int]
     attn_pool: nn.Module | None
+    _pool: Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 class TextTower(nn.Module):

@@ -14,7 +14,7 @@ from torchmetrics.utilities import dim_zero_cat
 from contextcir.batch import first_of_each
 from contextcir.evaluation.protocol import Protocol, averaging_groups
 from contextcir.evaluation.ranking import score_chunks
-from contextcir.evaluation.scoring import Answers, known_answers, score_queries
+from contextcir.evaluation.scoring import Answers, Scored, known_answers, score_queries
 
 GALLERY, COMPOSED = "gallery", "composed"
 CHUNK = 8192  # embeddings that are copied at a time
@@ -177,6 +177,7 @@ class CompositionMetric(EvaluationEmbeddings):
     def __init__(self, protocol: Protocol, **kwargs: Any) -> None:
         super().__init__(protocol, **kwargs)
         self._coverage: dict[str, Coverage] = {}
+        self._scored: dict[str, tuple[Tensor, Scored]] = {}
 
     def compute(self) -> dict[str, dict[str, Tensor]]:
         """Return by row every metric of the protocol in percent, by name without split prefix, then by stratum.
@@ -194,8 +195,9 @@ class CompositionMetric(EvaluationEmbeddings):
             if self.protocol.labelled and len(query_index) and len(gallery_index):
                 if known is None or not torch.equal(known[0], query_index):
                     known = query_index, known_answers(self.protocol, query_index, gallery_index)
-                values = score_queries(self.protocol, known[1], score_chunks(queries, gallery))
-                figures[row] = self._means(values, query_index)
+                scored = score_queries(self.protocol, known[1], score_chunks(queries, gallery))
+                self._scored[row] = query_index, scored
+                figures[row] = self._means(scored.values, query_index)
         return figures
 
     def figures(self, row: str = COMPOSED) -> dict[str, Tensor]:
@@ -206,10 +208,14 @@ class CompositionMetric(EvaluationEmbeddings):
         """Return the numbers of different queries of a row and gallery images behind the last `compute`."""
         return self._coverage.get(row, Coverage(0, 0))
 
+    def scored(self, row: str = COMPOSED) -> tuple[Tensor, Scored] | None:
+        """Return the queries (N,) behind the last `compute` and their values and ranks; None if it gave no figures."""
+        return self._scored.get(row)
+
     def reset(self) -> None:
         """Remove all embeddings; the rows stay."""
         super().reset()
-        self._coverage = {}
+        self._coverage, self._scored = {}, {}
 
     def _means(self, values: Mapping[str, Tensor], query_index: Tensor) -> dict[str, Tensor]:
         """Return means over all queries and over each stratum, in percent, of values (N,) by metric."""

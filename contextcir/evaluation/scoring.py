@@ -117,14 +117,32 @@ class ScoredRanks(Ranks):
         return without(self._scores, self._answers.references) if self._exclude_reference else self._scores
 
 
-def score_queries(protocol: Protocol, answers: Answers, chunks: Iterable[tuple[slice, Tensor]]) -> dict[str, Tensor]:
-    """Return every metric of the protocol as one value in 0..1 per query (N,).
+class Scored(NamedTuple):
+    """What the scores say of N queries: ``values`` in 0..1 (N,) by metric, and ranks (N,) of the best target.
+
+    ``rank`` in the gallery, of the first target alone where recall is that of the first; ``subset_rank`` in the query's
+    own subset, None without subsets. Infinite where the target is missing.
+    """
+
+    values: dict[str, Tensor]
+    rank: Tensor
+    subset_rank: Tensor | None
+
+
+def score_queries(protocol: Protocol, answers: Answers, chunks: Iterable[tuple[slice, Tensor]]) -> Scored:
+    """Return every metric of the protocol, and the ranks of the targets, of every query.
 
     ``chunks``: slices of the queries, in order, with their scores (rows, G), as `ranking.score_chunks` yields them;
     excluded images have the score -inf.
     """
     parts: list[dict[str, Tensor]] = []
+    own: list[Tensor] = []
+    own_subset: list[Tensor] = []
     for rows, scores in chunks:
         ranks = ScoredRanks(Answers(*(known[rows] for known in answers)), scores, protocol.exclude_reference)
         parts.append({metric.name: metric.values(ranks) for metric in protocol.metrics})
-    return {name: torch.cat([part[name] for part in parts]) for name in protocol.metric_names()}
+        own.append((ranks.first_target if protocol.recall_of_first else ranks.targets)[:, 0])
+        if protocol.subsets is not None:
+            own_subset.append(ranks.subset_targets[:, 0])
+    values = {name: torch.cat([part[name] for part in parts]) for name in protocol.metric_names()}
+    return Scored(values, torch.cat(own), torch.cat(own_subset) if own_subset else None)

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
+from contextcir.encoders.backbone import OpenCLIPBackbone
 from contextcir.encoders.features import Fused, ImageFeatures, TextFeatures
 from contextcir.encoders.phrase_texts import PhraseTexts
 
@@ -16,6 +17,10 @@ class Fusion(nn.Module, ABC):
     """
 
     reads_text_embedding: bool = False  # where false, the text projection gets no gradient and has to be frozen
+    reads_clauses: bool = False  # whether captions are encoded clause by clause (`contextcir.encoders.clause_texts`)
+
+    def connect(self, backbone: OpenCLIPBackbone) -> None:
+        """Take what this fusion uses of the encoders besides their features; called once, before anything else."""
 
     @abstractmethod
     def forward(self, image: ImageFeatures, text: TextFeatures, phrases: PhraseTexts | None = None) -> Fused:

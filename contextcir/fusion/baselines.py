@@ -1,8 +1,12 @@
-"""Fusions without parameters, which a learned fusion has to outperform."""
+"""Fusions without interaction of image and text, which a composed query has to outperform."""
 
-from torch import Tensor
+import math
+
+import torch
+from torch import Tensor, nn
 from torch.nn import functional
 
+from contextcir.checks import positive
 from contextcir.encoders.backbone import Widths
 from contextcir.encoders.features import Fused, ImageFeatures, TextFeatures
 from contextcir.encoders.phrase_texts import PhraseTexts
@@ -46,3 +50,36 @@ class Sum(Baseline):
     def forward(self, image: ImageFeatures, text: TextFeatures, phrases: PhraseTexts | None = None) -> Fused:
         """Return the sum of the two as ``embedding`` (B, E)."""
         return Fused(functional.normalize(image.embedding, dim=-1) + functional.normalize(text.embedding, dim=-1), ())
+
+
+class ClauseSum(Baseline):
+    """q = n(i) + exp(s) sum_c t(c): the image, L2-normalised, and the clauses of the caption, each encoded alone.
+
+    The embeddings t(c) are not normalised, so that a text of many clauses moves the query further than one of few.
+
+    ``scale``: exp(s) at initialisation, about the inverse length of a text embedding before normalisation; learned.
+
+    Raises:
+        InputError: if the scale is not positive.
+    """
+
+    reads_text_embedding = True
+    reads_clauses = True
+
+    def __init__(self, widths: Widths, scale: float = 1 / 30) -> None:
+        super().__init__(widths)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(positive(scale, "model.fusion.scale"))))
+
+    def parameter_groups(self) -> dict[str, set[str]]:
+        """Return the names of parameters that an optimizer may give a rate of their own, by group."""
+        return {"scales": {"log_scale"}}
+
+    def forward(self, image: ImageFeatures, text: TextFeatures, phrases: PhraseTexts | None = None) -> Fused:
+        """Return the image plus the scaled sum of the clauses as ``embedding`` (B, E)."""
+        return Fused(functional.normalize(image.embedding, dim=-1) + self.log_scale.exp() * text.embedding, ())
+
+
+class RawSum(ClauseSum):
+    """`ClauseSum` of the whole caption as one text: what reading clause by clause changes is the difference of both."""
+
+    reads_clauses = False

@@ -206,6 +206,10 @@ class LearnedTemperatureInfoNCE(InfoNCE):
         between(temperature, self.LOWEST, TEMPERATURES[1], "model.contrastive.temperature")
         self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
 
+    def parameter_groups(self) -> dict[str, set[str]]:
+        """Return the names of parameters that an optimizer may give a rate of their own, by group."""
+        return {"scales": {"log_temperature"}}
+
     @property
     def temperature(self) -> Tensor:
         """Return the divisor of the similarities."""

@@ -138,7 +138,8 @@ def phrases_in(features: QueryFeatures) -> PhraseTexts:
 
 def ends_of(valid: Tensor) -> Tensor:
     """Return the mask (B, T) of the first and the last of the valid tokens (B, T): start and end of text."""
-    ends = valid & ~functional.pad(valid[:, 1:], (0, 1))
+    # The last one, not one before a gap: between clauses that are encoded alone, tokens are not valid.
+    ends = valid & (valid.flip(1).cumsum(dim=1).flip(1) == 1)
     ends[:, 0] = True
     return ends
 

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch.utilities import move_data_to_device
 from torch import Tensor, nn
 
-from contextcir.batch import Phrases, TripletBatch, first_of_each
+from contextcir.batch import Clauses, Phrases, TripletBatch, first_of_each
 from contextcir.encoders.backbone import OpenCLIPBackbone
 from contextcir.encoders.features import ImageFeatures
 from contextcir.encoders.phrase_texts import QueryFeatures
@@ -23,7 +23,13 @@ class Model(Protocol):
     fusion: Fusion
     concept: ConceptLoss | None
 
-    def compose(self, image: ImageFeatures, captions: Sequence[str], phrases: Phrases | None) -> QueryFeatures:
+    def compose(
+        self,
+        image: ImageFeatures,
+        captions: Sequence[str],
+        phrases: Phrases | None,
+        clauses: Clauses | None = None,
+    ) -> QueryFeatures:
         """Compose encoded references with B captions."""
 
     def parameters(self) -> Iterator[nn.Parameter]:
@@ -73,7 +79,8 @@ class WholeBatch:
         images = torch.cat([batch.query.reference, batch.target])  # (2B, 3, S, S)
         tokens, embedding = model.backbone.encode_image(images[distinct.first])
         reference = ImageFeatures(tokens[distinct.reference], embedding[distinct.reference])
-        features = model.compose(reference, batch.query.captions, batch.query.phrases)
+        query = batch.query
+        features = model.compose(reference, query.captions, query.phrases, query.clauses)
         concept = model.concept
         loss = None if concept is None else concept(ConceptReading(model.fusion, features, batch.reference_id))
         return Encoded(features.fused.embedding, embedding[distinct.target], reference.embedding, loss)

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import move_data_to_device
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from contextcir.batch import Phrases, TripletBatch
+from contextcir.batch import Clauses, Phrases, TripletBatch
 from contextcir.checks import whole
 from contextcir.encoders.features import ImageFeatures
 from contextcir.errors import InputError
@@ -212,7 +212,9 @@ class Passes:
         reference = chunk.reference.to(embedding.device)
         captions = [query.captions[row] for row in chunk.rows.tolist()]
         image = ImageFeatures(tokens[reference], embedding[reference])
-        features = model.compose(image, captions, phrases_of_rows(query.phrases, chunk.rows, len(query.captions)))
+        phrases = phrases_of_rows(query.phrases, chunk.rows, len(query.captions))
+        clauses = clauses_of_rows(query.clauses, chunk.rows, len(query.captions))
+        features = model.compose(image, captions, phrases, clauses)
         values = embedding.new_zeros(0)
         if self.concept is not None:
             ids = self.batch.reference_id[chunk.rows.to(self.device)]
@@ -241,12 +243,26 @@ class _InChunks(torch.autograd.Function):
 
 def phrases_of_rows(phrases: Phrases, rows: Tensor, count: int) -> Phrases:
     """Return the phrases of some rows (b,) of a batch of ``count``; their owners count among these rows."""
-    rows = rows.to(phrases.owner.device)
+    owner, here = _owners_among(rows, phrases.owner, count)
+    return Phrases(owner, phrases.spans[here], phrases.boxes[here])
+
+
+def clauses_of_rows(clauses: Clauses | None, rows: Tensor, count: int) -> Clauses | None:
+    """Return the clauses of some rows (b,), as `phrases_of_rows`."""
+    if clauses is None:
+        return None
+    owner, here = _owners_among(rows, clauses.owner, count)
+    return Clauses(owner, clauses.spans[here])
+
+
+def _owners_among(rows: Tensor, owner: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the owners, counted among some rows (b,), of those that belong to them, and which those are (P,)."""
+    rows = rows.to(owner.device)
     place = torch.full((count,), -1, device=rows.device)
     place[rows] = torch.arange(len(rows), device=rows.device)
-    owner = place[phrases.owner]  # (P,)
-    here = owner >= 0
-    return Phrases(owner[here], phrases.spans[here], phrases.boxes[here])
+    moved = place[owner]  # (P,)
+    here = moved >= 0
+    return moved[here], here
 
 
 def add(totals: list[Tensor | None], gradients: tuple[Tensor | None, ...]) -> None:

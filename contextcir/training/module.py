@@ -12,8 +12,9 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn import functional
 
-from contextcir.batch import GalleryBatch, Phrases, QueryBatch, TripletBatch, check_pairs
+from contextcir.batch import Clauses, GalleryBatch, Phrases, QueryBatch, TripletBatch, check_pairs
 from contextcir.encoders.backbone import OpenCLIPBackbone, Widths
+from contextcir.encoders.clause_texts import encode_by_clause
 from contextcir.encoders.features import ImageFeatures
 from contextcir.encoders.phrase_texts import PhraseTexts, QueryFeatures
 from contextcir.encoders.pretrained import weights_postponed
@@ -66,6 +67,7 @@ class ContextCIR(LightningModule):
             self.save_hyperparameters(logger=False)
         self.backbone = backbone
         self.fusion = fusion(backbone.widths)
+        self.fusion.connect(backbone)
         self.contrastive = contrastive or InfoNCE()
         self.concept = concept
         self.optimizer = optimizer or AdamWWarmupCosine()
@@ -138,7 +140,7 @@ class ContextCIR(LightningModule):
 
     def encode_query(self, batch: QueryBatch) -> QueryFeatures:
         """Encode references and captions, and compose them."""
-        return self.compose(self.backbone.encode_image(batch.reference), batch.captions, batch.phrases)
+        return self.compose(self.backbone.encode_image(batch.reference), batch.captions, batch.phrases, batch.clauses)
 
     def encode_gallery(self, batch: GalleryBatch) -> ImageFeatures:
         """Encode the images of a batch, except for those whose embeddings are stored.
@@ -155,21 +157,37 @@ class ContextCIR(LightningModule):
                 embedding = embedding.index_copy(0, missing, encoded.to(embedding.dtype))
         return ImageFeatures(embedding.new_empty(len(embedding), 0, self.backbone.widths.vision), embedding)
 
-    def compose(self, image: ImageFeatures, captions: Sequence[str], phrases: Phrases | None) -> QueryFeatures:
-        """Compose encoded references with B captions; concept losses need ``phrases``, even if there are none."""
+    def compose(
+        self,
+        image: ImageFeatures,
+        captions: Sequence[str],
+        phrases: Phrases | None,
+        clauses: Clauses | None = None,
+    ) -> QueryFeatures:
+        """Compose encoded references with B captions; concept losses need ``phrases``, even if there are none.
+
+        ``clauses``: for fusions that read clause by clause; None for captions that are one clause each.
+        """
         check_pairs(len(image.embedding), captions, phrases)
-        text = self.backbone.encode_text(self.backbone.tokenizer(captions))
+        text = encode_by_clause(self.backbone, captions, clauses if self.fusion.reads_clauses else None)
         texts = None if phrases is None else PhraseTexts(self.backbone, captions, phrases)
         return QueryFeatures(image, text, self.fusion(image, text, texts), texts)
 
     @torch.no_grad()
-    def embed_query(self, images: Tensor, captions: Sequence[str], phrases: Phrases | None = None) -> Tensor:
+    def embed_query(
+        self,
+        images: Tensor,
+        captions: Sequence[str],
+        phrases: Phrases | None = None,
+        clauses: Clauses | None = None,
+    ) -> Tensor:
         """Preprocessed references (B, 3, S, S) and B captions -> composed queries (B, E), L2-normalised.
 
-        ``phrases``: noun phrases of the captions, for fusions that read them (`contextcir.phrases`).
+        ``phrases``: noun phrases of the captions, for fusions that read them; ``clauses``: their clauses, likewise
+        (`contextcir.phrases`).
         """
         with evaluating(self):
-            features = self.compose(self.backbone.encode_image(images), captions, phrases)
+            features = self.compose(self.backbone.encode_image(images), captions, phrases, clauses)
             return functional.normalize(features.fused.embedding, dim=-1)
 
     @torch.no_grad()
@@ -179,13 +197,20 @@ class ContextCIR(LightningModule):
             return functional.normalize(self.backbone.encode_image(images).embedding, dim=-1)
 
     @torch.no_grad()
-    def attention_maps(self, images: Tensor, captions: Sequence[str], phrases: Phrases | None = None) -> Tensor:
+    def attention_maps(
+        self,
+        images: Tensor,
+        captions: Sequence[str],
+        phrases: Phrases | None = None,
+        clauses: Clauses | None = None,
+    ) -> Tensor:
         """Attention of vision tokens to text tokens, (L, B, H, V, T); V begins with CLS, T with the start token.
 
         Fusions that read ``phrases`` have a further key for each, after the text.
         """
         with evaluating(self):
-            attention = self.compose(self.backbone.encode_image(images), captions, phrases).fused.attention
+            image = self.backbone.encode_image(images)
+            attention = self.compose(image, captions, phrases, clauses).fused.attention
         if not attention:
             raise InputError(f"{type(self.fusion).__name__} has no attention: choose another", setting="model.fusion")
         return torch.stack(attention)  # (L, B, H, V, T)

@@ -1,7 +1,7 @@
 """Optimizer and schedule: AdamW in groups, linear warm-up, cosine decay."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
@@ -12,6 +12,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from contextcir.checks import between, fraction, not_negative, positive, whole
 from contextcir.errors import InputError, shown
 
+RATES = "model.optimizer.rates"
+
 
 class AdamWWarmupCosine:
     """AdamW with one learning rate for the backbone and one for everything else.
@@ -20,8 +22,11 @@ class AdamWWarmupCosine:
     the last step. Norms, biases, embeddings, learned queries and temperatures have no weight decay. ``fused``: update
     all parameters in one kernel; None leaves the choice of kernels to torch. A rate of 0 keeps a part as it is.
 
+    ``rates``: learning rates of groups of parameters in the place of these two, by name: ``image_tower``,
+    ``text_tower``, and what a fusion or loss names in its method ``parameter_groups``, such as ``scales``.
+
     Raises:
-        InputError: if a number is outside of its range, or both learning rates are 0.
+        InputError: if a number is outside of its range, all learning rates are 0, or no module names a group.
     """
 
     def __init__(
@@ -34,15 +39,19 @@ class AdamWWarmupCosine:
         eps: float = 1e-8,
         final_lr_scale: float = 0.0,
         fused: bool | None = None,
+        rates: Mapping[str, float] | None = None,
     ) -> None:
         self.lr = not_negative(lr, "model.optimizer.lr")
         self.backbone_lr = not_negative(backbone_lr, "model.optimizer.backbone_lr")
-        rate = max(lr, backbone_lr)
+        if rates is not None and not isinstance(rates, Mapping):
+            raise InputError(f"expected a rate by name, got {shown(rates)}", setting=RATES)
+        self.rates = {name: not_negative(value, f"{RATES}.{name}") for name, value in (rates or {}).items()}
+        rate = max(lr, backbone_lr, *self.rates.values())
         if not rate:
-            raise InputError("both learning rates are 0: nothing would train", setting="model.optimizer.lr")
+            raise InputError("all learning rates are 0: nothing would train", setting="model.optimizer.lr")
         self.weight_decay = not_negative(weight_decay, "model.optimizer.weight_decay")
         if rate * weight_decay >= 1:  # a step multiplies the weights by 1 less this
-            problem = f"expected less than {1 / rate:g}, the inverse of the larger learning rate, got {weight_decay}"
+            problem = f"expected less than {1 / rate:g}, the inverse of the largest learning rate, got {weight_decay}"
             raise InputError(f"{problem}: a step would turn weights around", setting="model.optimizer.weight_decay")
         self.warmup_steps = whole(warmup_steps, 0, "model.optimizer.warmup_steps")
         self.betas = _betas(betas)
@@ -71,8 +80,17 @@ class AdamWWarmupCosine:
         heads = [head] if isinstance(head, nn.Module) else list(head)
         groups: list[dict[str, Any]] = []
         seen: set[int] = set()
-        for name, modules, rate in (("backbone", [backbone], self.backbone_lr), ("head", heads, self.lr)):
-            decayed, plain = split_by_decay(modules, seen)
+        everything = [backbone, *heads]
+        named = named_groups(everything)
+        for unknown in self.rates.keys() - named.keys():
+            problem = f"no module has parameters called {shown(unknown)}; there are {', '.join(sorted(named))}"
+            raise InputError(problem, setting=RATES)
+        kinds: list[tuple[str, list[nn.Module], float, set[int] | None]] = [
+            (name, everything, rate, named[name]) for name, rate in self.rates.items()
+        ]
+        kinds += [("backbone", [backbone], self.backbone_lr, None), ("head", heads, self.lr, None)]
+        for name, modules, rate, members in kinds:
+            decayed, plain = split_by_decay(modules, seen, members)
             groups.append({"name": name, "params": decayed, "lr": rate, "weight_decay": self.weight_decay})
             groups.append({"name": f"{name}_no_decay", "params": plain, "lr": rate, "weight_decay": 0.0})
         groups = [group for group in groups if group["params"]]
@@ -117,8 +135,9 @@ class AdamWWarmupRestarts(AdamWWarmupCosine):
         cycle_steps: int = 2500,
         cycle_growth: int = 2,
         fused: bool | None = None,
+        rates: Mapping[str, float] | None = None,
     ) -> None:
-        super().__init__(lr, backbone_lr, weight_decay, warmup_steps, betas, eps, final_lr_scale, fused)
+        super().__init__(lr, backbone_lr, weight_decay, warmup_steps, betas, eps, final_lr_scale, fused, rates)
         self.cycle_steps = whole(cycle_steps, 1, "model.optimizer.cycle_steps")
         self.cycle_growth = whole(cycle_growth, 1, "model.optimizer.cycle_growth")
 
@@ -139,18 +158,32 @@ def _betas(given: Sequence[float]) -> tuple[float, float]:
     return first, second
 
 
-def split_by_decay(modules: Iterable[nn.Module], seen: set[int]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+def named_groups(modules: Iterable[nn.Module]) -> dict[str, set[int]]:
+    """Return the ids of the parameters that modules name in their method ``parameter_groups``, by group."""
+    groups: dict[str, set[int]] = {}
+    for module in (module for root in modules for module in root.modules()):
+        method = getattr(module, "parameter_groups", None)
+        for name, members in (method() if callable(method) else {}).items():
+            groups.setdefault(name, set()).update(id(module.get_parameter(member)) for member in members)
+    return groups
+
+
+def split_by_decay(
+    modules: Iterable[nn.Module], seen: set[int], members: set[int] | None = None
+) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """Return the trainable parameters with weight decay, and those without; both are added to ``seen``, once each.
 
-    Without decay: parameters with at most one dimension (norms, biases, temperatures), embeddings, and those that a
-    module lists in its method ``no_weight_decay`` (timm's convention, which open_clip follows for its embeddings).
+    ``members``: ids of those to choose from; None for all. Without decay: parameters with at most one dimension (norms,
+    biases, temperatures), embeddings, and those that a module lists in its method ``no_weight_decay`` (timm's
+    convention, which open_clip follows for its embeddings).
     """
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     for root in modules:
         exempt = {id(p) for module in root.modules() for p in exempted(module)}
         for parameter in root.parameters():
-            if parameter.requires_grad and id(parameter) not in seen:
+            chosen = members is None or id(parameter) in members
+            if chosen and parameter.requires_grad and id(parameter) not in seen:
                 seen.add(id(parameter))
                 (plain if parameter.ndim <= 1 or id(parameter) in exempt else decayed).append(parameter)
     return decayed, plain

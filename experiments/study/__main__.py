@@ -44,6 +44,7 @@ def study(
     threads: int = 1,
     list: bool = False,
     aggregate: bool = False,
+    limit_seconds: float | None = None,
     publish: Path | None = None,
     flags: Sequence[str] = (),
 ) -> None:
@@ -58,6 +59,8 @@ def study(
         threads: CPU threads of each run; two runs of one thread are faster than one of two.
         list: Print the runs and whether they are done, and run nothing.
         aggregate: Make the tables of what is done, and run nothing.
+        limit_seconds: End after this time, on machines that are given for some hours: runs in progress keep what they
+            have done, the tables are made of what is there, and the same command goes on.
         publish: Folder to copy tables and figure to.
         flags: More arguments of experiments.run, for all runs. Those that begin with --data, --model, --trainer or
             --config need no `--flags`.
@@ -76,7 +79,7 @@ def study(
     if not aggregate:
         note_command(root)
         write_text(root / "study.yaml", read_text(file))
-        run_study(plan, root, share, Runner(root, jobs, threads))
+        run_study(plan, root, share, Runner(root, jobs, threads, seconds=limit_seconds))
     report = write_report(plan, root, choose(plan, root), commands(root))
     if publish is not None:
         publish.mkdir(parents=True, exist_ok=True)
@@ -96,6 +99,8 @@ def run_study(plan: Plan, root: Path, share: tuple[int, int], runner: Runner) ->
     tuning = plan.tuning_trials()
     runner.run([trial for start in range(step) for trial in tuning[(first + start) % step :: step]])
     raise_failures(runner)
+    if runner.out_of_time:
+        return
     choices = choose(plan, root)
     if choices is not None and plan.tune is not None:
         write_json(root / "choices.json", choices._asdict(), indent=2)

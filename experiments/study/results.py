@@ -12,6 +12,7 @@ from contextcir.files import read_json
 from experiments.study.plan import Plan, Trial
 
 RESULT = "result.json"  # of a trial, in its folder
+RUN_FOLDER = "run"  # of what experiments.run leaves, in it
 LEVEL = 0.95  # of all confidence intervals
 PHASES = ("fit_end", "validate", "test")  # of metrics.json; later ones take precedence
 POOLED = re.compile(r"(?P<stem>.+_)(?P<parts>\d+(?:\+\d+)+)$")  # ..._concepts_3+4

@@ -1,11 +1,12 @@
 """The runs of a study, each in a process and a folder of its own; each is done once, by however many runners.
 
 A folder holds ``trial.json`` (what to run), ``log.txt``, ``run/`` (what experiments.run leaves) and, once all is done,
-``result.json``. A run that was interrupted has no result, and is repeated from its beginning.
+``result.json``. A run that was interrupted has no result, and goes on from its last point to resume from.
 """
 
+import math
 import os
-import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -16,11 +17,13 @@ from pathlib import Path
 from filelock import SoftFileLease, Timeout
 
 from contextcir import files
+from contextcir.checks import positive
 from contextcir.errors import InputError
 from experiments.study.plan import Trial
-from experiments.study.results import read_result
+from experiments.study.results import RUN_FOLDER, read_result
 
-TRIAL, LOG, RUN, LOCK = "trial.json", "log.txt", "run", "lock"
+TRIAL, LOG, RUN, LOCK = "trial.json", "log.txt", RUN_FOLDER, "lock"
+ENDED_BY_SIGTERM = (-signal.SIGTERM, 128 + signal.SIGTERM)  # of a process: at once, or after it has saved its state
 POLL = 0.2  # seconds between two checks of running trials
 
 Command = Callable[[Path], list[str]]
@@ -49,9 +52,15 @@ class Runner:
         threads: CPU threads of each process.
         command: returns the command of the process for a trial's folder.
         report: is given a line on every trial that ends.
+        seconds: after this time, counted from here, no trial is begun, and those in progress are asked to end: they
+            keep what they have done. None for no limit.
 
     Attributes:
         failed: last line of the log by trial, for those that failed; they do not keep the others from running.
+        out_of_time: whether the time has ended before the trials did.
+
+    Raises:
+        InputError: if a number is outside of its range.
     """
 
     def __init__(
@@ -61,10 +70,15 @@ class Runner:
         threads: int = 1,
         command: Command = trial_command,
         report: Callable[[str], None] = print,
+        seconds: float | None = None,
     ) -> None:
         for setting, value in (("jobs", jobs), ("threads", threads)):
             if value < 1:
                 raise InputError(f"expected at least 1, got {value}", setting=setting)
+        if seconds is not None:
+            positive(seconds, "limit_seconds")
+        self.out_of_time = False
+        self._end_time = math.inf if seconds is None else time.monotonic() + seconds
         self.root, self.jobs, self.threads, self.command, self.report = root, jobs, threads, command, report
         self.failed: dict[str, str] = {}
         self._running: list[Running] = []
@@ -77,7 +91,13 @@ class Runner:
         self._done = 0
         try:
             while waiting or self._running:
-                for trial in list(waiting):
+                if time.monotonic() >= self._end_time and not self.out_of_time:
+                    self.out_of_time = True
+                    for running in self._running:
+                        running.process.terminate()
+                if self.out_of_time and not self._running:
+                    break
+                for trial in [] if self.out_of_time else list(waiting):
                     if len(self._running) == self.jobs:
                         break
                     if read_result(trial, self.root) is not None or self._start(trial):
@@ -105,7 +125,6 @@ class Runner:
         if read_result(trial, self.root) is not None:  # another runner has finished it since
             lease.release()
             return True
-        shutil.rmtree(folder / RUN, ignore_errors=True)
         files.write_json(folder / TRIAL, asdict(trial) | {"threads": self.threads}, indent=2)
         with open(folder / LOG, "wb") as log:
             # The trial reads its standard input, and ends when that is closed: it does not outlive this process.
@@ -122,6 +141,8 @@ class Runner:
     def _finish(self, running: Running) -> None:
         self._end(running)
         name = running.trial.name
+        if self.out_of_time and running.process.returncode in ENDED_BY_SIGTERM:
+            return
         if running.process.returncode or read_result(running.trial, self.root) is None:
             lines = (self.root / name / LOG).read_text(errors="replace").strip().splitlines()
             self.failed[name] = lines[-1] if lines else f"exit status {running.process.returncode}, and an empty log"
@@ -137,6 +158,9 @@ class Runner:
         name, seconds = running.trial.name, time.time() - running.start
         if name in self.failed:
             self.report(f"{name} FAILED after {seconds:.0f} s: {self.failed[name]} ({self.root / name / LOG})")
+            return
+        if read_result(running.trial, self.root) is None:
+            self.report(f"{name}: interrupted after {seconds:.0f} s")
             return
         rest = (time.time() - start) / max(1, self._done) * left
         self.report(f"[{total - left}/{total}] {name}: {seconds:.0f} s; {left} left, about {rest / 60:.0f} min")

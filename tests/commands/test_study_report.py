@@ -155,7 +155,7 @@ class Recorder:
     """In the place of a `Runner`: all runs are done at once, and noted."""
 
     def __init__(self, root: Path) -> None:
-        self.root, self.asked, self.failed = root, [], {}
+        self.root, self.asked, self.failed, self.out_of_time = root, [], {}, False
 
     def run(self, trials: list[Trial]) -> None:
         self.asked.append([trial.name for trial in trials])

@@ -16,9 +16,11 @@ from filelock import SoftFileLease
 
 from contextcir import files
 from contextcir.errors import InputError
+from contextcir.files import write_json
 from experiments.study.plan import Trial
 from experiments.study.results import RESULT, read_result
 from experiments.study.runner import LOCK, LOG, RUN, Runner, trial_environment
+from experiments.study.trial import PROGRESS, begin
 from tests.helpers.paths import PROJECT
 
 # Notes that it began, works for a while, writes its result; ends early where its input does, as real trials do.
@@ -31,7 +33,7 @@ def watch():
     os._exit(1)
 threading.Thread(target=watch, daemon=True).start()
 trial = json.loads((folder / "trial.json").read_text())
-(folder / "run").mkdir()
+(folder / "run").mkdir(exist_ok=True)
 (folder / "run" / str(os.getpid())).touch()
 with open(folder.parent / "begun.txt", "a") as file:
     file.write(f"{folder.name} {os.environ['OMP_NUM_THREADS']}\\n")
@@ -97,7 +99,7 @@ def test_processes_on_one_folder_share_the_trials_and_all_wait_for_the_last(tmp_
     assert sorted(begun(tmp_path)) == [f"t{number}" for number in range(6)]
 
 
-def test_a_killed_runner_takes_its_trial_with_it_and_the_next_one_repeats_it(tmp_path: Path) -> None:
+def test_a_killed_runner_takes_its_trial_with_it_and_the_next_one_begins_it_again(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from tests.commands.test_study_trials import *;"
         "Runner(Path(sys.argv[1]), command=command).run(make_trials(1))"
@@ -115,7 +117,8 @@ def test_a_killed_runner_takes_its_trial_with_it_and_the_next_one_repeats_it(tmp
     assert (tmp_path / "study" / "t0" / LOCK).exists() and not (tmp_path / "study" / "t0" / RESULT).exists()
     work(tmp_path, 1)
     assert begun(tmp_path) == ["t0", "t0"]
-    assert [path.name for path in run.iterdir()] == [str(json.loads((run.parent / RESULT).read_text())["pid"])]
+    pids = {str(trial_pid), str(json.loads((run.parent / RESULT).read_text())["pid"])}
+    assert {path.name for path in run.iterdir()} == pids  # what the first one left is there for the second one
     assert not (tmp_path / "study" / "t0" / LOCK).exists()
 
 
@@ -156,6 +159,44 @@ def _wait_without_sleep(condition) -> None:
     end = time.time() + 60
     while not condition():
         assert time.time() < end
+
+
+def test_at_the_end_of_its_time_a_runner_begins_nothing_and_asks_trials_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORK", "600")
+    said: list[str] = []
+    runner = Runner(tmp_path, command=command, report=said.append, seconds=3.0)
+    start = time.time()
+    runner.run(make_trials(3))
+    assert runner.out_of_time and runner.failed == {} and 3.0 <= time.time() - start < 60
+    assert begun(tmp_path) == ["t0"] and len(said) == 1 and "study/t0: interrupted" in said[0]
+    assert not list(tmp_path.rglob(f"{LOCK}*"))
+    runner.run(make_trials(3))
+    assert begun(tmp_path) == ["t0"]
+    monkeypatch.setenv("WORK", "0")
+    work(tmp_path, 3)
+    assert sorted(begun(tmp_path)) == ["t0", "t0", "t1", "t2"]
+
+
+def test_time_that_is_enough_changes_nothing(tmp_path: Path) -> None:
+    runner = Runner(tmp_path, command=command, report=str, seconds=100.0)
+    runner.run(make_trials(2))
+    assert not runner.out_of_time and sorted(begun(tmp_path)) == ["t0", "t1"]
+    with pytest.raises(InputError, match="limit_seconds"):
+        Runner(tmp_path, seconds=0.0)
+
+
+def test_a_run_that_other_settings_or_other_code_began_starts_anew(tmp_path: Path) -> None:
+    trial = {"flags": ("--x=1",), "subcommands": ("fit", "test")}
+    progress = begin(tmp_path, trial, "abc")
+    assert progress["done"] == [] and progress["checkpoint"] is None
+    write_json(tmp_path / PROGRESS, progress | {"done": ["fit"], "checkpoint": "last.ckpt"})
+    (tmp_path / RUN).mkdir()
+    assert begin(tmp_path, trial, "abc")["done"] == ["fit"] and (tmp_path / RUN).exists()
+    for other, code in ((trial, "abd"), (trial | {"flags": ("--x=2",)}, "abd")):
+        (tmp_path / RUN).mkdir(exist_ok=True)
+        assert begin(tmp_path, other, code)["done"] == [] and not (tmp_path / RUN).exists()
 
 
 @pytest.mark.parametrize(("jobs", "threads", "setting"), [(0, 1, "jobs"), (1, 0, "threads")])

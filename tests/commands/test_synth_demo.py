@@ -7,9 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from contextcir.encoders.frozen import FrozenImageBackbone
-from data_modules import Manifest, Scenes
-from data_modules.frozen import FrozenMixture
+from data_modules import Manifest, Mixture, Scenes
 from data_modules.scenes.writer import Size, write_scenes
 from experiments.run import main as run
 from experiments.synth_demo import (
@@ -75,7 +73,7 @@ def frozen(root: Path, tmp_path: Path, small: list[str]) -> list[str]:
     (tmp_path / "data.yaml").write_text(yaml.safe_dump(data))
     configs = [STUDIES / "overlays" / "trial.yaml", STUDIES / "overlays" / "frozen.yaml", tmp_path / "data.yaml"]
     steps = ["--trainer.max_steps=2", "--trainer.val_check_interval=2", "--data.batch_size=8"]
-    text = ["--model.backbone.trainable_text_blocks=1", f"--model.backbone.features={tmp_path / 'features'}"]
+    text = ["--model.backbone.trainable_text_blocks=1", f"--data.features={tmp_path / 'features'}"]
     return [BASE, SCENES, *(f"--config={path}" for path in configs), *small, *steps, *text]
 
 
@@ -88,7 +86,7 @@ def test_fits_differ_in_what_they_are_trained_on_alone(
 ) -> None:
     cli = run(["fit", *frozen, f"--data.weights={weights}"])
     data = cli.datamodule
-    assert isinstance(data, FrozenMixture) and isinstance(cli.model.backbone, FrozenImageBackbone)
+    assert isinstance(data, Mixture) and cli.model.backbone.stored is not None
     loader = data.train_dataloader()
     batches = list(loader)
     assert all(batch.target.shape == (8, 2) for batch in batches)  # rows, no pixels
@@ -138,7 +136,7 @@ def test_the_demo_goes_from_images_to_tables(
     folders = [f"--{name}={tmp_path / name}" for name in ("out", "root", "unlabelled")]
     sizes = [f"--size.{name}={value}" for name, value in vars(SIZE).items()]
     model = [f"--model.backbone.model=local-dir:{clip_folder}", "--model.backbone.trainable_text_blocks=1"]
-    model += [f"--model.backbone.features={tmp_path / 'features'}", "--trainer.precision=32-true"]
+    model += [f"--data.features={tmp_path / 'features'}", "--trainer.precision=32-true"]
     study = f"--study={STUDIES / 'synthesis_smoke.yaml'}"
     call = [*folders, *sizes, "--unlabelled_references=4", "--triplets=40", study, "--jobs=2", *model]
     main([*call, f"--publish={tmp_path / 'docs'}"])

@@ -248,3 +248,15 @@ def test_a_folder_without_weights_is_refused(tmp_path):
 def test_other_kinds_of_towers_are_refused(model):
     with torch.device("meta"), pytest.raises(ValueError, match=f"model '{model}' can't be used: its image tower"):
         OpenCLIPBackbone(model, "random")
+
+
+@pytest.mark.parametrize("lengths", [range(1, 30), [3] * 9, [60, *[1] * 20]])
+def test_many_texts_are_encoded_as_one_by_one_whatever_their_lengths(lengths):
+    backbone = tiny.backbone().double().eval()
+    texts = ["dog " * length for length in lengths]
+    together = backbone.encode_text(tiny.tokenizer()(texts))
+    assert together.tokens.shape == (*together.valid.shape, 32)
+    for row, text in enumerate(texts):
+        alone = backbone.encode_text(tiny.tokenizer()([text]))
+        torch.testing.assert_close(together.tokens[row][together.valid[row]], alone.tokens[0])
+        torch.testing.assert_close(together.embedding[row], alone.embedding[0])

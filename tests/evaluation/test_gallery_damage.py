@@ -66,16 +66,19 @@ def test_a_store_that_shrinks_while_it_is_read_ends_no_process(tmp_path: Path) -
     with pytest.raises(InputError, match=r"features.bin: was cut off while it was read"):
         found.read(7)
     assert not found.has(6)
-    table = FeatureTable(tmp_path / "table", STAMPS, 4)
-    table.write(torch.arange(8), VALUES)
-    assert torch.equal(table.rows(torch.tensor([3, 1])), VALUES[[3, 1]]) and table.rows(torch.tensor([])).shape == (
-        0,
-        4,
-    )
-    os.truncate(tmp_path / "table" / FEATURES, 100)
+
+
+def test_a_table_that_shrinks_while_it_is_read_ends_no_process(tmp_path: Path) -> None:
+    table = FeatureTable(tmp_path, STAMPS, 4, 4)
+    table.write(range(8), VALUES[:, None], VALUES)
+    found = table.read(np.array([3, 1]))
+    assert torch.equal(found[1], VALUES[[3, 1]]) and torch.equal(found[0], VALUES[[3, 1]].half())
+    assert [part.shape for part in table.read(np.array([], np.int64))] == [(0, 4), (0, 4)]
+    os.truncate(tmp_path / FEATURES, 6 * table.size + 4)
     with pytest.raises(InputError, match="was cut off"):
-        table.rows(torch.tensor([7]))
-    assert FeatureTable(tmp_path / "table", STAMPS, 4).lacking(range(8)) == [6, 7]
+        table.read(np.array([7]))
+    again = FeatureTable(tmp_path, STAMPS, 4, 4)
+    assert again.lacking() == [] and again.damaged(np.arange(8)) == [6, 7]
 
 
 @pytest.mark.parametrize("name", [FEATURES, DONE])

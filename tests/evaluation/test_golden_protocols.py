@@ -32,7 +32,7 @@ def test_the_official_example_submission_of_circo_gets_its_official_score(shared
         ranking = submission[str(identity)]
         scores[query, [column[str(image)] for image in ranking]] = -torch.arange(len(ranking), dtype=torch.float32)
     answers = known_answers(protocol, torch.arange(220), torch.arange(len(protocol.gallery)))
-    values = score_queries(protocol, answers, [(slice(0, 100), scores[:100]), (slice(100, 220), scores[100:])])
+    values = score_queries(protocol, answers, [(slice(0, 100), scores[:100]), (slice(100, 220), scores[100:])]).values
 
     figures = {name: round(100 * value.double().mean().item(), 4) for name, value in values.items()}
     assert [figures[f"map_at_{k}"] for k in (5, 10, 25, 50)] == [0.4861, 0.5178, 0.5400, 0.6020]

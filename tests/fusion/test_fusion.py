@@ -8,7 +8,8 @@ import torch
 from contextcir.encoders.backbone import Widths
 from contextcir.encoders.features import ImageFeatures, TextFeatures
 from contextcir.fusion import ConceptAttentionFusion, CrossAttentionFusion, ImageOnly, Sum, TextOnly
-from contextcir.fusion.cross_attention import Attention, AttentionPool, FusionBlock
+from contextcir.fusion.blocks import Attention, FusionBlock
+from contextcir.fusion.cross_attention import AttentionPool
 
 WIDTHS = Widths(vision=16, text=12, embed=10)
 FUSIONS = [CrossAttentionFusion, ConceptAttentionFusion]  # without phrases, the second does what the first does

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from contextcir.batch import Phrases, QueryBatch, TripletBatch
-from contextcir.fusion import ConceptAttentionFusion, CrossAttentionFusion, Fusion, Sum
+from contextcir.batch import Clauses, Phrases, QueryBatch, TripletBatch
+from contextcir.fusion import ConceptAttentionFusion, ConceptComposer, CrossAttentionFusion, Fusion, Sum
 from contextcir.losses.contrastive import InfoNCE, LearnedTemperatureInfoNCE
 from contextcir.losses.text_cc import ConceptLoss, SpatialConsistency, TextConceptConsistency
 from contextcir.training.encoding import WholeBatch
@@ -35,6 +35,7 @@ MODELS: dict[str, Parts] = {
     "Text-CC and a learned temperature": (two_layers, TextConceptConsistency(), LearnedTemperatureInfoNCE),
     "spatial consistency": (two_layers, SpatialConsistency(), InfoNCE),
     "concept attention": (concepts, TextConceptConsistency(), InfoNCE),
+    "clause by clause": (ConceptComposer, TextConceptConsistency(), InfoNCE),
     "no concept loss": (two_layers, None, InfoNCE),
     "sum of embeddings": (Sum, None, InfoNCE),
 }
@@ -68,18 +69,34 @@ def new_batch(size: int, precision: torch.dtype, phrases: int = 2, seed: int = 0
     kept &= owner != size // 2  # a caption without any
     phrases_kept = Phrases(*(part[kept] for part in query.phrases))
     reference, target = names.T.contiguous()
-    query = query._replace(reference=pixels[reference], phrases=phrases_kept)
+    query = query._replace(
+        reference=pixels[reference], phrases=phrases_kept, clauses=in_two(query.captions, choose.randrange(size))
+    )
     return TripletBatch(query, pixels[target], reference, target)
+
+
+def in_two(captions: list[str], whole: int) -> Clauses:
+    """Every caption but one as two clauses, divided at the blank after its first 8 letters."""
+    places = [
+        (row, *span)
+        for row, caption in enumerate(captions)
+        if row != whole
+        for middle in [caption.index(" ", 8)]
+        for span in ((0, middle), (middle + 1, len(caption)))
+    ]
+    table = torch.tensor(places).reshape(-1, 3)  # (C, 3)
+    return Clauses(table[:, 0], table[:, 1:])
 
 
 def rows_of(batch: TripletBatch, start: int, end: int) -> TripletBatch:
     """Some consecutive rows of a batch."""
     here = (batch.query.phrases.owner >= start) & (batch.query.phrases.owner < end)
     owner, spans, boxes = (part[here] for part in batch.query.phrases)
-    index, reference, captions, _ = batch.query
-    query = QueryBatch(
-        index[start:end], reference[start:end], captions[start:end], Phrases(owner - start, spans, boxes)
-    )
+    index, reference, captions, _, clauses = batch.query
+    phrases = Phrases(owner - start, spans, boxes)
+    inside = (clauses.owner >= start) & (clauses.owner < end)
+    clauses = Clauses(clauses.owner[inside] - start, clauses.spans[inside])
+    query = QueryBatch(index[start:end], reference[start:end], captions[start:end], phrases, clauses)
     return TripletBatch(query, *(part[start:end] for part in batch[1:]))
 
 

@@ -3,6 +3,8 @@ import math
 import pytest
 import torch
 
+from contextcir.errors import InputError
+from contextcir.fusion import ConceptComposer
 from contextcir.fusion.cross_attention import CrossAttentionFusion
 from contextcir.losses.contrastive import LearnedTemperatureInfoNCE
 from contextcir.training.optim import AdamWWarmupCosine, AdamWWarmupRestarts
@@ -111,3 +113,30 @@ def test_training_nothing_is_refused():
     frozen = torch.nn.Linear(2, 2).requires_grad_(False)
     with pytest.raises(ValueError, match="nothing to train"):
         AdamWWarmupCosine()(frozen, frozen, 5)
+
+
+def composer(**settings):
+    backbone = tiny.backbone()
+    fusion = ConceptComposer(backbone.widths)
+    optimizer, _ = AdamWWarmupCosine(warmup_steps=0, **settings)(backbone, [fusion], 10)
+    names = {id(p): name for part in (backbone, fusion) for name, p in part.named_parameters()}
+    groups = {group["name"]: group for group in optimizer.param_groups}
+    return groups, {name: {names[id(p)] for p in group["params"]} for name, group in groups.items()}
+
+
+def test_groups_that_modules_name_have_rates_of_their_own():
+    groups, names = composer(lr=2.0e-3, backbone_lr=1e-4, rates={"scales": 0.01, "text_tower": 1e-3})
+    assert {name: group["initial_lr"] for name, group in groups.items()} == {
+        "scales_no_decay": 0.01, "text_tower": 1e-3, "text_tower_no_decay": 1e-3, "backbone": 1e-4,
+        "backbone_no_decay": 1e-4, "head": 2.0e-3, "head_no_decay": 2.0e-3,
+    }  # fmt: skip
+    assert names["scales_no_decay"] == {"log_scale"} and groups["scales_no_decay"]["weight_decay"] == 0
+    assert all(".visual." in name for name in names["backbone"] | names["backbone_no_decay"])
+    assert not any(".visual." in name for name in names["text_tower"] | names["text_tower_no_decay"])
+    every = [name for group in names.values() for name in group]
+    assert len(every) == len(set(every))
+
+
+def test_a_group_that_no_module_names_is_refused_with_those_that_exist():
+    with pytest.raises(InputError, match="'scale'; there are image_tower, scales, text_tower"):
+        composer(rates={"scale": 0.01})

@@ -1,0 +1,46 @@
+"""The Combiner of CLIP4CIR: an MLP over both CLIP embeddings, the field's usual trained baseline."""
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from contextcir.checks import fraction, whole
+from contextcir.encoders.backbone import Widths
+from contextcir.encoders.features import Fused, ImageFeatures, TextFeatures
+from contextcir.encoders.phrase_texts import PhraseTexts
+from contextcir.fusion.baselines import Baseline
+
+MOST_WIDTH = 65_536  # many times that of the published one, 5,120
+
+
+class Combiner(Baseline):
+    """q = MLP(i, t) + sigma t + (1 - sigma) i, where a second MLP of both gives sigma in (0, 1).
+
+    Baldrati et al., Conditioned and Composed Image Retrieval Combining and Partially Fine-Tuning CLIP-Based Features
+    (CVPRW 2022), figure 4; both embeddings are L2-normalised first. ``width``: of the projections of each embedding;
+    the layer over both is twice as wide. ``dropout``: 0.5 as published.
+
+    Raises:
+        InputError: if the width is not a whole number from 1 on, or all would drop out.
+    """
+
+    reads_text_embedding = True
+
+    def __init__(self, widths: Widths, width: int = 640, dropout: float = 0.5) -> None:
+        super().__init__(widths)
+        whole(width, 1, "model.fusion.width", MOST_WIDTH)
+        fraction(dropout, "model.fusion.dropout")
+
+        def layer(inputs: int, outputs: int) -> nn.Sequential:
+            return nn.Sequential(nn.Linear(inputs, outputs), nn.ReLU(), nn.Dropout(dropout))
+
+        self.image, self.text = layer(widths.embed, width), layer(widths.embed, width)
+        self.combined = nn.Sequential(layer(2 * width, 2 * width), nn.Linear(2 * width, widths.embed))
+        self.share = nn.Sequential(layer(2 * width, 2 * width), nn.Linear(2 * width, 1), nn.Sigmoid())
+
+    def forward(self, image: ImageFeatures, text: TextFeatures, phrases: PhraseTexts | None = None) -> Fused:
+        """Return the combination as ``embedding`` (B, E)."""
+        i, t = (functional.normalize(side.embedding, dim=-1) for side in (image, text))
+        both = torch.cat([self.image(i), self.text(t)], dim=-1)  # (B, 2 width)
+        share = self.share(both)  # (B, 1)
+        return Fused(self.combined(both) + share * t + (1 - share) * i, ())

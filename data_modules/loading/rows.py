@@ -1,0 +1,99 @@
+"""Batches of rows of stored features in place of pixels: no image is opened, and no process is needed to decode any."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from contextcir.embeddings import preprocess_digest
+from contextcir.encoders.frozen import SETTING, ImageList, StoredImages
+from data_modules.loading.images import ImageStore
+from data_modules.loading.sampling import Draw
+from data_modules.loading.triplets import GalleryItem, Preprocess, QueryDataset, TripletItem
+from data_modules.records import QueryRecord
+
+
+class ImageRows:
+    """The images of a store as rows (2,) int64 of stored features.
+
+    Args:
+        images: the store.
+        preprocess: PIL image to tensor (3, S, S).
+        stored: where the features are; the images are added to it.
+
+    Raises:
+        InputError: if the preprocessing is random.
+    """
+
+    def __init__(self, images: ImageStore, preprocess: Preprocess, stored: StoredImages) -> None:
+        self.images, self.preprocess, self.stored = images, preprocess, stored
+        ids = torch.tensor([images.index(name) for name in images.names], dtype=torch.int64)
+        listed = ImageList(
+            files=list(images.paths.values()),
+            states=images.states(images.names),
+            read=self._read,
+            preprocess=preprocess_digest(preprocess, "take null, to encode pixels", SETTING),
+            ids=ids,
+        )
+        number = stored.add(listed)
+        places = torch.stack([torch.full_like(ids, number), torch.arange(len(ids))], dim=1)  # (N, 2)
+        self._rows = dict(zip(images.names, places.unbind(), strict=True))
+        self._sizes: dict[str, tuple[int, int]] = {}
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Return the row (2,) of an image."""
+        return self._rows[name]
+
+    def size(self, name: str, purpose: str) -> tuple[int, int]:
+        """Return width and height of an image; of the file, the head is read once."""
+        if name not in self._sizes:
+            self._sizes[name] = self.images.size(name, purpose)
+        return self._sizes[name]
+
+    def _read(self, position: int) -> Tensor:
+        name = self.images.names[position]
+        return self.preprocess(self.images.load(name, "whose features are to be stored"))
+
+
+class QueryRows(QueryDataset):
+    """Queries with rows as references."""
+
+    def __init__(self, records: Sequence[QueryRecord], rows: ImageRows) -> None:
+        super().__init__(records, rows.images, rows.preprocess)
+        self.rows = rows
+
+    def reference(self, index: int) -> tuple[Tensor, tuple[int, int]]:
+        """Return the row of a record's reference, and the size of its image where a box needs that, else (1, 1)."""
+        record = self.records[index]
+        sized = record.image_size is None and any(phrase.box is not None for phrase in record.phrases)
+        size = self.rows.size(record.reference, f"reference of {record.origin}") if sized else (1, 1)
+        return self.rows[record.reference], size
+
+
+class TripletRows(Dataset[TripletItem]):
+    """Training triplets with rows as images. Nothing in them is random, so the seeds of `Draw`s do not count."""
+
+    def __init__(self, records: Sequence[QueryRecord], rows: ImageRows) -> None:
+        self.queries = QueryRows(records, rows)
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+    def __getitem__(self, draw: Draw) -> TripletItem:
+        queries, record = self.queries, self.queries.records[draw.index]
+        reference, target = (queries.images.index(name) for name in (record.reference, record.target))
+        return TripletItem(queries[draw.index], queries.rows[record.target], reference, target)
+
+
+class GalleryRows(Dataset[GalleryItem]):
+    """A gallery of rows. ``names``: of its images, in the order of their `Protocol`."""
+
+    def __init__(self, names: Sequence[str], rows: ImageRows) -> None:
+        self.names, self.rows = names, rows
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> GalleryItem:
+        return GalleryItem(index, self.rows[self.names[index]])
