@@ -78,9 +78,9 @@ def train_text(model: SmallCLIP, images: Tensor, pool: Pool, phase: Phase, size:
 
 
 def train_short(
-    phase: Phase = Phase(1500, warmup=100),  # noqa: B008  (a default of the command line)
-    size: int = 256,
-    scenes: int = 16000,
+    phase: Phase = Phase(1000, lr=2e-3, warmup=100),  # noqa: B008  (a default of the command line)
+    size: int = 128,
+    scenes: int = 12000,
     seed: int = 7,
     threads: int = 2,
     out: Path = Path("runs/train_clip_short"),
