@@ -5,12 +5,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
+from contextcir.checks import whole
+from contextcir.errors import InputError
 from contextcir.files import read_json
 from data_modules.circo import CIRCOReader, RelativeCaption
-from data_modules.cirr import CIRRReader
-from data_modules.reading.annotations import AnnotationFile, Record
+from data_modules.cirr import CIRRReader, CIRRRecord
+from data_modules.reading.annotations import AnnotationFile, Concepts, Listed, Record
 from data_modules.reading.reader import Counts
-from data_modules.records import Evaluation
+from data_modules.records import Evaluation, TrainingSet
+from data_modules.scenes.groups import MAX_EDITS
 
 STATE = "scenes.json"  # what was drawn
 SHARED = "circo_"  # splits whose queries have several right answers, and CIRCO's file format
@@ -23,11 +26,22 @@ class Roles(Record):
     roles: dict[str, str] | None = None
 
 
+class TrainingRecord(CIRRRecord):
+    """A training triplet with the number of edits that its caption asks for."""
+
+    concepts: Concepts | None = None
+
+
 class ScenesReader(CIRRReader):
     """Procedural images of shapes with composed edits (CIRR's format), and queries with several answers (CIRCO's).
 
     Splits: train; val and test; test_unseen, whose queries make colour and shape meet that never do in training;
     circo_val and circo_test, where additions leave attributes unsaid, so that several images are right.
+
+    Args:
+        root: folder of the benchmark.
+        min_concepts: fewest edits that the caption of a training triplet asks for.
+        max_concepts: most edits that the caption of a training triplet asks for. What is evaluated stays the same.
     """
 
     benchmark = "scenes"
@@ -35,13 +49,32 @@ class ScenesReader(CIRRReader):
         split: {} for split in ("train", "val", "test", "test_unseen", "circo_val", "circo_test")
     }
 
-    def __init__(self, root: str | Path) -> None:
+    def __init__(self, root: str | Path, min_concepts: int = 1, max_concepts: int = MAX_EDITS) -> None:
         super().__init__(root)
+        self.min_concepts = whole(min_concepts, 1, "data.min_concepts", MAX_EDITS)
+        self.max_concepts = whole(max_concepts, 1, "data.max_concepts", MAX_EDITS)
+        if min_concepts > max_concepts:
+            problem = f"expected at most max_concepts ({max_concepts}), got {min_concepts}"
+            raise InputError(problem, setting="data.min_concepts")
         self._shared = CIRCOReader(self.root / "circo", query_text=RelativeCaption())
 
     def image_folders(self) -> list[Path]:
         """Return the image folders of both formats; their file names differ."""
         return super().image_folders() + self._shared.image_folders()
+
+    def read_training(self, split: str) -> TrainingSet:
+        """Return the triplets of a split that ask for ``min_concepts`` to ``max_concepts`` edits; maybe none."""
+        training = super().read_training(split)
+        if (self.min_concepts, self.max_concepts) == (1, MAX_EDITS):
+            return training
+        file = self.open_captions(split, TrainingRecord, Listed(training.image_paths, self.read_paths(split)[1]))
+        file.require("concepts", lambda record: record.concepts, ": data.max_concepts and data.min_concepts need it")
+        asked = {record.pairid for _, record in file.items() if self.wants(record.concepts)}
+        return training._replace(records=tuple(record for record in training.records if record.id in asked))
+
+    def wants(self, concepts: int | None) -> bool:
+        """Return whether a caption of so many edits is trained on."""
+        return concepts is not None and self.min_concepts <= concepts <= self.max_concepts
 
     def read_evaluation(self, split: str) -> Evaluation:
         """Return the protocol and queries of a split of either format."""
