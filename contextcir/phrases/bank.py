@@ -151,7 +151,9 @@ class PhraseBank:
     def _unpacked(self, caption: bytes, *row: bytes) -> Parse:
         checksum, kinds = zlib.crc32(caption), []
         for column in row:
-            *numbers, check = struct.unpack(f"<{len(column) // 4}I", column) if column and len(column) % 8 == 4 else (0,)
+            *numbers, check = (
+                struct.unpack(f"<{len(column) // 4}I", column) if column and len(column) % 8 == 4 else (0,)
+            )
             checksum = zlib.crc32(column[:-4], checksum)
             if check != checksum:
                 self._fail(f"the row of caption {shown(caption.decode('utf-8', 'replace'))} is damaged")

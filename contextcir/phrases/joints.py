@@ -62,7 +62,11 @@ def _is_request(verb: "Token") -> bool:
     if any(child.tag_ == "TO" for child in verb.children):
         return False
     is_bare = verb.tag_ == "VB" and not around & (SUBJECTS | {"aux"})
-    if verb.tag_ in ("VBG", "VBN") and verb.dep_ not in ("ROOT", "conj") and not around & (SUBJECTS | {"aux", "auxpass"}):
+    if (
+        verb.tag_ in ("VBG", "VBN")
+        and verb.dep_ not in ("ROOT", "conj")
+        and not around & (SUBJECTS | {"aux", "auxpass"})
+    ):
         return False  # what somebody is doing, or what is done to it
     while verb.dep_ in LINKED:
         if is_bare and verb.head.tag_ in ("VBZ", "VBD", "VBN", "VBG"):

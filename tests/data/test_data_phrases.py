@@ -212,7 +212,11 @@ def test_every_text_of_a_bank_from_files_has_its_phrases_there(tmp_path: Path) -
     )
     bank = PhraseBank(out)
     given = {caption for module in modules for caption in captions_of(module, "fit")}
-    assert sum(len(bank.phrases(caption)) for caption in given) == sum(len(parse.phrases) for parse in PARSER.parse(list(given))) > 0
+    assert (
+        sum(len(bank.phrases(caption)) for caption in given)
+        == sum(len(parse.phrases) for parse in PARSER.parse(list(given)))
+        > 0
+    )
 
 
 @pytest.mark.parametrize(
