@@ -153,7 +153,8 @@ def check_phrases(part: TrainingSet | Evaluation, phrases: PhraseSource | None, 
     missing = phrases.missing(origins) if phrases is not None and origins else []
     if phrases is not None and missing:
         files = list(dict.fromkeys(origins[caption].file for caption in missing))
+        what = "phrases or clauses" if clauses else "phrases"
         raise InputError(
-            f"{len(missing):,} of {len(origins):,} captions without {'phrases or clauses' if clauses else 'phrases'}, the first in {origins[missing[0]]}: "
+            f"{len(missing):,} of {len(origins):,} captions without {what}, the first in {origins[missing[0]]}: "
             f"{phrases.complaint(missing[0], files)}"
         )

@@ -1,4 +1,4 @@
-"""Clauses of the captions of scenes without a parser: they are divided where the grammar of the benchmark joins them."""
+"""Clauses of the captions of scenes without a parser: divided where the grammar of the benchmark joins them."""
 
 import re
 from collections.abc import Sequence
