@@ -89,17 +89,27 @@ class GalleryBatch(NamedTuple):
 
 
 def phrases_of(spans: Sequence[Iterable[tuple[int, int]]], device: torch.device | str = "cpu") -> Phrases:
-    """Return the noun phrases of B captions as a batch, from spans as `PhraseParser.parse` or a bank gives them.
+    """Return the noun phrases of B captions as a batch, from spans as a parser or a bank gives them.
 
     Boxes are unknown. ``device``: that of the images. To compose queries with phrases that are parsed on the fly::
 
-        phrases = phrases_of(parser.parse(captions), images.device)
+        phrases = phrases_of([parse.phrases for parse in parser.parse(captions)], images.device)
         queries = model.embed_query(images, captions, phrases)
     """
+    owner, places = _flattened(spans, device)
+    boxes = torch.full((len(owner), 4), float("nan"), device=device)  # (P, 4)
+    return Phrases(owner, places, boxes)
+
+
+def clauses_of(spans: Sequence[Iterable[tuple[int, int]]], device: torch.device | str = "cpu") -> Clauses:
+    """Return the clauses of B captions as a batch, from spans as a parser or a bank gives them; see `phrases_of`."""
+    return Clauses(*_flattened(spans, device))
+
+
+def _flattened(spans: Sequence[Iterable[tuple[int, int]]], device: torch.device | str) -> tuple[Tensor, Tensor]:
     rows = [(row, start, end) for row, caption in enumerate(spans) for start, end in caption]
-    places = torch.tensor(rows, dtype=torch.int64, device=device).reshape(-1, 3)  # (P, 3)
-    boxes = torch.full((len(rows), 4), float("nan"), device=device)  # (P, 4)
-    return Phrases(places[:, 0], places[:, 1:], boxes)
+    places = torch.tensor(rows, dtype=torch.int64, device=device).reshape(-1, 3)  # (N, 3)
+    return places[:, 0], places[:, 1:]
 
 
 def check_pairs(images: int, captions: Sequence[str], phrases: Phrases | None = None) -> None:

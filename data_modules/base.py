@@ -21,7 +21,13 @@ from data_modules.loading.features import FeatureSetting
 from data_modules.loading.gallery import Collate, GallerySampler, gallery_source
 from data_modules.loading.images import ImageStore
 from data_modules.loading.missing import Part, drop_missing, find_missing
-from data_modules.loading.phrases import check_phrases, phrases_to_train_on, with_phrases
+from data_modules.loading.phrases import (
+    check_phrases,
+    clauses_to_read,
+    phrases_to_train_on,
+    reads_clauses,
+    with_phrases,
+)
 from data_modules.loading.rows import GalleryRows, ImageRows, QueryRows, TripletRows
 from data_modules.loading.sampling import (
     ResumableLoader,
@@ -184,6 +190,9 @@ class CompositionDataModule(LightningDataModule):
             if stage == "fit" and self._training is not None and self.phrases is None:
                 concept = getattr(self.trainer.lightning_module, "concept", None)
                 phrases_to_train_on(self._training, self._evaluations_of("val"), concept)
+            if reads_clauses(self.trainer.lightning_module):
+                trained = [self._training] if stage == "fit" and self._training is not None else []
+                clauses_to_read([*trained, *self._evaluations_of(scored)], self.phrases)
             if stage == "fit":
                 self._check_batch(self._complete_training())
             if stage != "fit" or self.trainer.limit_val_batches:
@@ -296,7 +305,7 @@ class CompositionDataModule(LightningDataModule):
             command = f"python -m experiments.check_data {self.benchmark} --root {self.root}"
             missing = find_missing(part, self._images(split, part.image_paths), command, self.allow_missing)
             part = drop_missing(part, missing)
-            check_phrases(part, self.phrases)
+            check_phrases(part, self.phrases, self.trainer is not None and reads_clauses(self.trainer.lightning_module))
             self._missing[split] = len(missing)
         return part
 

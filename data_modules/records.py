@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from contextcir.errors import InputError
 from contextcir.evaluation.protocol import Protocol
+from contextcir.phrases.parser import Span
 
 Box = tuple[float, float, float, float]
 
@@ -46,6 +47,7 @@ class QueryRecord(NamedTuple):
 
     ``id``: the benchmark's own key, or the position in the file where records have none. ``image_set``: images of one
     set look alike. ``image_size``: width and height of the image that the boxes refer to; None for that of the file.
+    ``clauses``: the parts of the caption that ask for one change each, as those of a `Parse`; () where not known.
     """
 
     reference: str
@@ -56,6 +58,7 @@ class QueryRecord(NamedTuple):
     image_set: int | None = None
     image_size: tuple[int, int] | None = None
     origin: Origin = Origin()
+    clauses: tuple[Span, ...] = ()
 
 
 class TrainingSet(NamedTuple):

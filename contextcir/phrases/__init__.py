@@ -1,1 +1,1 @@
-"""Noun phrases of captions: parsers that find them, and a bank that keeps what was found."""
+"""Noun phrases and clauses of captions: parsers that find them, and a bank that keeps what was found."""

@@ -1,4 +1,4 @@
-"""Noun phrases of many captions in one file that training only reads.
+"""Noun phrases and clauses of many captions in one file that training only reads.
 
 The file is an SQLite database, opened immutable: no lock, no journal and no second file is touched, so it works on
 network file systems without locking, and any number of processes may read it. A damaged disk raises an error; with a
@@ -24,11 +24,13 @@ from typing import NamedTuple, NoReturn
 
 from contextcir.errors import LONGEST, InputError, MissingFileError, printable, shown
 from contextcir.files import ordinary_file, parse_json
-from contextcir.phrases.parser import ParserKey, Span, clean
+from contextcir.phrases.clauses import RULES
+from contextcir.phrases.parser import Parse, ParserKey, Span, clean
 
 MAGIC = int.from_bytes(b"CIRp", "big")
-FORMAT = 1
-Rows = Iterable[tuple[str, Sequence[Span]]]
+FORMAT = 2
+PHRASES_ONLY = 1  # the format of banks that were made before there were clauses
+Rows = Iterable[tuple[str, Parse]]
 
 # Characters that libraries have come to treat in another way: should that happen again, spans would be off.
 PROBE = (
@@ -40,17 +42,19 @@ class About(NamedTuple):
     """The metadata of a bank.
 
     ``arguments``: of the command that parsed, e.g. ``--parser=stanza``. ``captions``: their number. ``shard``: which
-    part of how many, counted from 0; None for a whole bank.
+    part of how many, counted from 0; None for a whole bank. ``clause_rules``: number of the rules by which captions are
+    divided; None for a bank of phrases only.
     """
 
     key: ParserKey
     arguments: str
     captions: int
     shard: tuple[int, int] | None = None
+    clause_rules: int | None = RULES
 
 
 class PhraseBank:
-    """The noun phrases of captions, from a file that `write_bank` wrote.
+    """The noun phrases and clauses of captions, from a file that `write_bank` wrote.
 
     The file is opened when it is first needed, once in every process; a pickled bank is no more than its path.
 
@@ -93,17 +97,41 @@ class PhraseBank:
         Raises:
             InputError: if the caption is not in the bank.
         """
+        return self.parse(caption).phrases
+
+    def clauses(self, caption: str) -> tuple[Span, ...]:
+        """Return the clauses of a caption, () if it is blank.
+
+        Raises:
+            InputError: if the caption is not in the bank, or the bank has no clauses.
+        """
+        self.check_clauses()
+        return self.parse(caption).clauses
+
+    def parse(self, caption: str) -> Parse:
+        """Return the noun phrases of a caption and its clauses, () for these if the bank has none.
+
+        Raises:
+            InputError: if the caption is not in the bank.
+        """
         row = self._row(caption)
         if row is None:
             raise InputError(self.complaint(caption, ["FILE"]))
         with self._readable():
-            return self._unpacked(byte_order(caption), row)
+            return self._unpacked(byte_order(caption), *row)
 
-    def rows(self) -> Iterator[tuple[str, tuple[Span, ...]]]:
-        """Return all captions with their phrases, in the order of their UTF-8 bytes."""
+    def check_clauses(self) -> None:
+        """Raise InputError if the bank has no clauses, or was made when captions were divided by other rules."""
+        rules = self.about.clause_rules
+        if rules != RULES:
+            self._fail("has no clauses" if rules is None else f"has clauses by rules {rules} instead of {RULES}")
+
+    def rows(self) -> Iterator[tuple[str, Parse]]:
+        """Return all captions with what was found in them, in the order of their UTF-8 bytes."""
         with self._readable():
-            for caption, row in self._open()[0].execute("SELECT caption, spans FROM phrases ORDER BY caption"):
-                yield caption.decode("utf-8", "surrogatepass"), self._unpacked(caption, row)
+            query = f"SELECT caption, {self._columns()} FROM phrases ORDER BY caption"  # noqa: S608  (names of ours)
+            for caption, *row in self._open()[0].execute(query):
+                yield caption.decode("utf-8", "surrogatepass"), self._unpacked(caption, *row)
 
     def complaint(self, caption: str, files: Sequence[str | Path]) -> str:
         """Return the words that say that a caption is not here, and the command that adds those of ``files``."""
@@ -112,17 +140,25 @@ class PhraseBank:
         command = f"python -m experiments.phrases --captions {names} {arguments} --out {self.path}"
         return f"caption {shown(caption)} is not in the phrase bank {self.path}: add it with `{command}`"
 
-    def _row(self, caption: str) -> bytes | None:
-        with self._readable():
-            query = "SELECT spans FROM phrases WHERE caption = ?"
-            row = self._open()[0].execute(query, (byte_order(caption),)).fetchone()
-        return None if row is None else row[0]
+    def _columns(self) -> str:
+        return "spans" if self.about.clause_rules is None else "spans, clauses"
 
-    def _unpacked(self, caption: bytes, row: bytes) -> tuple[Span, ...]:
-        *numbers, check = struct.unpack(f"<{len(row) // 4}I", row) if row and len(row) % 8 == 4 else (0,)
-        if check != zlib.crc32(row[:-4], zlib.crc32(caption)):
-            self._fail(f"the row of caption {shown(caption.decode('utf-8', 'replace'))} is damaged")
-        return tuple(map(Span, numbers[::2], numbers[1::2]))
+    def _row(self, caption: str) -> tuple[bytes, ...] | None:
+        with self._readable():
+            query = f"SELECT {self._columns()} FROM phrases WHERE caption = ?"  # noqa: S608  (names of ours)
+            return self._open()[0].execute(query, (byte_order(caption),)).fetchone()
+
+    def _unpacked(self, caption: bytes, *row: bytes) -> Parse:
+        checksum, kinds = zlib.crc32(caption), []
+        for column in row:
+            *numbers, check = (
+                struct.unpack(f"<{len(column) // 4}I", column) if column and len(column) % 8 == 4 else (0,)
+            )
+            checksum = zlib.crc32(column[:-4], checksum)
+            if check != checksum:
+                self._fail(f"the row of caption {shown(caption.decode('utf-8', 'replace'))} is damaged")
+            kinds.append(tuple(map(Span, numbers[::2], numbers[1::2])))
+        return Parse(*kinds)
 
     def _open(self) -> tuple[sqlite3.Connection, About]:
         # a connection must not be used in another process than the one that opened it: loader workers are forked
@@ -145,7 +181,7 @@ class PhraseBank:
     def _read_about(self, connection: sqlite3.Connection) -> About:
         names = ("application_id", "user_version", "page_count", "page_size")
         kind, version, pages, page = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
-        if kind != MAGIC or version != FORMAT:
+        if kind != MAGIC or version not in (PHRASES_ONLY, FORMAT):
             self._fail("is no phrase bank" if kind != MAGIC else f"has format {version} instead of {FORMAT}")
         if pages * page != self.path.stat().st_size:  # a part of a page that is missing, SQLite takes for zeros
             self._fail("is cut off")
@@ -156,7 +192,9 @@ class PhraseBank:
         if metadata["cleaning"] != clean(PROBE):
             self._fail("was made with another version of open_clip or ftfy, which cleans texts in another way")
         shard = None if metadata["shard"] is None else (int(metadata["shard"][0]), int(metadata["shard"][1]))
-        about = About(ParserKey(*map(str, metadata["key"])), str(metadata["arguments"]), int(metadata["count"]), shard)
+        rules = None if version == PHRASES_ONLY else int(metadata["clause_rules"])
+        key = ParserKey(*map(str, metadata["key"]))
+        about = About(key, str(metadata["arguments"]), int(metadata["count"]), shard, rules)
         if about.captions < 0 or (shard is not None and not 0 <= shard[0] < shard[1]):
             self._fail(f"holds {about.captions} captions, of shard {shard}")
         if self.key is not None and about.key != self.key:
@@ -187,7 +225,7 @@ def write_bank(path: Path, rows: Rows, about: About) -> About:
 
     Args:
         path: the file; one that is there is replaced when the new one is complete.
-        rows: captions, each once and in the order of their UTF-8 bytes, and their phrases.
+        rows: captions, each once and in the order of their UTF-8 bytes, and what was found in them.
         about: its metadata; ``captions`` is ignored.
 
     Raises:
@@ -196,12 +234,14 @@ def write_bank(path: Path, rows: Rows, about: About) -> About:
     new = path.with_name(f"{path.name}.new")
     count = 0
 
-    def packed() -> Iterator[tuple[bytes, bytes]]:
+    def packed() -> Iterator[tuple[bytes, bytes, bytes]]:
         nonlocal count
-        for count, (caption, spans) in enumerate(rows, start=1):  # noqa: B007  (read below)
+        for count, (caption, parse) in enumerate(rows, start=1):  # noqa: B007  (read below)
             key = byte_order(caption)
-            numbers = struct.pack(f"<{2 * len(spans)}I", *(number for span in spans for number in span))
-            yield key, numbers + struct.pack("<I", zlib.crc32(numbers, zlib.crc32(key)))
+            phrases, clauses = map(_numbers, parse)
+            checksum = zlib.crc32(phrases, zlib.crc32(key))
+            ends = [struct.pack("<I", check) for check in (checksum, zlib.crc32(clauses, checksum))]
+            yield key, phrases + ends[0], clauses + ends[1]
 
     connection: sqlite3.Connection | None = None
     try:
@@ -213,14 +253,16 @@ def write_bank(path: Path, rows: Rows, about: About) -> About:
             connection.execute(f"PRAGMA {setting}")
         connection.execute("BEGIN")
         connection.execute("CREATE TABLE about (told TEXT)")
-        connection.execute("CREATE TABLE phrases (caption BLOB PRIMARY KEY, spans BLOB NOT NULL) WITHOUT ROWID")
-        connection.executemany("INSERT INTO phrases VALUES (?, ?)", packed())
+        columns = "caption BLOB PRIMARY KEY, spans BLOB NOT NULL, clauses BLOB NOT NULL"
+        connection.execute(f"CREATE TABLE phrases ({columns}) WITHOUT ROWID")
+        connection.executemany("INSERT INTO phrases VALUES (?, ?, ?)", packed())
         about = about._replace(captions=count)
         metadata = {
             "key": list(about.key),
             "arguments": about.arguments,
             "count": about.captions,
             "shard": about.shard,
+            "clause_rules": about.clause_rules,
             "cleaning": clean(PROBE),
         }
         connection.execute("INSERT INTO about VALUES (?)", (json.dumps(metadata),))
@@ -240,6 +282,10 @@ def write_bank(path: Path, rows: Rows, about: About) -> About:
         with suppress(OSError):  # a folder that can't be written, or that has its name
             new.unlink(missing_ok=True)
     return about
+
+
+def _numbers(spans: Sequence[Span]) -> bytes:
+    return struct.pack(f"<{2 * len(spans)}I", *(number for span in spans for number in span))
 
 
 def byte_order(caption: str) -> bytes:

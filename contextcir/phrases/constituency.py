@@ -2,27 +2,21 @@
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from contextcir.errors import InputError, shown
-from contextcir.phrases.parser import ParserKey, PhraseParser, Span, clean, whole_characters
+from contextcir.phrases.clauses import Word, clause_spans
+from contextcir.phrases.division import clause_starts
+from contextcir.phrases.parser import Parse, ParserKey, PhraseParser, Span, clean, whole_characters
 from contextcir.phrases.selection import AllPhrases, Candidate, Level, Quota, count_words, names_something, trim
 from contextcir.phrases.stanza_models import StanzaModels, weights_only
+from contextcir.phrases.trees import Tree
 
 if TYPE_CHECKING:
     from stanza.models.common.doc import Document
+    from stanza.models.common.doc import Word as StanzaWord
 
 BULK = 256  # captions at a time: larger batches are no faster
-
-
-class Tree(Protocol):
-    """A constituency tree: words are leaves, which have no children, each below a node labelled with its tag."""
-
-    @property
-    def label(self) -> str: ...
-
-    @property
-    def children(self) -> "Sequence[Tree]": ...
 
 
 class Words(NamedTuple):
@@ -121,17 +115,18 @@ class ConstituencyParser(PhraseParser):
         version = f"{stanza.__version__} with files {digest[:12]}"
         return ParserKey("stanza", named, version, self.quota.describe(self.level))
 
-    def parse(self, captions: Sequence[str]) -> list[tuple[Span, ...]]:
+    def parse(self, captions: Sequence[str]) -> list[Parse]:
         if isinstance(captions, str):
             raise InputError(f"expected a list of captions, got the single text {shown(captions)}: put it in a list")
         texts = [clean(caption) for caption in captions]
         distinct = list(dict.fromkeys(filter(None, texts)))
-        phrases: dict[str, tuple[Span, ...]] = {"": ()}
+        found = {"": Parse()}
         for start in range(0, len(distinct), BULK):
             bulk = distinct[start : start + BULK]
             for text, document in zip(bulk, self._pipeline.bulk_process(bulk), strict=True):
-                phrases[text] = self.quota.fill(candidates(text, document), self.level)
-        return [phrases[text] for text in texts]
+                phrases = self.quota.fill(candidates(text, document), self.level)
+                found[text] = Parse(phrases, clauses(text, document))
+        return [found[text] for text in texts]
 
     @cached_property
     def _pipeline(self) -> Any:
@@ -157,8 +152,24 @@ def candidates(text: str, document: "Document") -> Iterator[Candidate]:
     """Yield the noun phrases of all sentences, by the offsets of their words: a tree writes brackets as -LRB-."""
     for sentence in document.sentences:
         for words in noun_phrases(sentence.constituency):
-            first, last = sentence.words[words.first], sentence.words[words.end - 1]
-            # words of a contraction that is not their concatenation have no place of their own
-            start = first.parent.start_char if first.start_char is None else first.start_char
-            end = last.parent.end_char if last.end_char is None else last.end_char
+            start, _ = _place(sentence.words[words.first])
+            _, end = _place(sentence.words[words.end - 1])
             yield Candidate(whole_characters(text, start, end), count_words(words.tags))
+
+
+def clauses(text: str, document: "Document") -> tuple[Span, ...]:
+    """Return the clauses of a parsed text."""
+    words: list[Word] = []
+    starts: list[int] = []
+    for sentence in document.sentences:
+        starts += [len(words) + start for start in (0, *clause_starts(sentence.constituency))]
+        for word in sentence.words:
+            start, end = _place(word)
+            words.append(Word(start, end, word.xpos or ""))
+    return clause_spans(text, words, starts)
+
+
+def _place(word: "StanzaWord") -> tuple[int, int]:
+    """Return the characters of a word; those of a contraction that is not their concatenation have its place."""
+    start = word.parent.start_char if word.start_char is None else word.start_char
+    return start, word.parent.end_char if word.end_char is None else word.end_char

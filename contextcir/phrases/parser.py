@@ -1,4 +1,4 @@
-"""What every parser of noun phrases offers.
+"""What every parser of noun phrases and clauses offers.
 
 The text that is parsed, and spans in it that never cut a character in two.
 
@@ -20,6 +20,18 @@ class Span(NamedTuple):
 
     start: int
     end: int
+
+
+class Parse(NamedTuple):
+    """What is found in a caption.
+
+    ``phrases``: its noun phrases, in the order in which they are chosen; no two are equal. ``clauses``: the parts that
+    ask for one change each, in the order of the text and without overlap, from word to word; a caption that is not
+    divided is one clause, a blank one has none.
+    """
+
+    phrases: tuple[Span, ...] = ()
+    clauses: tuple[Span, ...] = ()
 
 
 class ParserKey(NamedTuple):
@@ -45,7 +57,7 @@ class ParserKey(NamedTuple):
 
 
 class PhraseParser(ABC):
-    """Finds the noun phrases of captions.
+    """Finds the noun phrases and the clauses of captions.
 
     A parser is cheap to build and to pickle; its model is loaded by the first `parse`, in the process that calls it.
     """
@@ -56,11 +68,11 @@ class PhraseParser(ABC):
         """What the result depends on."""
 
     @abstractmethod
-    def parse(self, captions: Sequence[str]) -> list[tuple[Span, ...]]:
-        """Return the noun phrases of each caption, in the order in which they are chosen; () where there are none.
+    def parse(self, captions: Sequence[str]) -> list[Parse]:
+        """Return the noun phrases and the clauses of each caption.
 
-        Captions are raw text, as users wrote them; spans count characters of the cleaned caption, and no two of one
-        caption are equal. Many captions in one call are much faster than one by one.
+        Captions are raw text, as users wrote them; spans count characters of the cleaned caption. Many captions in one
+        call are much faster than one by one.
         """
 
 

@@ -1,23 +1,32 @@
-"""Where the noun phrases of captions come from while a model is trained or used: a bank, a parser, or both."""
+"""Where noun phrases and clauses of captions come from while a model is trained or used: a bank, a parser, or both."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from contextcir.phrases.bank import PhraseBank
-from contextcir.phrases.parser import ParserKey, PhraseParser, Span
+from contextcir.phrases.parser import Parse, ParserKey, PhraseParser
 
 
 class PhraseSource(ABC):
-    """Gives the noun phrases of captions; goes to loader workers, so it is cheap to pickle."""
+    """Gives the noun phrases and clauses of captions; goes to loader workers, so it is cheap to pickle."""
 
     @abstractmethod
-    def find(self, captions: Sequence[str]) -> list[tuple[Span, ...]]:
-        """Return the noun phrases of each caption, as `PhraseParser.parse` does.
+    def find(self, captions: Sequence[str]) -> list[Parse]:
+        """Return the noun phrases and clauses of each caption, as `PhraseParser.parse` does.
+
+        Clauses are () where the source knows phrases only, see `check_clauses`.
 
         Raises:
             InputError: if a caption's phrases can't be had.
         """
+
+    def has(self, caption: str) -> bool:
+        """Tell whether `find` knows a caption."""
+        return True
+
+    def check_clauses(self) -> None:  # noqa: B027  (most sources have them)
+        """Raise InputError if the source gives no clauses; called before training where a model reads them."""
 
     def missing(self, captions: Iterable[str]) -> list[str]:
         """Return those of the captions whose phrases can't be had; cheap, and called before training."""
@@ -39,8 +48,14 @@ class BankPhrases(PhraseSource):
     def __init__(self, path: str | Path, key: ParserKey | None = None) -> None:
         self.bank = PhraseBank(path, key)
 
-    def find(self, captions: Sequence[str]) -> list[tuple[Span, ...]]:
-        return [self.bank.phrases(caption) for caption in captions]
+    def find(self, captions: Sequence[str]) -> list[Parse]:
+        return [self.bank.parse(caption) for caption in captions]
+
+    def has(self, caption: str) -> bool:
+        return caption in self.bank
+
+    def check_clauses(self) -> None:
+        self.bank.check_clauses()
 
     def missing(self, captions: Iterable[str]) -> list[str]:
         self.bank.close()  # captions may have been added since
@@ -56,7 +71,7 @@ class ParsedPhrases(PhraseSource):
     def __init__(self, parser: PhraseParser) -> None:
         self.parser = parser
 
-    def find(self, captions: Sequence[str]) -> list[tuple[Span, ...]]:
+    def find(self, captions: Sequence[str]) -> list[Parse]:
         return self.parser.parse(captions)
 
 
@@ -83,10 +98,13 @@ class BankThenParser(PhraseSource):
             self._bank = PhraseBank(self.path, self.parser.key)
         return self._bank
 
-    def find(self, captions: Sequence[str]) -> list[tuple[Span, ...]]:
+    def find(self, captions: Sequence[str]) -> list[Parse]:
         unknown = [caption for caption in dict.fromkeys(captions) if caption not in self.bank]
         parsed = dict(zip(unknown, self.parser.parse(unknown), strict=True)) if unknown else {}
-        return [parsed[caption] if caption in parsed else self.bank.phrases(caption) for caption in captions]
+        return [parsed[caption] if caption in parsed else self.bank.parse(caption) for caption in captions]
+
+    def check_clauses(self) -> None:
+        self.bank.check_clauses()
 
     def missing(self, captions: Iterable[str]) -> list[str]:
         self.bank.close()  # captions may have been added since

@@ -1,4 +1,4 @@
-"""Noun phrases for records that bring none: looked up when an item is loaded, checked before training."""
+"""Noun phrases and clauses for records that bring none: looked up when an item is loaded, checked before training."""
 
 import itertools
 import shlex
@@ -13,7 +13,9 @@ from data_modules.records import Evaluation, PhraseRecord, QueryRecord, Training
 
 
 class RecordsWithPhrases(Sequence[QueryRecord]):
-    """Records whose phrases are looked up when a record is taken, unless it has some.
+    """Records whose phrases and clauses are looked up when a record is taken, unless it has some.
+
+    A caption that the source lacks is an error for a record without phrases; one with phrases stays without clauses.
 
     Args:
         records: of a training set or an evaluation.
@@ -29,7 +31,7 @@ class RecordsWithPhrases(Sequence[QueryRecord]):
         return len(self.records)
 
     def __getitem__(self, index: int) -> QueryRecord:
-        """Return a record with phrases. The last one is cached, as loading an item takes it several times.
+        """Return a record with phrases and clauses. The last one is cached, as loading an item takes it several times.
 
         Raises:
             InputError: if its phrases can't be had.
@@ -40,19 +42,20 @@ class RecordsWithPhrases(Sequence[QueryRecord]):
 
     def _look_up(self, index: int) -> QueryRecord:
         record = self.records[index]
-        if record.phrases:
+        if record.phrases and (record.clauses or not self.phrases.has(record.caption)):
             return record
         try:
-            spans = self.phrases.find([record.caption])[0]
+            found = self.phrases.find([record.caption])[0]
         except InputError as error:
             raise record.origin.error(error.without_setting(), setting=error.setting) from None
         except ValueError as error:  # of a parser
             raise record.origin.error(str(error)) from None
-        return record._replace(phrases=tuple(PhraseRecord(*span) for span in spans))
+        phrases = record.phrases or tuple(PhraseRecord(*span) for span in found.phrases)
+        return record._replace(phrases=phrases, clauses=record.clauses or found.clauses)
 
 
 def with_phrases(records: Sequence[QueryRecord], phrases: PhraseSource | None) -> Sequence[QueryRecord]:
-    """Return the records with phrases where they have none; as they are if there is nowhere to look."""
+    """Return the records with phrases and clauses where they have none; as they are if there is nowhere to look."""
     return records if phrases is None else RecordsWithPhrases(records, phrases)
 
 
@@ -62,12 +65,12 @@ def phrases_to_train_on(training: TrainingSet, scored: Sequence[Evaluation], los
     Args:
         training: what is trained on.
         scored: what is evaluated in between; a bank for the training has to hold its captions too.
-        loss: the concept loss of the model; None, or one of weight 0, needs no phrases.
+        loss: the concept loss of the model; None, or one of weight 0 or on composed queries, needs no phrases.
 
     Raises:
         InputError: if no record has a phrase; the message has the commands that make a bank and train with it.
     """
-    if loss is None or not loss.weight:
+    if loss is None or not loss.weight or not loss.needs_phrases:
         return
     without = [record for record in training.records if not record.phrases]
     if without and len(without) == len(training.records):
@@ -104,19 +107,55 @@ def _common(texts: Sequence[str]) -> str:
     return "".join(letters[0] for letters in equal)
 
 
-def check_phrases(part: TrainingSet | Evaluation, phrases: PhraseSource | None) -> None:
+def reads_clauses(model: Any) -> bool:
+    """Tell whether a model composes, or is trained, with the clauses of captions."""
+    reads = getattr(getattr(model, "fusion", None), "reads_clauses", False)
+    return bool(reads or getattr(getattr(model, "concept", None), "needs_clauses", False))
+
+
+def clauses_to_read(parts: Sequence[TrainingSet | Evaluation], phrases: PhraseSource | None) -> None:
+    """Make sure that a model that reads clauses gets some; warn if nothing gives any.
+
+    Args:
+        parts: what is trained on or evaluated.
+        phrases: where clauses are looked up.
+
+    Raises:
+        InputError: if the source has phrases only.
+    """
+    if phrases is not None:
+        phrases.check_clauses()
+        return
+    records = [record for part in parts for record in part.records]
+    without = [record for record in records if not record.clauses]
+    if without:
+        rank_zero_warn(
+            f"the fusion reads clauses, but {len(without):,} of {len(records):,} captions have none, the first is that "
+            f"of {without[0].origin}: each is one clause as a whole; data.phrases says where to find them "
+            "(docs/phrase_bank.md)"
+        )
+
+
+def check_phrases(part: TrainingSet | Evaluation, phrases: PhraseSource | None, clauses: bool = False) -> None:
     """Make sure that the phrases of all captions can be had, of which a training set may have hundreds of thousands.
+
+    Args:
+        part: what is trained on or evaluated.
+        phrases: where to look.
+        clauses: whether the clauses of all captions are needed, too.
 
     Raises:
         InputError: if some can't; the message says how many, the first, and the command that adds them.
         MissingFileError: if there is no bank.
     """
     records = () if phrases is None else part.records
-    origins = {record.caption: record.origin for record in records if not record.phrases}
+    lacking = [record for record in records if not record.phrases or (clauses and not record.clauses)]
+    origins = {record.caption: record.origin for record in lacking}
     missing = phrases.missing(origins) if phrases is not None and origins else []
     if phrases is not None and missing:
         files = list(dict.fromkeys(origins[caption].file for caption in missing))
+        what = "phrases or clauses" if clauses else "phrases"
         raise InputError(
-            f"{len(missing):,} of {len(origins):,} captions without phrases, the first in {origins[missing[0]]}: "
+            f"{len(missing):,} of {len(origins):,} captions without {what}, the first in {origins[missing[0]]}: "
             f"{phrases.complaint(missing[0], files)}"
         )

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from contextcir.batch import GalleryBatch, Phrases, QueryBatch, TripletBatch
+from contextcir.batch import GalleryBatch, Phrases, QueryBatch, TripletBatch, clauses_of
 from data_modules.loading.images import ImageStore
 from data_modules.records import Box, QueryRecord
 
@@ -25,6 +25,7 @@ class QueryItem(NamedTuple):
     caption: str
     spans: tuple[tuple[int, int], ...]
     boxes: tuple[Box, ...]
+    clauses: tuple[tuple[int, int], ...] = ()
 
 
 class TripletItem(NamedTuple):
@@ -111,7 +112,7 @@ class QueryDataset(Dataset[QueryItem]):
         size = record.image_size or file_size
         spans = tuple((phrase.start, phrase.end) for phrase in record.phrases)
         boxes = tuple(box_in_crop(phrase.box, size) for phrase in record.phrases)
-        return QueryItem(index, reference, record.caption, spans, boxes)
+        return QueryItem(index, reference, record.caption, spans, boxes, record.clauses)
 
 
 class TripletDataset(Dataset[TripletItem]):
@@ -151,7 +152,7 @@ class GalleryDataset(Dataset[GalleryItem]):
 
 
 def collate_queries(items: Sequence[QueryItem]) -> QueryBatch:
-    """Put queries into a batch; the phrases of all captions are flattened."""
+    """Put queries into a batch; the phrases and clauses of all captions are flattened."""
     phrases = [
         (row, span, box) for row, item in enumerate(items) for span, box in zip(item.spans, item.boxes, strict=True)
     ]
@@ -165,6 +166,7 @@ def collate_queries(items: Sequence[QueryItem]) -> QueryBatch:
             spans=torch.tensor([span for _, span, _ in phrases], dtype=torch.int64).reshape(-1, 2),  # (P, 2)
             boxes=torch.tensor([box for _, _, box in phrases], dtype=torch.float32).reshape(-1, 4),  # (P, 4)
         ),
+        clauses=clauses_of([item.clauses for item in items]) if any(item.clauses for item in items) else None,
     )
 
 

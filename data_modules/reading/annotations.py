@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from contextcir.errors import InputError, shown
 from contextcir.files import leads_out
-from contextcir.phrases.parser import clean
+from contextcir.phrases.parser import Span, clean
 from data_modules.reading.json_files import read_json, read_records
 from data_modules.records import Origin, PhraseRecord
 
@@ -176,6 +176,26 @@ def phrase_records(phrases: Iterable[PhraseField] | None, caption: str, offset: 
             differs = f"is {shown(phrase.text)}, but its span holds {shown(seen[start:end])}"
             raise Problem(differs, inside=f"phrases.{number}")
         records.append(PhraseRecord(start, end, phrase.box))
+    return tuple(records)
+
+
+def clause_records(clauses: Iterable[tuple[int, int]] | None, caption: str) -> tuple[Span, ...]:
+    """Return the clauses of a caption.
+
+    Args:
+        clauses: as listed: spans in the cleaned caption.
+        caption: the whole text that the model reads.
+
+    Raises:
+        Problem: if a span is not inside the caption, or does not follow the one before.
+    """
+    seen, records = clean(caption) if clauses else "", []
+    for number, (start, end) in enumerate(clauses or ()):
+        if not 0 <= start < end <= len(seen):
+            raise Problem(f"is span [{start}, {end}) outside the caption {shown(seen)}", inside=f"clauses.{number}")
+        if records and start < records[-1].end:
+            raise Problem(f"begins at {start}, before the end of the one before", inside=f"clauses.{number}")
+        records.append(Span(start, end))
     return tuple(records)
 
 

@@ -79,10 +79,10 @@ def timed(work: Callable[[], Result]) -> tuple[Result, float, float]:
 def measure(parser: PhraseParser, captions: Sequence[str], sample: Sequence[int], seed: int) -> tuple[Phrases, Speed]:
     """Return the phrases of all captions, and the parser's speed."""
     _, _, load = timed(lambda: parser.parse(["a small dog"]))
-    alone, alone_wall, alone_cpu = timed(lambda: [parser.parse([captions[place]])[0] for place in sample])
-    phrases, wall, cpu = timed(lambda: parser.parse(captions))
+    alone, alone_wall, alone_cpu = timed(lambda: [parser.parse([captions[place]])[0].phrases for place in sample])
+    phrases, wall, cpu = timed(lambda: [parse.phrases for parse in parser.parse(captions)])
     order = random.Random(seed + 1).sample(range(len(captions)), len(captions))  # noqa: S311  (draws of an experiment, no secret)
-    again = parser.parse([captions[place] for place in order])
+    again = [parse.phrases for parse in parser.parse([captions[place] for place in order])]
     changed = sum(phrases[place] != other for place, other in zip(order, again, strict=True))
     changed_alone = sum(phrases[place] != other for place, other in zip(sample, alone, strict=True))
     rates = (len(sample) / alone_wall, len(sample) / alone_cpu, len(captions) / wall, len(captions) / cpu)

@@ -1,4 +1,4 @@
-"""Find the noun phrases of captions once, and keep them in a bank for training.
+"""Find the noun phrases and clauses of captions once, and keep them in a bank for training.
 
 python -m experiments.phrases --captions FILE... --parser stanza --out BANK --workers 4
 python -m experiments.phrases --captions FILE... --parser stanza --out BANK --shard 0/8
@@ -24,7 +24,7 @@ from contextcir.checks import whole
 from contextcir.errors import InputError, shown
 from contextcir.files import in_shard, one_writer, write_text, writing
 from contextcir.phrases.bank import About, PhraseBank, byte_order, write_bank
-from contextcir.phrases.parser import PhraseParser, Span
+from contextcir.phrases.parser import Parse, PhraseParser
 from experiments.arguments import Parser
 from experiments.command import read_shard
 from experiments.failures import one_line_errors
@@ -65,10 +65,12 @@ def fill(
     if old is not None and old.about.shard != about.shard:
         problem = f"{out} holds {_shard_name(old.about.shard)}, not {_shard_name(about.shard)}"
         raise InputError(problem, setting="out")
+    if old is not None:
+        old.check_clauses()
     wanted = sorted((caption for caption in set(captions) if old is None or caption not in old), key=byte_order)
     with UnfinishedRun(out.with_name(f"{out.name}.part"), about.key) as unfinished:
         _parse_into(unfinished, wanted, parser, workers, batch)
-        parsed = unfinished.phrases  # those of an earlier run included, be it with other captions
+        parsed = unfinished.parsed  # those of an earlier run included, be it with other captions
         new = sorted((caption for caption in parsed if old is None or caption not in old), key=byte_order)
         rows = ((caption, parsed[caption]) for caption in new)
         if old is not None:
@@ -84,22 +86,22 @@ def _parse_into(
 ) -> None:
     # Batches do not depend on what is done already: a run that was killed parses the same ones as one that was not.
     batches = [wanted[start : start + batch] for start in range(0, len(wanted), batch)]
-    known = unfinished.phrases
+    known = unfinished.parsed
     left = [rest for rest in ([caption for caption in part if caption not in known] for part in batches) if rest]
     done = len(wanted) - sum(map(len, left))
     seconds = 0.5 if sys.stderr.isatty() else 30  # in the log of a job, a line now and then
     tqdm.monitor_interval = 0  # no thread beside this one: workers are forked
     with tqdm(total=len(wanted), initial=done, unit=" captions", mininterval=seconds, maxinterval=seconds) as progress:
-        for phrases in parse_batches(parser, left, workers) if left else ():
-            unfinished.add(phrases)
-            progress.update(len(phrases))
+        for parsed in parse_batches(parser, left, workers) if left else ():
+            unfinished.add(parsed)
+            progress.update(len(parsed))
 
 
 def merge(out: Path, shards: Sequence[Path]) -> About:
     """Join the banks of all shards into one, with what it holds already.
 
     Raises:
-        InputError: if a shard is missing, their parsers differ, or two banks differ in the phrases of a caption.
+        InputError: if a shard is missing, their parsers differ, one has no clauses, or two banks differ in a caption.
     """
     banks = [PhraseBank(path) for path in dict.fromkeys([*([out] if os.path.lexists(out) else []), *shards])]
     if not banks:
@@ -109,6 +111,7 @@ def merge(out: Path, shards: Sequence[Path]) -> About:
         if bank.about.key != first.key:
             difference = f"{bank.path} has {bank.about.key.difference(first.key)}, as {banks[0].path} has"
             raise InputError(difference, setting="shards")
+        bank.check_clauses()
     for count in sorted({bank.about.shard[1] for bank in banks if bank.about.shard}):
         present = {bank.about.shard[0] for bank in banks if bank.about.shard and bank.about.shard[1] == count}
         absent = count - len(present)
@@ -120,21 +123,22 @@ def merge(out: Path, shards: Sequence[Path]) -> About:
         return write_bank(out, _joined(banks), first._replace(shard=None))
 
 
-def _joined(banks: Sequence[PhraseBank]) -> Iterator[tuple[str, tuple[Span, ...]]]:
+def _joined(banks: Sequence[PhraseBank]) -> Iterator[tuple[str, Parse]]:
     rows = heapq.merge(*map(_named_rows, banks), key=lambda row: byte_order(row[0]))
-    before: tuple[str, tuple[Span, ...], PhraseBank] | None = None
-    for caption, spans, bank in rows:
+    before: tuple[str, Parse, PhraseBank] | None = None
+    for caption, parse, bank in rows:
         if before is None or caption != before[0]:
-            before = (caption, spans, bank)
-            yield caption, spans
-        elif spans != before[1]:
-            problem = f"caption {shown(caption)} has other phrases in {bank.path} than in {before[2].path}"
+            before = (caption, parse, bank)
+            yield caption, parse
+        elif parse != before[1]:
+            what = "phrases" if parse.phrases != before[1].phrases else "clauses"
+            problem = f"caption {shown(caption)} has other {what} in {bank.path} than in {before[2].path}"
             raise InputError(problem, setting="shards")
 
 
-def _named_rows(bank: PhraseBank) -> Iterator[tuple[str, tuple[Span, ...], PhraseBank]]:
-    for caption, spans in bank.rows():
-        yield caption, spans, bank
+def _named_rows(bank: PhraseBank) -> Iterator[tuple[str, Parse, PhraseBank]]:
+    for caption, parse in bank.rows():
+        yield caption, parse, bank
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -9,14 +9,16 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 
 from contextcir.errors import InputError, shown
 from contextcir.files import one_writer, ordinary_file, writing
-from contextcir.phrases.parser import ParserKey, PhraseParser, Span, clean
+from contextcir.phrases.clauses import RULES
+from contextcir.phrases.parser import Parse, ParserKey, PhraseParser, Span, clean
 
-Parsed = dict[str, tuple[Span, ...]]  # phrases by caption
+Parsed = dict[str, Parse]  # by caption
 BATCHES = "batches.jsonl"
 
 
@@ -36,7 +38,7 @@ class UnfinishedRun:
     def __init__(self, folder: Path, key: ParserKey) -> None:
         self.folder = folder
         self.key = key
-        self.phrases: Parsed = {}
+        self.parsed: Parsed = {}
         self._open = ExitStack()
 
     def __enter__(self) -> "UnfinishedRun":
@@ -55,17 +57,17 @@ class UnfinishedRun:
             for number, line in enumerate(whole.splitlines()):
                 self._read_line(number, line)
             if not whole:
-                self._write(list(self.key))
+                self._write([*self.key, RULES])
             self._open = entering.pop_all()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, traceback: TracebackType | None) -> None:
         self._open.close()
 
-    def add(self, phrases: Parsed) -> None:
-        """Keep the phrases of a batch of captions."""
-        self._write(phrases)
-        self.phrases |= phrases
+    def add(self, parsed: Parsed) -> None:
+        """Keep what was found in a batch of captions."""
+        self._write(parsed)
+        self.parsed |= parsed
 
     def remove(self) -> None:
         """Delete the folder, when its content is in the bank."""
@@ -78,13 +80,17 @@ class UnfinishedRun:
         try:
             content = json.loads(line)
             if number:
-                self.phrases |= {caption: tuple(map(_span, spans)) for caption, spans in content.items()}
+                self.parsed |= {caption: _parse_of(kinds) for caption, kinds in content.items()}
                 return
-            key = ParserKey(*map(str, content))
+            *names, rules = content
+            key = ParserKey(*map(str, names))
         except (ValueError, TypeError, AttributeError, RecursionError):
             raise InputError(f"line {number + 1} is damaged: remove the file to begin anew", file=path) from None
         if key != self.key:
             problem = f"{path} has {key.difference(self.key)}: remove the file to begin anew, or write another bank"
+            raise InputError(problem, setting="out")
+        if rules != RULES:
+            problem = f"{path} has clauses by rules {shown(rules)} instead of {RULES}: remove the file to begin anew"
             raise InputError(problem, setting="out")
 
     def _write(self, content: object) -> None:
@@ -98,6 +104,11 @@ class UnfinishedRun:
             raise InputError(problem, file=self.folder / BATCHES, setting="out") from None
 
 
+def _parse_of(kinds: Sequence[Sequence[Sequence[int]]]) -> Parse:
+    phrases, clauses = kinds
+    return Parse(tuple(map(_span, phrases)), tuple(map(_span, clauses)))
+
+
 def _span(numbers: Sequence[int]) -> Span:
     start, end = numbers
     if type(start) is not int or type(end) is not int or not 0 <= start < end < 2**32:
@@ -106,13 +117,13 @@ def _span(numbers: Sequence[int]) -> Span:
 
 
 def parse_checked(parser: PhraseParser, captions: Sequence[str]) -> Parsed:
-    """Return the phrases of captions by caption.
+    """Return what a parser finds in captions, by caption.
 
     Raises:
         InputError: if the parser fails on a caption, which is named, or finds what is not in it.
     """
     try:
-        phrases = parser.parse(captions)
+        parses = parser.parse(captions)
     except (InputError, FileNotFoundError):
         raise  # an error of the parser's settings or files
     except ImportError as error:
@@ -125,17 +136,19 @@ def parse_checked(parser: PhraseParser, captions: Sequence[str]) -> Parsed:
         where = f"caption {shown(captions[0])}" if single else f"{len(captions)} captions at once"
         problem = f"the parser failed on {where} ({type(error).__name__}: {shown(str(error), 100)[1:-1]})"
         raise InputError(problem, setting=None if single else "batch") from None
-    for caption, spans in zip(captions, phrases, strict=True):
+    for caption, (phrases, clauses) in zip(captions, parses, strict=True):
         length = len(clean(caption))
-        if len(set(spans)) < len(spans) or not all(0 <= start < end <= length for start, end in spans):
-            found = shown(list(map(tuple, spans)))
+        inside = all(0 <= start < end <= length for start, end in (*phrases, *clauses))
+        apart = all(first.end <= second.start for first, second in pairwise(clauses))
+        if not (inside and apart) or len(set(phrases)) < len(phrases):
+            found = shown([list(map(tuple, spans)) for spans in (phrases, clauses)])
             problem = f"{parser.key.parser} found {found} in caption {shown(caption)}: a bug of the parser"
             raise InputError(problem, setting="parser")
-    return dict(zip(captions, phrases, strict=True))
+    return dict(zip(captions, parses, strict=True))
 
 
 def parse_batches(parser: PhraseParser, batches: Sequence[Sequence[str]], workers: int) -> Iterator[Parsed]:
-    """Yield the phrases of each batch, parsed in ``workers`` processes; 1 parses in this one, with all its threads.
+    """Yield what is found in each batch, parsed in ``workers`` processes; 1 parses in this one, with all its threads.
 
     Raises:
         InputError: if a process dies, or as `parse_checked` does.

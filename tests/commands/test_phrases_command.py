@@ -67,7 +67,7 @@ def test_every_caption_is_parsed_once_and_in_bulk(
 ) -> None:
     bank = PhraseBank(run(captions, tmp_path / "bank"))
     assert sorted(chain(*batches)) == sorted(CAPTIONS) and {len(batch) for batch in batches} == {4}
-    assert [bank.phrases(caption) for caption in CAPTIONS] == WordParser().parse(CAPTIONS)
+    assert [bank.parse(caption) for caption in CAPTIONS] == WordParser().parse(CAPTIONS)
     assert bank.about == (WordParser().key, "--parser=tests.helpers.word_parser.WordParser", len(CAPTIONS), None)
     told = capsys.readouterr()
     assert "41 captions, 40 different" in told.out and "40/40" in told.err and "captions/s" in told.err

@@ -9,7 +9,7 @@ from contextcir.batch import QueryBatch, TripletBatch, phrases_of
 from contextcir.fusion.concept_attention import ConceptAttentionFusion
 from contextcir.losses.maps import ConceptReading, phrase_attention
 from contextcir.losses.text_cc import TextConceptConsistency
-from contextcir.phrases.parser import ParserKey, PhraseParser, Span
+from contextcir.phrases.parser import Parse, ParserKey, PhraseParser, Span
 from contextcir.training.module import ContextCIR
 from tests.helpers import tiny
 
@@ -142,17 +142,17 @@ class SplitAtCommas(PhraseParser):
     def key(self) -> ParserKey:
         return ParserKey("commas", "none", "1", "all")
 
-    def parse(self, captions: list[str]) -> list[tuple[Span, ...]]:
+    def parse(self, captions: list[str]) -> list[Parse]:
         def spans(text: str) -> tuple[Span, ...]:
             parts = [part for part in text.split(", ") if part.strip()]
             return tuple(Span(text.index(part), text.index(part) + len(part)) for part in parts)
 
-        return [spans(caption) for caption in captions]
+        return [Parse(spans(caption)) for caption in captions]
 
 
 def test_phrases_parsed_on_the_fly_are_those_given(model: ContextCIR) -> None:
     captions = ["a red ball, two hats", "green"]
-    parsed = phrases_of(SplitAtCommas().parse(captions), images().device)
+    parsed = phrases_of([parse.phrases for parse in SplitAtCommas().parse(captions)], images().device)
     found = model.embed_query(images(2), captions, parsed)
     expected = [
         naive_query(model, image, text, text.split(", "))[0] for image, text in zip(images(2), captions, strict=True)

@@ -43,7 +43,7 @@ def cirr(shared: Path) -> list[str]:
 
 
 def phrases(parser: ConstituencyParser, caption: str) -> list[str]:
-    return [clean(caption)[start:end] for start, end in parser.parse([caption])[0]]
+    return [clean(caption)[start:end] for start, end in parser.parse([caption])[0].phrases]
 
 
 def test_phrases_of_the_published_example(parser, models):
@@ -61,14 +61,16 @@ def test_a_caption_that_is_one_phrase_keeps_it(parser, caption):
 
 def test_brackets_and_repeated_phrases_of_several_sentences_are_found_where_they_are(parser):
     caption = "Show a red car (with a big dog) near a red car. A red car [a big dog] is there."
-    text, (spans,) = clean(caption), parser.parse([caption])
+    text, ((spans, _),) = clean(caption), parser.parse([caption])
     found = [text[start:end] for start, end in spans]
     assert {start for start, end in spans if text[start:end] == "a red car"} == {5, 37, 48}
     assert found.count("a big dog") == 2 and not any("lrb" in phrase.lower() for phrase in found)
 
 
 def test_captions_without_phrases_have_none(parser):
-    assert parser.parse(["", " \n", "it", "&#x81;", "is this it?"]) == [(), (), (), (), ()]
+    captions = ["", " \n", "it", "&#x81;", "is this it?"]
+    assert [parse.phrases for parse in parser.parse(captions)] == [()] * 5
+    assert [len(parse.clauses) for parse in parser.parse(captions)] == [0, 0, 1, 1, 1]
     assert parser.parse([]) == []
 
 
@@ -84,7 +86,7 @@ def test_captions_in_one_call_do_not_change_each_other(parser, cirr, monkeypatch
 @settings(max_examples=30, deadline=None)
 @given(captions=st.lists(TEXT | st.sampled_from(CAPTIONS[:-1]), min_size=1, max_size=5))
 def test_phrases_of_any_text_have_tokens(parser, captions):
-    for caption, spans in zip(captions, parser.parse(captions), strict=True):
+    for caption, (spans, _) in zip(captions, parser.parse(captions), strict=True):
         assert len(set(spans)) == len(spans) <= 10
         for start, end in spans:
             assert 0 <= start < end <= len(clean(caption))
@@ -93,7 +95,7 @@ def test_phrases_of_any_text_have_tokens(parser, captions):
 
 def test_phrases_of_real_captions_begin_and_end_with_a_token(parser, cirr):
     captions = cirr[:100]
-    spans = parser.parse(captions)
+    spans = [parse.phrases for parse in parser.parse(captions)]
     assert sum(map(bool, spans)) > 90
     for caption, found in zip(captions, spans, strict=True):
         for span in found:

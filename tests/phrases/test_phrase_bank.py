@@ -14,7 +14,7 @@ from jsonargparse import ArgumentParser
 
 from contextcir.phrases import bank as bank_module
 from contextcir.phrases.bank import About, PhraseBank, byte_order, write_bank
-from contextcir.phrases.parser import ParserKey, Span
+from contextcir.phrases.parser import Parse, ParserKey, Span
 from contextcir.phrases.sources import BankPhrases, BankThenParser, ParsedPhrases, PhraseSource
 from experiments.phrases.captions import instantiated
 from tests.helpers.word_parser import WordParser
@@ -33,9 +33,10 @@ def make_bank(path: Path, captions: list[str] = CAPTIONS, about: About = ABOUT) 
 def test_a_bank_gives_back_every_caption(tmp_path: Path) -> None:
     bank = PhraseBank(make_bank(tmp_path / "a?b#c%20 bank"), PARSER.key)
     assert bank.about == ABOUT._replace(captions=len(CAPTIONS)) and len(bank) == len(CAPTIONS)
-    for caption, spans in zip(CAPTIONS, PARSER.parse(CAPTIONS), strict=True):
-        assert caption in bank
-        assert bank.phrases(caption) == spans and all(type(span) is Span for span in bank.phrases(caption))
+    for caption, parse in zip(CAPTIONS, PARSER.parse(CAPTIONS), strict=True):
+        assert caption in bank and bank.parse(caption) == parse
+        for found, expected in zip((bank.phrases(caption), bank.clauses(caption)), parse, strict=True):
+            assert found == expected and all(type(span) is Span for span in found)
     assert [caption for caption, _ in bank.rows()] == sorted(CAPTIONS, key=str.encode)
     assert "the dog sits" not in bank  # though the tokenizer cleans "The Dog\tsits" to this
     assert [path.name for path in tmp_path.iterdir()] == ["a?b#c%20 bank"]  # no second file
@@ -45,14 +46,15 @@ texts = st.text(st.characters() | st.sampled_from("\ud800\udfff\x00é\n'\""), ma
 spans = st.lists(st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1)), max_size=4)
 
 
-@given(st.dictionaries(texts, spans, max_size=8))
-def test_any_text_comes_back(tmp_path_factory: pytest.TempPathFactory, content: dict[str, list]) -> None:
+@given(st.dictionaries(texts, st.tuples(spans, spans), max_size=8))
+def test_any_text_comes_back(tmp_path_factory: pytest.TempPathFactory, content: dict[str, tuple]) -> None:
     path = tmp_path_factory.mktemp("bank") / "bank"
-    rows = [(caption, tuple(Span(*span) for span in content[caption])) for caption in sorted(content, key=byte_order)]
+    parses = {text: Parse(*(tuple(Span(*span) for span in kind) for kind in kinds)) for text, kinds in content.items()}
+    rows = [(caption, parses[caption]) for caption in sorted(content, key=byte_order)]
     assert write_bank(path, rows, ABOUT).captions == len(content)
     assert list(PhraseBank(path).rows()) == rows
     for caption, found in rows:
-        assert PhraseBank(path).phrases(caption) == found
+        assert PhraseBank(path).parse(caption) == found
 
 
 def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
@@ -69,7 +71,7 @@ def test_a_caption_that_is_missing_is_told_with_the_command_that_adds_it(tmp_pat
 
 
 def _ask(bank: PhraseBank, queue: multiprocessing.Queue) -> None:
-    queue.put([bank.phrases(caption) for caption in CAPTIONS])
+    queue.put([bank.parse(caption) for caption in CAPTIONS])
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
@@ -91,7 +93,7 @@ def test_other_processes_read_an_open_bank(method: str, tmp_path: Path) -> None:
 def test_threads_read_a_bank_that_another_opened(tmp_path: Path) -> None:
     bank, found = PhraseBank(make_bank(tmp_path / "bank")), []
     assert len(bank) == len(CAPTIONS)
-    thread = threading.Thread(target=lambda: found.extend(bank.phrases(caption) for caption in CAPTIONS))
+    thread = threading.Thread(target=lambda: found.extend(bank.parse(caption) for caption in CAPTIONS))
     thread.start()
     thread.join()
     assert found == PARSER.parse(CAPTIONS)
@@ -153,6 +155,32 @@ def test_a_missing_file_is_told_with_the_command_that_makes_it(tmp_path: Path) -
         PhraseBank(tmp_path / "none").phrases("a dog")
 
 
+def as_before_clauses(path: Path) -> Path:
+    """A bank in the format that was written before there were clauses."""
+    with sqlite3.connect(path) as bank:
+        bank.execute("ALTER TABLE phrases DROP COLUMN clauses")
+        bank.execute("UPDATE about SET told = json_remove(told, '$.clause_rules')")
+        bank.execute("PRAGMA user_version = 1")
+    bank.close()
+    return path
+
+
+def test_a_bank_from_before_clauses_gives_its_phrases_and_says_what_it_lacks(tmp_path: Path) -> None:
+    source = BankPhrases(as_before_clauses(make_bank(tmp_path / "bank")))
+    assert source.find(CAPTIONS) == [Parse(parse.phrases) for parse in PARSER.parse(CAPTIONS)]
+    assert dict(source.bank.rows())["2 cats?"] == Parse((Span(0, 6),))
+    for ask in (lambda: source.bank.clauses("2 cats?"), source.check_clauses):
+        with pytest.raises(ValueError, match=r"has no clauses; make it again with `python -m experiments\.phrases`"):
+            ask()
+
+
+def test_clauses_by_other_rules_are_refused(tmp_path: Path) -> None:
+    bank = PhraseBank(make_bank(tmp_path / "bank", about=ABOUT._replace(clause_rules=0)))
+    assert bank.phrases("2 cats?") == (Span(0, 6),)
+    with pytest.raises(ValueError, match="clauses by rules 0 instead of"):
+        bank.check_clauses()
+
+
 def test_a_bank_of_another_cleaning_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = make_bank(tmp_path / "bank")
     monkeypatch.setattr(bank_module, "clean", str.lower)
@@ -164,7 +192,7 @@ def test_what_can_not_be_written_leaves_the_old_bank(tmp_path: Path) -> None:
     path = make_bank(tmp_path / "bank")
     before = path.read_bytes()
     with pytest.raises(ValueError, match="can't be written"):
-        write_bank(path, [("a dog", ()), ("a dog", ())], ABOUT)
+        write_bank(path, [("a dog", Parse()), ("a dog", Parse())], ABOUT)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 

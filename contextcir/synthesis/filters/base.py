@@ -147,8 +147,8 @@ class HasPhrase(Filter):
         self.parser = parser
 
     def judge(self, candidates: Sequence[Candidate]) -> list[Finding]:
-        phrases = self.parser.parse([candidate.instruction.caption for candidate in candidates])
-        return [Finding(None if spans else "no noun phrase") for spans in phrases]
+        parses = self.parser.parse([candidate.instruction.caption for candidate in candidates])
+        return [Finding(None if parse.phrases else "no noun phrase") for parse in parses]
 
 
 class Consistency(ABC):

@@ -225,8 +225,8 @@ def _phrases(captions: Sequence[str], parser: PhraseParser | None) -> list[list[
     if parser is None:
         return [None] * len(captions)
     return [
-        [{"text": clean(caption)[start:end], "start": start, "end": end} for start, end in spans]
-        for caption, spans in zip(captions, parser.parse(captions), strict=True)
+        [{"text": clean(caption)[start:end], "start": start, "end": end} for start, end in parse.phrases]
+        for caption, parse in zip(captions, parser.parse(captions), strict=True)
     ]
 
 
