@@ -34,7 +34,7 @@ def clause_spans(text: str, words: Sequence[Word], starts: Iterable[int]) -> tup
     cuts = sorted({0, len(words), *(start for start in starts if 0 < start < len(words))})
     spans: list[Span] = []
     for first, end in pairwise(cuts):
-        first, end = _inside(text, words, tags, first, end)  # noqa: PLW2901
+        first, end = _inside(text, words, tags, first, end)
         if first < end:
             span = whole_characters(text, words[first].start, words[end - 1].end)
             if spans and span.start < spans[-1].end:  # divided within what a reader sees as one character
