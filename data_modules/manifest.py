@@ -72,7 +72,8 @@ class ManifestReader(BenchmarkReader):
     """Any triplets: records with ``reference``, ``caption`` and ``target``, for training and evaluation.
 
     Optional fields of a record: ``id`` (an integer), ``split``, ``image_set`` (an integer; images of one set look
-    alike), ``phrases``, ``clauses`` (a list of ``[start, end]``), ``image_size`` and ``concepts`` as in `CIRRReader`. If the records name splits, those of other
+    alike), ``phrases``, ``clauses`` (``[start, end]``
+        each), ``image_size`` and ``concepts`` as in `CIRRReader`. If the records name splits, those of other
     splits than the one that is read are left out; a file whose records name none is one split. Where no record has a
     ``target``, queries can only be predicted.
 

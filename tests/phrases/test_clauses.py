@@ -1,5 +1,7 @@
 """Where captions are divided, and what their clauses hold."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,10 +16,12 @@ from data_modules.scenes.groups import random_edit
 from data_modules.scenes.wording import Caption, join_clauses
 from tests.phrases.test_phrase_trees import SOFA, leaves, read
 
-CHANGES = "(ROOT (S (VP (VP (VB add) (NP (NP (DT a) (NN dog)) (CC and) (NP (DT a) (NN cat)))) (CC and) (VP (VB zoom) (PRT (RP in))))))"
+CHANGES = """(ROOT (S (VP (VP (VB add) (NP (NP (DT a) (NN dog)) (CC and) (NP (DT a) (NN cat)))) (CC and)
+(VP (VB zoom) (PRT (RP in))))))"""
 SPLICE = "(ROOT (S (S (VP (VB zoom) (PRT (RP in)))) (, ,) (NP (DT the) (NN dog)) (VP (VBZ is) (ADJP (JJ red)))))"
 ADJUNCT = "(ROOT (S (VP (VB add) (NP (DT a) (NN dog)) (, ,) (S (VP (VBG sleeping))))))"
-EXCHANGE = "(ROOT (FRAG (NP (NP (DT a) (NN cat)) (PP (RB instead) (IN of) (NP (NN dogs)))) (, ,) (PP (IN without) (NP (NN snow)))))"
+EXCHANGE = """(ROOT (FRAG (NP (NP (DT a) (NN cat)) (PP (RB instead) (IN of) (NP (NN dogs)))) (, ,)
+(PP (IN without) (NP (NN snow)))))"""
 UNLIKE = "(ROOT (S (PP (IN unlike) (NP (NNS dogs))) (, ,) (NP (PRP i)) (VP (VBP want) (NP (NNS cats)))))"
 
 
@@ -58,7 +62,7 @@ def test_clauses_of_any_words_lie_apart_and_begin_and_end_at_words(text: str, st
     spans = clause_spans(text, words, starts)
     assert bool(spans) == bool(words)
     assert all(0 <= first < end for first, end in spans)
-    assert all(one.end <= other.start for one, other in zip(spans, spans[1:], strict=False))
+    assert all(one.end <= other.start for one, other in pairwise(spans))
     if any(mark not in " ,.&" for mark in text):
         kept = "".join(text[start:end] for start, end in spans)
         assert sorted(mark for mark in kept if mark in "ab") == sorted(mark for mark in text if mark in "ab")
