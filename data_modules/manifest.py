@@ -23,6 +23,7 @@ from data_modules.reading.annotations import (
     Record,
     check_other,
     check_path,
+    clause_records,
     phrase_records,
     read_names,
 )
@@ -56,6 +57,7 @@ class ManifestRecord(PlainCaption):
     target: ImagePath | None = None
     image_set: int | None = None
     phrases: list[PhraseField] | None = None
+    clauses: list[tuple[int, int]] | None = None
     image_size: ImageSize | None = None
     concepts: Concepts | None = None
 
@@ -70,7 +72,8 @@ class ManifestReader(BenchmarkReader):
     """Any triplets: records with ``reference``, ``caption`` and ``target``, for training and evaluation.
 
     Optional fields of a record: ``id`` (an integer), ``split``, ``image_set`` (an integer; images of one set look
-    alike), ``phrases``, ``image_size`` and ``concepts`` as in `CIRRReader`. If the records name splits, those of other
+    alike), ``phrases``, ``clauses`` (``[start, end]``
+        each), ``image_size`` and ``concepts`` as in `CIRRReader`. If the records name splits, those of other
     splits than the one that is read are left out; a file whose records name none is one split. Where no record has a
     ``target``, queries can only be predicted.
 
@@ -218,6 +221,7 @@ class ManifestReader(BenchmarkReader):
             reference=record.reference,
             caption=record.caption,
             phrases=phrase_records(record.phrases, record.caption),
+            clauses=clause_records(record.clauses, record.caption),
             target=record.target,
             id=origin.position if record.id is None else record.id,
             image_set=record.image_set,

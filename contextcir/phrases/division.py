@@ -4,6 +4,7 @@ Noun phrases are never divided: "add a dog and a cat" asks for one thing.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from contextcir.phrases.clauses import COMPARISONS, EXCHANGE
@@ -55,7 +56,7 @@ def _divided(segments: Sequence[Sequence[Part]]) -> list[int]:
         if before and asks:
             starts.append(segment[0].first)
         before |= asks
-        for previous, child in zip(segment, segment[1:], strict=False):  # "do this then do that"
+        for previous, child in pairwise(segment):  # "do this then do that"
             if previous.node.label == child.node.label and child.node.label in ("S", "VP"):
                 starts.append(child.first)
     return starts

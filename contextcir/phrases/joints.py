@@ -1,4 +1,4 @@
-"""Where a dependency parse begins a new clause: after commas and conjunctions that join verbs or set off prepositions.
+"""Where a dependency parse begins a new clause: after commas and conjunctions that join verbs or set off a preposition.
 
 Noun phrases are never divided: "add a dog and a cat" asks for one thing.
 """

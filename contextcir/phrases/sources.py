@@ -1,4 +1,4 @@
-"""Where noun phrases and clauses of captions come from while a model is trained or used: a bank, a parser, or both."""
+"""Where the noun phrases and clauses of captions come from in training and use: a bank, a parser, or both."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence

@@ -15,6 +15,7 @@ import pytest
 
 from contextcir.errors import LONGEST, InputError
 from contextcir.phrases.bank import PhraseBank, write_bank
+from contextcir.phrases.clauses import RULES
 from experiments.phrases.__main__ import main
 from experiments.phrases.workers import BATCHES
 from tests.helpers.word_parser import WordParser
@@ -189,10 +190,11 @@ def test_a_place_that_can_not_be_written_is_one_line(kind, captions, tmp_path):
 @pytest.mark.parametrize(
     "content",
     [
-        '{"a": [[0]]}',
-        '{"a": [["x", "y"]]}',
-        '{"a": [[true, 3]]}',
-        '{"a": [[5, 2]]}',
+        '{"a": [[[0]], []]}',
+        '{"a": [[], [["x", "y"]]]}',
+        '{"a": [[[true, 3]], []]}',
+        '{"a": [[[5, 2]], []]}',
+        '{"a": [[0, 1]]}',
         '{"a": 3}',
         "[1]",
         "3",
@@ -201,7 +203,7 @@ def test_a_place_that_can_not_be_written_is_one_line(kind, captions, tmp_path):
 )
 def test_a_resume_file_with_foreign_lines_is_one_line(content, captions, tmp_path):
     (tmp_path / "bank.part").mkdir()
-    (tmp_path / "bank.part" / BATCHES).write_text(f"{json.dumps(KEY)}\n{content}\n")
+    (tmp_path / "bank.part" / BATCHES).write_text(f"{json.dumps([*KEY, RULES])}\n{content}\n")
     assert "line 2 is damaged: remove the file" in line_of("--captions", captions, *PARSER, "--out", tmp_path / "bank")
 
 
