@@ -128,7 +128,9 @@ def features(
         numbers = [1e3 * load, 1e3 * work, batch / clock, batch / cpu]
         lines.append([kind, *(f"{number:,.0f}" for number in numbers)])
     text = table(["", "loading, ms", "training, ms", "triplets/s", "triplets a second of CPU time"], lines)
-    filled = f"{count:,} images encoded in {filling.clock:,.0f} s ({filling.cpu:,.0f} of CPU time), {size / 1e6:,.0f} MB"
+    filled = (
+        f"{count:,} images encoded in {filling.clock:,.0f} s ({filling.cpu:,.0f} of CPU time), {size / 1e6:,.0f} MB"
+    )
     publish(f"**{model}**, batch {batch}; {measured_on(torch.device('cpu'), threads)}\n\n{text}\n{filled}\n", markdown)
 
 
