@@ -30,6 +30,7 @@ from experiments.study.plan import Plan
 from experiments.study.report import write_report
 from experiments.study.results import choose, read_result
 from experiments.study.runner import Runner
+from experiments.study.timing import timing_text
 
 SWITCHES = ("--list", "--aggregate")  # may stand without a value
 PASSED_ON = ("--data", "--model", "--trainer", "--config")
@@ -44,6 +45,7 @@ def study(
     threads: int = 1,
     list: bool = False,
     aggregate: bool = False,
+    timing: int | None = None,
     limit_seconds: float | None = None,
     publish: Path | None = None,
     flags: Sequence[str] = (),
@@ -59,6 +61,8 @@ def study(
         threads: CPU threads of each run; two runs of one thread are faster than one of two.
         list: Print the runs and whether they are done, and run nothing.
         aggregate: Make the tables of what is done, and run nothing.
+        timing: Train each variant for so many steps, print what a step costs and how many steps take as long as the
+            dearest training, and run nothing else: for studies of equal cost.
         limit_seconds: End after this time, on machines that are given for some hours: runs in progress keep what they
             have done, the tables are made of what is there, and the same command goes on.
         publish: Folder to copy tables and figure to.
@@ -76,10 +80,23 @@ def study(
     if list:
         print_trials(plan, root)
         return
+    if timing is not None:
+        whole(timing, 1, "timing")
+        trials = plan.timing_trials(timing)
+        runner = Runner(root, jobs, threads, seconds=limit_seconds)
+        runner.run(trials)
+        raise_failures(runner)
+        results = [read_result(trial, root) for trial in trials]
+        write_text(root / "timing.md", text := timing_text([result for result in results if result is not None]))
+        print(text)
+        return
     if not aggregate:
         note_command(root)
         write_text(root / "study.yaml", read_text(file))
-        run_study(plan, root, share, Runner(root, jobs, threads, seconds=limit_seconds))
+        runner = Runner(root, jobs, threads, seconds=limit_seconds)
+        run_study(plan, root, share, runner)
+        if runner.out_of_time:
+            print("the time of --limit_seconds is over: the same command goes on with what is left")
     report = write_report(plan, root, choose(plan, root), commands(root))
     if publish is not None:
         publish.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,10 @@ All keys but ``configs``, ``variants`` or ``factors``, ``seeds`` and ``metrics``
       settings: [{model.optimizer.lr: 0.001}, {model.optimizer.lr: 0.002}]
       of: {a: [...]}                            # other settings of a variant or a level, but as many
     metrics: {"By concepts": {"R@1, * concepts": test.composed.recall_at_1_concepts_*}}
+    compare:                                    # the questions that the report answers first: `of` minus `minus`
+      figures: {R@1: val+test.composed.recall_at_1}   # over the queries of several splits
+      pairs: [{question: Does it help?, of: a, minus: none}]
+    curve: val.composed.recall_at_1             # the figure to follow during training; this one by default
 """
 
 import itertools
@@ -28,16 +32,19 @@ from typing import Any, NoReturn
 from contextcir.checks import folder_name
 from contextcir.errors import InputError, shown
 from experiments.flags import packaged
-from experiments.study.plan import Plan, Tune, Variant, flags_of
+from experiments.study.plan import Pair, Plan, Tune, Variant, flags_of
+from experiments.study.queries import FIGURE
 from experiments.yaml_files import read_mapping
 
 NAME = re.compile(r"[A-Za-z0-9_+][A-Za-z0-9_.+]*")  # of a folder: neither hidden nor the one above
 KEY = re.compile(r"[A-Za-z_][\w.]*\+?")
+CURVE = re.compile(r"\w+\.composed\.\w+")
 MOST_SEED = 2**32 - 1  # that NumPy takes
 MOST_RUNS = 10_000
 RESERVED = {"name", "seed_everything", "trainer.default_root_dir", "ckpt_path"}  # arguments that a study sets itself
 KEYS = {
-    "title", "configs", "overrides", "variants", "factors", "untrained", "seeds", "reference", "tune", "metrics"
+    "title", "configs", "overrides", "variants", "factors", "untrained", "seeds", "reference", "tune", "metrics",
+    "compare", "curve"
 }  # fmt: skip
 
 
@@ -122,6 +129,9 @@ class _Reader:
             references=self.references(variants),
             tune=self.tune(variants, seeds),
             metrics=self.metrics(),
+            pairs=self.pairs(variants),
+            answers=self.answers(),
+            curve=self.curve(),
         )
 
     def variants(self, common: Sequence[str]) -> tuple[Variant, ...]:
@@ -192,6 +202,44 @@ class _Reader:
         if len(set(counts.values())) > 1:
             self.fail("tune", f"must give every variant as many settings, got {counts}")
         return Tune(self.text("tune.metric", given["metric"]), own_seeds, settings)
+
+    def compare(self) -> dict[str, Any]:
+        given = self.mapping("compare", self.content.get("compare"))
+        if given and set(given) != {"figures", "pairs"}:
+            self.fail("compare", f"must have figures and pairs, got {', '.join(given)}")
+        return given
+
+    def answers(self) -> dict[str, str]:
+        figures = self.mapping("compare.figures", self.compare().get("figures"))
+        for label, name in figures.items():
+            if not FIGURE.fullmatch(self.text(f"compare.figures.{label}", name)):
+                example = "val+test.composed.recall_at_1_concepts_3+4"
+                self.fail(f"compare.figures.{label}", f"is {shown(name)}, expected a figure by query such as {example}")
+        return figures
+
+    def pairs(self, variants: Sequence[Variant]) -> tuple[Pair, ...]:
+        given = self.compare().get("pairs")
+        if given is None:
+            return ()
+        if not isinstance(given, list) or not all(isinstance(pair, dict) for pair in given):
+            self.fail("compare.pairs", f"must be a list of mappings, got {shown(given)}")
+        names = [variant.name for variant in variants]
+        pairs = []
+        for number, pair in enumerate(given):
+            key = f"compare.pairs.{number}"
+            if set(pair) != {"question", "of", "minus"}:
+                self.fail(key, f"must have question, of and minus, got {shown(list(pair))}")
+            for side in ("of", "minus"):
+                if pair[side] not in names:
+                    self.fail(f"{key}.{side}", f"is {shown(pair[side])}, which is none of {', '.join(names)}")
+            pairs.append(Pair(self.text(f"{key}.question", pair["question"]), pair["of"], pair["minus"]))
+        return tuple(pairs)
+
+    def curve(self) -> str:
+        name = self.text("curve", self.content.get("curve", "val.composed.recall_at_1"))
+        if not CURVE.fullmatch(name):
+            self.fail("curve", f"is {shown(name)}, expected a figure of the composed query, SPLIT.composed.METRIC")
+        return name
 
     def metrics(self) -> dict[str, dict[str, str]]:
         sections = self.mapping("metrics", self.content.get("metrics"))

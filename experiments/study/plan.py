@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from experiments.flags import packaged
 
+WARM_STEPS = 10  # that callbacks.TrainingRecord does not count
 OVERLAYS = Path(__file__).parents[1] / "configs" / "overlays"
 
 
@@ -57,6 +58,15 @@ class Tune:
 
 
 @dataclass(frozen=True)
+class Pair:
+    """Two variants that a question compares: the figures of ``first`` minus those of ``second``."""
+
+    question: str
+    first: str
+    second: str
+
+
+@dataclass(frozen=True)
 class Plan:
     """A study.
 
@@ -68,6 +78,9 @@ class Plan:
         references: by variant, the one that it is compared with.
         tune: how settings are chosen; None if they are given.
         metrics: by section and label, the name or pattern of a metric (see `Figures.names`).
+        pairs: the questions that the report answers first.
+        answers: the figures of the answers by label (see `QueryFigures`).
+        curve: the figure of val that is followed during training.
     """
 
     file: Path
@@ -77,6 +90,9 @@ class Plan:
     references: Mapping[str, str]
     tune: Tune | None
     metrics: Mapping[str, Mapping[str, str]]
+    pairs: tuple[Pair, ...] = ()
+    answers: Mapping[str, str] = field(default_factory=dict)
+    curve: str = "val.composed.recall_at_1"
 
     @property
     def name(self) -> str:
@@ -103,6 +119,17 @@ class Plan:
             for seed in self.seeds
             for variant in self.variants
         ]
+
+    def timing_trials(self, steps: int) -> list[Trial]:
+        """Return short trainings, ``steps`` after the first ones, that tell what a step of each variant costs."""
+        length = (f"--trainer.max_steps={WARM_STEPS + steps}", "--trainer.limit_val_batches=0")
+        trials = []
+        for variant in self.variants:
+            if variant.train:
+                setting = {} if self.tune is None else self.tune.settings[variant.name][0]
+                trial = self._trial(f"timing-{steps}/{variant.name}", variant, setting, self.seeds[0], test=False)
+                trials.append(replace(trial, flags=(*trial.flags, *length)))
+        return trials
 
     def _trial(self, folder: str, variant: Variant, setting: Mapping[str, Any], seed: int, test: bool) -> Trial:
         flags = (*variant.flags, *flags_of(setting, self.file.parent), f"--seed_everything={seed}")

@@ -5,6 +5,7 @@ Queries of one reference share its picture and often their targets, so they are 
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -76,10 +77,9 @@ class QueryFigures:
         return f"{split} {place}" if name is None else name
 
 
-def read_queries(trial: Trial, root: Any) -> QueryFigures | None:
-    """Return what a run has found by query, None if it wrote no such file."""
-    content = read_json(root / trial.name / RUN_FOLDER / "queries.json")
-    return None if content is None else QueryFigures(content)
+def read_queries(trial: Trial, root: Path) -> QueryFigures:
+    """Return what a run has found by query: nothing if it wrote no such file."""
+    return QueryFigures(read_json(root / trial.name / RUN_FOLDER / "queries.json") or {})
 
 
 class Bootstrapped(NamedTuple):

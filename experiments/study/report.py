@@ -1,17 +1,20 @@
-"""The report of a study: tables in Markdown and CSV, and a figure."""
+"""The report of a study: tables in Markdown and CSV, and figures."""
 
 import csv
 import io
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from contextcir.errors import InputError
 from contextcir.files import write_text
 from experiments import command
+from experiments.study.answers import Answer, answers_text, collect_answers
+from experiments.study.pictures import draw, draw_answers, draw_curves
 from experiments.study.plan import Plan
+from experiments.study.queries import QueryFigures, read_queries
 from experiments.study.results import (
     Choices,
     Figures,
@@ -20,27 +23,8 @@ from experiments.study.results import (
     paired_difference,
     read_result,
 )
-
-NONE = "–"
-PANEL = (2.6, 0.26)  # inches: width of a panel, height of a variant in it
-PANELS = 6  # at most in a row
-BLUE, GREY = "#0072B2", "#555555"
-
-
-class Cell(NamedTuple):
-    """A metric of a variant: its values by seed, their mean, and the paired difference from the reference's."""
-
-    values: dict[int, float]
-    mean: Interval
-    difference: Interval | None
-
-
-class Table(NamedTuple):
-    """A section of the report: ``cells`` by variant and label of the metric."""
-
-    title: str
-    labels: tuple[str, ...]
-    cells: dict[str, dict[str, Cell]]
+from experiments.study.tables import NONE, Cell, Table
+from experiments.study.training import Records, cost_text, curve_text, curves
 
 
 def collect(plan: Plan, results: Mapping[str, Mapping[int, Figures]], complete: bool) -> list[Table]:
@@ -89,14 +73,23 @@ def collect(plan: Plan, results: Mapping[str, Mapping[int, Figures]], complete: 
 
 
 def write_report(plan: Plan, root: Path, choices: Choices | None, commands: Sequence[str]) -> list[Path]:
-    """Write ``NAME.md``, ``NAME.csv`` and ``NAME.png`` into the study's folder; return them."""
+    """Write ``NAME.md``, ``NAME.csv`` and the figures into the study's folder; return them."""
     trials = plan.trials(choices.chosen) if choices else []
     results = {trial: result for trial in trials if (result := read_result(trial, root)) is not None}
     complete = bool(trials) and len(results) == len(trials)
     figures: dict[str, dict[int, Figures]] = {}
+    queries: dict[str, dict[int, QueryFigures]] = {}
+    records: dict[str, dict[int, Mapping[str, Any]]] = {}
     for trial, result in results.items():
-        figures.setdefault(trial.variant, {})[trial.seed] = Figures(result["metrics"])
+        found = read_queries(trial, root)
+        figures.setdefault(trial.variant, {})[trial.seed] = Figures(result["metrics"], found.outcomes)
+        queries.setdefault(trial.variant, {})[trial.seed] = found
+        if result.get("training"):
+            records.setdefault(trial.variant, {})[trial.seed] = result["training"]
     tables = collect(plan, figures, complete)
+    seen = [run for by_seed in figures.values() for run in by_seed.values()]
+    labels = [label for label, name in plan.answers.items() if complete or not any(run.is_test(name) for run in seen)]
+    answers = collect_answers(plan, queries, labels)
     tuned = [result for trial in plan.tuning_trials() if (result := read_result(trial, root)) is not None]
     parts = [
         f"# {plan.title}",
@@ -104,17 +97,47 @@ def write_report(plan: Plan, root: Path, choices: Choices | None, commands: Sequ
         f"{len(results)} of {len(trials) or len(plan.variants) * len(plan.seeds)} runs are done."
         + ("" if complete else " Figures of test are left out until all are: they are looked at once."),
     ]
+    pictures: list[Path] = []
+
+    def add_picture(suffix: str, caption: str, draw: Callable[[Path], None]) -> None:
+        pictures.append(root / f"{plan.name}{suffix}.png")
+        draw(pictures[-1])
+        parts.append(f"![{caption}]({pictures[-1].name})")
+
+    if answers:
+        parts.append(answers_text(answers, labels))
+        caption = "Differences and their 95 % intervals over references"
+        add_picture("-answers", caption, lambda path: draw_answers(answers, labels, path))
+    if records:
+        parts.append(cost(plan, records, figures, complete))
+    courses = curves(records, plan.curve)
+    if any(len(points) > 1 for points in courses.values()):
+        parts.append(curve_text(plan, courses))
+        add_picture("-curves", "Val during training", lambda path: draw_curves(courses, plan.curve, path))
     if plan.tune is not None and choices is not None:
         parts.append(tuning_table(plan, choices))
     parts += [text for table in tables for text in markdown(plan, table)]
-    picture = root / f"{plan.name}.png"
     if tables:
-        draw(tables, plan.references, picture)
-        parts.append(f"![Means and 95 % intervals]({picture.name})")
-    files = {f"{plan.name}.md": "\n\n".join(parts) + "\n", f"{plan.name}.csv": csv_text(tables)}
+        add_picture("", "Means and 95 % intervals", lambda path: draw(tables, plan.references, path))
+    files = {f"{plan.name}.md": "\n\n".join(parts) + "\n", f"{plan.name}.csv": csv_text(tables, answers)}
     for name, text in files.items():
         write_text(root / name, text)
-    return [*(root / name for name in files), *([picture] if tables else [])]
+    return [*(root / name for name in files), *pictures]
+
+
+def cost(plan: Plan, records: Records, figures: Mapping[str, Mapping[int, Figures]], complete: bool) -> str:
+    """Return the table of costs, with the first figure of the answers, or that of the curve until it may be seen."""
+    seen = [run for by_seed in figures.values() for run in by_seed.values()]
+    label, name = next(iter(plan.answers.items()), (f"`{plan.curve}`", plan.curve))
+    if not complete and any(run.is_test(name) for run in seen):
+        label, name = f"`{plan.curve}`", plan.curve
+
+    def figure(variant: str) -> Interval | None:
+        values = [run.get(name) for run in figures[variant].values()]
+        known = [value for value in values if value is not None]
+        return interval(known) if known else None
+
+    return cost_text(records, label, figure)
 
 
 def header(plan: Plan, results: Sequence[Mapping[str, Any]], commands: Sequence[str]) -> list[str]:
@@ -185,48 +208,27 @@ def grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return command.table(header, rows).rstrip("\n")
 
 
-def csv_text(tables: Sequence[Table]) -> str:
-    """Return all figures in long form, with the values of every seed."""
+def csv_text(tables: Sequence[Table], answers: Sequence[Answer] = ()) -> str:
+    """Return all figures in long form, with the values of every seed.
+
+    Answers are rows of the section ``Answers``: the difference of two variants, over references ``low`` to ``high``,
+    and over seeds ``half``.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["section", "variant", "metric", "mean", "half", "runs", "difference", "difference_half", "values"])
+    header = "section variant metric mean half runs difference difference_half values low high"
+    writer.writerow(header.split())
     for table in tables:
         for variant, cells in table.cells.items():
             for label, cell in cells.items():
                 values = " ".join(f"{seed}:{value:g}" for seed, value in cell.values.items())
                 numbers = [*cell.mean[:2], cell.mean.count, *(cell.difference or (None, None))[:2]]
                 figures = ["" if number is None else f"{number:.6g}" for number in numbers]
-                writer.writerow([table.title, variant, label, *figures, values])
+                writer.writerow([table.title, variant, label, *figures, values, "", ""])
+    for pair, differences in answers:
+        for label, (over_references, over_seeds) in differences.items():
+            half = "" if over_seeds.half is None else f"{over_seeds.half:.6g}"
+            mean, low, high = (f"{value:.6g}" for value in over_references[:3])
+            names = f"{pair.first} - {pair.second}"
+            writer.writerow(["Answers", names, label, "", "", over_seeds.count, mean, half, "", low, high])
     return text.getvalue()
-
-
-def draw(tables: Sequence[Table], references: Mapping[str, str], path: Path) -> None:
-    """Draw a panel for every metric, with a point and an interval for each variant; references are grey."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    rows = [(t, t.labels[i : i + PANELS]) for t in tables for i in range(0, len(t.labels), PANELS)]
-    names = list(tables[0].cells)
-    columns = max(len(labels) for _, labels in rows)
-    height = 0.75 + PANEL[1] * len(names)
-    figure = Figure(figsize=(1.2 + PANEL[0] * columns, height * len(rows)), layout="constrained", dpi=110)
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(len(rows), columns, squeeze=False)
-    for (table, labels), line in zip(rows, axes, strict=True):
-        for number, axis in enumerate(line):
-            if number >= len(labels):
-                axis.set_axis_off()
-                continue
-            for place, name in enumerate(names):
-                cell = table.cells[name].get(labels[number])
-                if cell is not None:
-                    colour = GREY if name in references.values() else BLUE
-                    axis.errorbar(cell.mean.mean, place, xerr=cell.mean.half, fmt="o", ms=4, color=colour, capsize=2)
-                    dots = list(cell.values.values())
-                    axis.plot(dots, [place + 0.25] * len(dots), ".", ms=2, color=colour, alpha=0.5)
-            axis.set_title(f"{table.title}: {labels[number]}" if table.title else labels[number], fontsize=7)
-            axis.set_yticks(range(len(names)), names if number == 0 else [""] * len(names), fontsize=7)
-            axis.set_ylim(len(names) - 0.4, -0.6)
-            axis.tick_params(axis="x", labelsize=6)
-            axis.grid(axis="x", alpha=0.3)
-    figure.savefig(path)

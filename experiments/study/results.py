@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +16,8 @@ RUN_FOLDER = "run"  # of what experiments.run leaves, in it
 LEVEL = 0.95  # of all confidence intervals
 PHASES = ("fit_end", "validate", "test")  # of metrics.json; later ones take precedence
 POOLED = re.compile(r"(?P<stem>.+_)(?P<parts>\d+(?:\+\d+)+)$")  # ..._concepts_3+4
+
+Outcomes = Callable[[str], Mapping[Any, float]]  # of a figure's name, by query, in 0..1
 
 
 def read_result(trial: Trial, root: Path) -> dict[str, Any] | None:
@@ -44,13 +46,16 @@ def read_result(trial: Trial, root: Path) -> dict[str, Any] | None:
 class Figures:
     """All metrics of a run, named ``SPLIT.ROW.METRIC`` (recall tables) and ``SPLIT.METRIC`` (anything else).
 
-    ``SPLIT.ROW.METRIC_concepts_3+4`` is the mean over the queries of both groups.
+    ``SPLIT.ROW.METRIC_concepts_3+4`` is the mean over the queries of both groups, and ``SPLIT+SPLIT.ROW.METRIC`` that
+    over the queries of both splits.
 
     Args:
         results: content of ``metrics.json``. What was measured before training is left out.
+        outcomes: returns what a figure finds by query (see `QueryFigures`), for figures over several splits.
     """
 
-    def __init__(self, results: Mapping[str, Any]) -> None:
+    def __init__(self, results: Mapping[str, Any], outcomes: Outcomes = lambda name: {}) -> None:
+        self.outcomes = outcomes
         self.values: dict[str, float] = {}
         self.sizes: dict[str, Mapping[str, int]] = {}  # number of queries by split and group
         self.tested: set[str] = set()  # splits that only `test` has evaluated
@@ -69,6 +74,9 @@ class Figures:
 
     def get(self, name: str) -> float | None:
         """Return one metric, None where there is none of this name."""
+        if "+" in name.partition(".")[0]:
+            of_queries = list(self.outcomes(name).values())
+            return 100 * mean(of_queries) if of_queries else None
         pooled = POOLED.match(name)
         if name in self.values or not pooled:
             return self.values.get(name)
@@ -90,6 +98,11 @@ class Figures:
         """
         if "*" not in pattern:
             return {"": pattern} if self.get(pattern) is not None else {}
+        splits, _, rest = pattern.partition(".")
+        if "+" in splits:  # what the first one has
+            first = self.names(f"{splits.partition('+')[0]}.{rest}")
+            names = {match: f"{splits}.{name.partition('.')[2]}" for match, name in first.items()}
+            return {match: name for match, name in names.items() if self.get(name) is not None}
         before, _, behind = pattern.partition("*")
         groups = tuple({f"_{group}" for sizes in self.sizes.values() for group in sizes})
         names = [name for name in sorted(self.values) if fnmatchcase(name, pattern)]
@@ -97,8 +110,8 @@ class Figures:
         return {match: name for match, name in matches.items() if not match.endswith(groups)}
 
     def is_test(self, name: str) -> bool:
-        """Tell whether a metric comes from a split that only ``test`` has evaluated."""
-        return name.split(".", 1)[0] in self.tested
+        """Tell whether a metric comes from a split, or from one of several, that only ``test`` has evaluated."""
+        return not self.tested.isdisjoint(name.partition(".")[0].split("+"))
 
 
 class Choices(NamedTuple):
