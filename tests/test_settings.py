@@ -15,13 +15,14 @@ import contextcir.training
 from contextcir.encoders.backbone import Widths
 from contextcir.errors import InputError
 from contextcir.fusion import Fusion
-from contextcir.losses import ConceptLoss, InfoNCE
+from contextcir.losses import ConceptLoss, InfoNCE, StoredNegatives
 from contextcir.training import AdamWWarmupCosine, WholeBatch
 from tests.helpers.classes import concrete_classes
 
 KINDS = [
     *concrete_classes(contextcir.losses, ConceptLoss),
     *concrete_classes(contextcir.losses, InfoNCE),
+    StoredNegatives,
     *concrete_classes(contextcir.fusion, Fusion),
     *concrete_classes(contextcir.training, AdamWWarmupCosine),
     *concrete_classes(contextcir.training, WholeBatch),
@@ -85,6 +86,7 @@ ABSURD = [
     (InfoNCE, {"temperature": 1e30}),
     (InfoNCE, {"rows": 0}),
     (InfoNCE, {"rows": 2.5}),
+    (StoredNegatives, {"count": 0}),
     (contextcir.losses.LearnedTemperatureInfoNCE, {"temperature": 0.001}),
     (contextcir.losses.PhraseAlignment, {"temperature": 1e-30}),
     (contextcir.losses.GroundedConsistency, {"temperature": 0}),

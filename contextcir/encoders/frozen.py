@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from contextcir.batch import first_of_each
 from contextcir.embeddings import FEATURES, FileState, StoredRows, file_stamps, weights_digest, write_about
 from contextcir.encoders.backbone import OpenCLIPBackbone
 from contextcir.encoders.features import ImageFeatures
@@ -81,19 +82,22 @@ class FeatureTable(StoredRows):
         Raises:
             InputError: if the file was cut off since.
         """
-        content = np.empty((len(rows), self.size), np.uint8)
-        view, file, size = content.reshape(-1).data, self._features.fileno(), self.size
-        for place, row in enumerate(rows.tolist()):
-            if os.preadv(file, [view[place * size : (place + 1) * size]], row * size) < size:
-                raise InputError("was cut off while it was read", file=self.folder / FEATURES)
-        end = 4 * self.embed
+        content, end = self._content(rows, self.size), 4 * self.embed
         embedding = torch.from_numpy(content[:, :end].view(np.float32))
         return torch.from_numpy(content[:, end : end + 2 * self.tokens].view(np.float16)), embedding
 
-    def embeddings(self) -> Tensor:
-        """Return the embeddings (N, E) of all images; those that are not stored are arbitrary."""
-        content = np.memmap(self._features.name, np.uint8, "r", shape=(len(self), self.size))
-        return torch.from_numpy(np.array(content[:, : 4 * self.embed])).view(torch.float32)
+    def embeddings(self, rows: np.ndarray) -> Tensor:
+        """Return the embeddings (B, E) float32 of ``rows`` (B,); errors as in `read`."""
+        return torch.from_numpy(self._content(rows, 4 * self.embed).view(np.float32))
+
+    def _content(self, rows: np.ndarray, length: int) -> np.ndarray:
+        """Return the first bytes (B, length) of ``rows`` (B,)."""
+        content = np.empty((len(rows), length), np.uint8)
+        view, file = content.reshape(-1).data, self._features.fileno()
+        for place, row in enumerate(rows.tolist()):
+            if os.preadv(file, [view[place * length : (place + 1) * length]], row * self.size) < length:
+                raise InputError("was cut off while it was read", file=self.folder / FEATURES)
+        return content
 
     def write(self, rows: Sequence[int], tokens: Tensor, embedding: Tensor) -> None:
         """Store tokens (B, V, D) and embeddings (B, E) of ``rows``; rows that are stored already are left alone."""
@@ -147,6 +151,20 @@ class StoredImages:
         shaped = tokens.to(place).to(dtype).unflatten(1, (-1, backbone.widths.vision))
         return ImageFeatures(shaped, embedding.to(place).to(dtype))
 
+    def distinct(self, number: int) -> tuple[Tensor, Tensor]:
+        """Return the positions (U,) of the different images of a list that exist, and their ids (U,)."""
+        listed = self.lists[number]
+        there = torch.tensor([state is not None for state in listed.states]).nonzero().flatten()
+        ids, _, first = first_of_each(listed.ids[there])
+        return there[first], ids
+
+    @torch.no_grad()
+    def embeddings(self, backbone: OpenCLIPBackbone, number: int, positions: Tensor) -> Tensor:
+        """Return the embeddings (M, E) of images of a list."""
+        table, rows = self.table(backbone, number), positions.numpy()
+        self._repair(backbone, number, rows)
+        return table.embeddings(rows).to(backbone._device).to(backbone._dtype)
+
     def table(self, backbone: OpenCLIPBackbone, number: int) -> FeatureTable:
         """Return the table of a list of images for the weights of the backbone and the present arithmetic, filled."""
         arithmetic = _arithmetic(backbone)
@@ -155,10 +173,13 @@ class StoredImages:
         return self._tables[number, arithmetic]
 
     def _read(self, backbone: OpenCLIPBackbone, number: int, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        self._repair(backbone, number, rows)
+        return self.table(backbone, number).read(rows)
+
+    def _repair(self, backbone: OpenCLIPBackbone, number: int, rows: np.ndarray) -> None:
         table = self.table(backbone, number)
         if damaged := table.damaged(rows):
             _encode(backbone, self.lists[number], table, damaged)
-        return table.read(rows)
 
     @torch.no_grad()
     def _open(self, backbone: OpenCLIPBackbone, images: ImageList, arithmetic: str) -> FeatureTable:

@@ -4,6 +4,7 @@ from contextcir.losses.composed import Additivity, ClauseConsistency, JoinedCons
 from contextcir.losses.contrastive import InfoNCE, LearnedTemperatureInfoNCE
 from contextcir.losses.grounded import GroundedConsistency, PhraseAlignment
 from contextcir.losses.maps import ConceptMaps, ConceptReading
+from contextcir.losses.negatives import StoredNegatives
 from contextcir.losses.text_cc import (
     ConceptLoss,
     MeanOverPhrases,
@@ -25,6 +26,7 @@ __all__ = [
     "MeanOverPhrases",
     "PhraseAlignment",
     "SpatialConsistency",
+    "StoredNegatives",
     "TextConceptConsistency",
     "mean_over_phrases",
 ]

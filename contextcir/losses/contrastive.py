@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from contextcir.batch import first_of_each
 from contextcir.checks import between, whole
+from contextcir.losses.negatives import FurtherImages, StoredNegatives
 
 # Cosines are at most 2 apart. Divided by less than the lower bound, a gap of 0.01 already decides all of a softmax in
 # float32; divided by more than the upper one, no gap changes it by more than 2 %. Neither can be learned from.
@@ -77,13 +78,17 @@ class InfoNCE(nn.Module):
 
     ``rows``: compute the logits of that many queries and targets at a time, and again in backward, so that at most
     rows x 3N logits exist, N the rows of all ranks. None computes and keeps those of all rows of this rank.
+    ``negatives``: adds further training images to the denominator of every query, as the references are.
 
     Raises:
         InputError: if the temperature is outside of `TEMPERATURES`, or ``rows`` is less than 1.
     """
 
-    def __init__(self, temperature: float = 0.07, rows: int | None = None) -> None:
+    def __init__(
+        self, temperature: float = 0.07, rows: int | None = None, negatives: StoredNegatives | None = None
+    ) -> None:
         super().__init__()
+        self.negatives = negatives
         self.initial_temperature = between(temperature, *TEMPERATURES, "model.contrastive.temperature")
         self.rows = None if rows is None else whole(rows, 1, "model.contrastive.rows")
 
@@ -93,9 +98,18 @@ class InfoNCE(nn.Module):
         return self.initial_temperature
 
     def forward(
-        self, query: Tensor, target: Tensor, reference: Tensor, target_id: Tensor, reference_id: Tensor
+        self,
+        query: Tensor,
+        target: Tensor,
+        reference: Tensor,
+        target_id: Tensor,
+        reference_id: Tensor,
+        further: FurtherImages | None = None,
     ) -> Tensor:
-        """Return the loss, a scalar, of embeddings (B, E), not normalised, and image ids (B,)."""
+        """Return the loss, a scalar, of embeddings (B, E), not normalised, and image ids (B,).
+
+        ``further``: the further negatives, equal on all ranks; those that are in the batch of any rank do not count.
+        """
         # In low precision, similarities divided by the temperature would be off by several hundredths.
         with torch.autocast(query.device.type, enabled=False):
             precise = torch.promote_types(query.dtype, torch.float32)
@@ -108,6 +122,8 @@ class InfoNCE(nn.Module):
             queries, targets, references = gathered.unbind(1)  # each (N, E)
             images = ids.T.flatten()  # (2N,) targets, then references
             candidates = Candidates(torch.cat([targets, references]), queries, images, repeats(images), ids[:, 0])
+            if further is not None:
+                candidates = candidates.with_further(further)
             own = torch.arange(len(query), device=query.device) + local_offset(counts)  # (B,) columns of own rows
             rows = Rows(sides[:, 0], sides[:, 1], target_id, own)
             if self.rows is None or self.rows >= len(query):
@@ -128,10 +144,10 @@ class Rows(NamedTuple):
 
 
 class Candidates(NamedTuple):
-    """Columns of logits: ``images`` (2N, E), targets, then references, and ``queries`` (N, E).
+    """Columns of logits: ``images`` (2N + M, E), targets, then references, then M further ones; ``queries`` (N, E).
 
-    ``image_id`` (2N,) and ``target_id`` (N,): ids of the images, and of the queries' targets. ``repeated`` (2N,):
-    images that occur in an earlier column.
+    ``image_id`` (2N + M,) and ``target_id`` (N,): ids of the images, and of the queries' targets. ``repeated``
+    (2N + M,): images that occur in an earlier column.
     """
 
     images: Tensor
@@ -140,12 +156,22 @@ class Candidates(NamedTuple):
     repeated: Tensor
     target_id: Tensor
 
+    def with_further(self, further: FurtherImages) -> "Candidates":
+        """Return these columns, and one for each of M further images."""
+        added = functional.normalize(further.embedding.detach().to(self.images.dtype), dim=-1)  # (M, E)
+        here = torch.isin(further.image_id, self.image_id)  # (M,)
+        return self._replace(
+            images=torch.cat([self.images, added]),
+            image_id=torch.cat([self.image_id, further.image_id]),
+            repeated=torch.cat([self.repeated, here]),
+        )
+
 
 def sum_of_rows(rows: Rows, candidates: Candidates, temperature: float | Tensor) -> Tensor:
     """Return the sum of both cross-entropies over R rows."""
-    to_targets = rows.query @ candidates.images.T / temperature  # (R, 2N)
+    to_targets = rows.query @ candidates.images.T / temperature  # (R, 2N + M)
     to_queries = rows.target @ candidates.queries.T / temperature  # (R, N)
-    excluded = (candidates.image_id == rows.target_id[:, None]) | candidates.repeated  # (R, 2N)
+    excluded = (candidates.image_id == rows.target_id[:, None]) | candidates.repeated  # (R, 2N + M)
     same_target = candidates.target_id == rows.target_id[:, None]  # (R, N)
     loss = functional.cross_entropy(_mask(to_targets, excluded, rows.own), rows.own, reduction="sum")
     return loss + functional.cross_entropy(_mask(to_queries, same_target, rows.own), rows.own, reduction="sum")
@@ -201,8 +227,10 @@ class LearnedTemperatureInfoNCE(InfoNCE):
 
     LOWEST = 0.01
 
-    def __init__(self, temperature: float = 0.07, rows: int | None = None) -> None:
-        super().__init__(temperature, rows)
+    def __init__(
+        self, temperature: float = 0.07, rows: int | None = None, negatives: StoredNegatives | None = None
+    ) -> None:
+        super().__init__(temperature, rows, negatives)
         between(temperature, self.LOWEST, TEMPERATURES[1], "model.contrastive.temperature")
         self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
 

@@ -48,7 +48,7 @@ class ContextCIR(LightningModule):
         encoding: How a training batch is encoded: null for all rows at once, or a GradientCache.
 
     Raises:
-        InputError: if the concept loss needs what the fusion or the encoding does not give.
+        InputError: if a loss needs what the backbone, the fusion or the encoding does not give.
     """
 
     def __init__(
@@ -73,6 +73,8 @@ class ContextCIR(LightningModule):
         self.optimizer = optimizer or AdamWWarmupCosine()
         self.encoding = encoding or WholeBatch()
         self.encoding.check(concept)
+        if self.contrastive.negatives is not None:
+            self.contrastive.negatives.check(backbone)
         self._check_maps()
         if concept is not None:
             concept.check(self.fusion)
@@ -220,11 +222,10 @@ class ContextCIR(LightningModule):
     def losses(self, batch: TripletBatch) -> dict[str, Tensor]:
         """Return ``loss`` and its parts: ``contrastive`` and, for a model with such a loss, ``concept``, unweighted."""
         encoded = self.encoding(self, batch)
-        parts = {
-            "contrastive": self.contrastive(
-                encoded.query, encoded.target, encoded.reference, batch.target_id, batch.reference_id
-            )
-        }
+        negatives = self.contrastive.negatives
+        further = None if negatives is None else negatives.draw(self.backbone, batch.target, self.global_step)
+        sides = encoded.query, encoded.target, encoded.reference
+        parts = {"contrastive": self.contrastive(*sides, batch.target_id, batch.reference_id, further)}
         loss = parts["contrastive"]
         if self.concept is not None and encoded.concept is not None:
             parts["concept"] = encoded.concept

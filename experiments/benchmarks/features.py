@@ -76,6 +76,7 @@ def features(
     batch: int = 128,
     steps: int = 15,
     threads: int = 1,
+    folder: Path | None = None,
     markdown: Path | None = None,
 ) -> None:
     """Train one model by pixels and by stored features in turn, loading the batches in the same process.
@@ -91,6 +92,7 @@ def features(
         batch: Triplets of a step.
         steps: Measured steps of each kind.
         threads: CPU threads.
+        folder: Of the features; a temporary one by default.
         markdown: File for the table.
     """
     output_file(markdown, "markdown")
@@ -102,8 +104,8 @@ def features(
     whole = ContextCIR(backbone, fusion, InfoNCE(0.03), concept)
     data = Scenes(root, batch_size=batch, num_workers=0, preprocess=backbone.preprocess, order=GroupedByReference(0))
     loader = data.train_dataloader()
-    with TemporaryDirectory() as folder:
-        backbone.stored = StoredImages(folder)
+    with TemporaryDirectory() as temporary:
+        backbone.stored = StoredImages(folder or temporary)
         rows = ImageRows(loader.dataset.queries.images, backbone.preprocess, backbone.stored)
         count = len(rows.images)
         filling = timed(lambda: backbone.stored.table(backbone, 0))
@@ -119,7 +121,7 @@ def features(
                 if step:  # the first one starts threads and allocates memory
                     loads[kind].append(load)
                     trains[kind].append(work)
-        size = sum(file.stat().st_blocks for file in Path(folder).rglob("*.bin")) * 512
+        size = sum(file.stat().st_blocks for file in backbone.stored.folder.rglob("*.bin")) * 512
     lines = []
     for kind in sources:
         pairs = list(zip(loads[kind], trains[kind], strict=True))

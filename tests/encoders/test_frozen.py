@@ -192,7 +192,7 @@ def test_rows_are_what_was_written(tmp_path: Path) -> None:
     assert table.lacking() == [1] and table.damaged(np.array([0, 1, 2, 0])) == [1]
     found = table.read(np.array([0, 2, 0]))
     assert torch.equal(found[0], tokens[[1, 0, 1]].flatten(1).half()) and torch.equal(found[1], embedding[[1, 0, 1]])
-    assert torch.equal(table.embeddings()[[2, 0]], embedding)
+    assert torch.equal(table.embeddings(np.array([2, 0])), embedding)
     assert torch.equal(pickle.loads(pickle.dumps(table)).read(np.array([2]))[1], embedding[:1])
 
 
