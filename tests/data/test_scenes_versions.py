@@ -14,6 +14,7 @@ from data_modules.scenes.describer import SceneGraphs
 from data_modules.scenes.reading import read
 from data_modules.scenes.records import draw_base
 from data_modules.scenes.writer import Size, is_complete, write_scenes
+from experiments.scenes import main as scenes_command
 from tests.data.test_scenes_files import digests
 
 SIZE = Size(train_references=1, references=2, shared_references=1)
@@ -124,3 +125,25 @@ def test_hard_references_are_all_bound() -> None:
 def test_a_version_that_does_not_exist_is_told(version: int, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"from 1 to 2, got .*\(data\.version\)"):
         Scenes(tmp_path, version=version)
+
+
+def test_the_report_counts_the_queries_of_every_kind(
+    drawn: dict[int, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = [f"--size.{name}={value}" for name, value in vars(SIZE).items()]
+    monkeypatch.setattr("sys.argv", ["scenes", f"--root={drawn[2]}", *size, "--report=true"])
+    scenes_command()
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert rows[0] == ["split", "concepts", "text", "unbound", "bound", "several"]
+    assert ["hard", "all", "0", "0", str(4 * SIZE.references), "0"] in rows and [
+        "hard",
+        "1",
+        "0",
+        "0",
+        "2",
+        "0",
+    ] in rows
+    for split in ("val", "test", "test_unseen"):
+        kinds = Counter(kind for number in range(SIZE.references) for kind in draw_base(0, split, number).kinds())
+        assert [split, "all", *(str(kinds[kind]) for kind in rows[0][2:])] in rows
+        assert sum(int(n) for row in rows if row[0] == split for n in row[2:]) == 2 * 4 * SIZE.references
