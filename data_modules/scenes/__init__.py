@@ -105,7 +105,7 @@ class ScenesReader(CIRRReader):
         """Return the protocol and queries of a split of either format."""
         if not split.startswith(SHARED):
             evaluation = super().read_evaluation(split)
-            strata = {**evaluation.protocol.strata, **self._read_kinds(evaluation.protocol)}
+            strata = {**evaluation.protocol.strata, **self._kinds_of(evaluation.protocol)}
             return evaluation._replace(protocol=replace(evaluation.protocol, strata=strata))
         self._shared.report = self.report
         evaluation = self._shared.read_evaluation(split.removeprefix(SHARED))
@@ -122,20 +122,25 @@ class ScenesReader(CIRRReader):
         file = AnnotationFile(self.find_file("captions", "cap", split), Roles, "pairid", report=self.report)
         return {record.pairid: record.roles for _, record in file.items() if record.roles}
 
-    def _read_kinds(self, protocol: Protocol) -> dict[str, tuple[int, ...]]:
-        """Return the queries of each kind; {} where there are no kinds, or but one.
+    def read_kinds(self, split: str) -> dict[int, str]:
+        """Return, by query id, what it takes to answer each query of a split; {} where no file says so.
 
         Raises:
-            InputError: if a query has none.
+            InputError: if a kind is none.
         """
-        path = kinds_path(self.root, protocol.split)
+        path = kinds_path(self.root, split)
         if self.version == 1 or not path.exists():
             return {}
-        kinds = {record.pairid: record.answerable for _, record in AnnotationFile(path, Kind, "pairid").items()}
-        strata = Strata()
-        for query, number in enumerate(protocol.query_ids):
+        file = AnnotationFile(path, Kind, "pairid", report=self.report)
+        return {record.pairid: record.answerable for _, record in file.items()}
+
+    def _kinds_of(self, protocol: Protocol) -> dict[str, tuple[int, ...]]:
+        """Return the queries of each kind; {} where there are no kinds, or but one."""
+        kinds, strata = self.read_kinds(protocol.split), Strata()
+        for query, number in enumerate(protocol.query_ids if kinds else ()):
             if number not in kinds:
-                raise InputError(f"says nothing of pairid {number}: delete it, and draw the scenes again", file=path)
+                problem = f"says nothing of pairid {number}: draw the scenes in another folder"
+                raise InputError(problem, file=kinds_path(self.root, protocol.split))
             strata.put(f"answerable_{kinds[number]}", query)
         return strata.as_mapping() if len(strata) > 1 else {}
 

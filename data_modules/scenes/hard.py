@@ -3,7 +3,7 @@
 Two objects of the reference exchange an attribute, in two ways that do not touch each other; the text is carried out on
 the reference, on both exchanged ones, and on the one with both exchanges. All four results answer the text from a
 reference with the same number of objects of each size, fill, colour, shape and place, and none of the four is more like
-the others than the rest are. The fifth image is one that the text rules out, so that it has to be read as well.
+the others than the rest are. The fifth image has a part of the changes, or a wrong one, so that the text counts too.
 """
 
 from collections.abc import Iterator, Sequence
@@ -43,7 +43,7 @@ def hard_set(rng: np.random.Generator, scene: Scene, count: int) -> tuple[list[M
             "wrong object" if _named(statements, other) != _named(statements, scene) else "swapped" for other in changed
         ]
         taken = {s.seen_as for s in (scene, target, *results)}
-        wrong = _ruled_out(rng, scene, edits, taken)
+        wrong = _wrong_edits(rng, scene, edits, taken)
         if wrong is not None:
             return [told, *(Member(s, role, None) for s, role in zip(results, roles, strict=True)), wrong], worded
     return None
@@ -121,8 +121,8 @@ def _named(statements: Sequence[Statement], scene: Scene) -> list[tuple[int, ...
     return [tuple(fitting(s.about, looks)) for s in statements if s.about is not None]
 
 
-def _ruled_out(rng: np.random.Generator, scene: Scene, edits: tuple[Edit, ...], taken: set[tuple]) -> Member | None:
-    """Draw an image that the text rules out: one with a part of the changes, or with a wrong one."""
+def _wrong_edits(rng: np.random.Generator, scene: Scene, edits: tuple[Edit, ...], taken: set[tuple]) -> Member | None:
+    """Draw an image with a part of the changes, or with a wrong one."""
     for _ in range(8):
         edit = edits[int(rng.integers(len(edits)))]
         if len(edits) > 1 and rng.random() < 0.5:

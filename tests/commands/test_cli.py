@@ -144,7 +144,7 @@ def test_flags_win_over_what_a_checkpoint_was_trained_with(on_scenes: list[str],
     cli = main(["test", *on_scenes, f"--ckpt_path={file}", "--model.contrastive.init_args.temperature=0.5"])
     assert cli.model.contrastive.temperature == 0.5
     results = json.loads((runs / "scenes" / "id1" / "metrics.json").read_text())
-    assert set(results["test"]) == {"test", "test_unseen", "circo_test"}
+    assert set(results["test"]) == {"test", "test_unseen", "circo_test", "hard"}
     for name, value in weights(trained).items():
         torch.testing.assert_close(weights(cli)[name], value, rtol=0, atol=0, msg=name)
     rebuilt = ContextCIR.load_from_checkpoint(file)
