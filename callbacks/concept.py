@@ -16,7 +16,7 @@ from contextcir.encoders.features import Fused, ImageFeatures, TextFeatures
 from contextcir.encoders.phrase_texts import PhraseTexts, QueryFeatures
 from contextcir.fusion import Fusion
 from contextcir.losses.contrastive import world_size
-from contextcir.losses.maps import ConceptReading, peakedness, shares
+from contextcir.losses.maps import ConceptReading, keys_in_context, peakedness, shares
 from contextcir.training.encoding import WholeBatch
 
 SCALE = 1024.0  # of losses while they are differentiated: in float16, small gradients would become 0
@@ -114,7 +114,7 @@ def attention_figures(fusion: Fusion, features: QueryFeatures, image_id: Tensor)
     sums = {"attention_start": mean[:, 0].sum(), "attention_end": mean.gather(1, end).sum(), "captions": len(mean)}
     if phrases is not None:
         maps, found = ConceptReading(fusion, features, image_id).in_context()  # (F, V - 1), (P,)
-        keys = fusion.keys_of_phrases(phrases.tokens, phrases.slot)[found]  # (F, K)
+        keys = keys_in_context(fusion, features)[found]  # (F, K)
         sums["map_entropy"] = (1 - peakedness(shares(maps.float()))).sum()
         sums["attention_phrases"] = (mean[phrases.owner[found]] * keys).sum()
         alone = phrases.content.any(dim=1)[phrases.row] if len(phrases) else found  # (P,)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from contextcir.batch import Phrases
+from contextcir.batch import Clauses, Phrases
 from contextcir.encoders.backbone import OpenCLIPBackbone
 from contextcir.encoders.features import Fused, ImageFeatures, TextFeatures, TokenBatch
 
@@ -22,14 +22,14 @@ class ConceptTokens(NamedTuple):
 class PhraseTexts:
     """P noun phrases of B captions; each different wording is encoded once, alone and without padding to the captions.
 
-    ``owner`` (P,): the row of the caption that each phrase is in. Raises ValueError, on first use, for a span that is
-    empty or not inside its caption.
+    ``owner`` (P,): the row of the caption that each phrase is in; ``spans`` (P, 2): its characters there. Raises
+    ValueError, on first use, for a span that is empty or not inside its caption.
     """
 
     def __init__(self, backbone: OpenCLIPBackbone, captions: Sequence[str], phrases: Phrases) -> None:
         self.owner = phrases.owner
         self.captions = captions
-        self._spans = phrases.spans
+        self.spans = phrases.spans
         self._backbone = backbone
         self._features: TextFeatures | None = None
 
@@ -75,7 +75,7 @@ class PhraseTexts:
     @cached_property
     def _places(self) -> tuple[Tensor, Tensor]:
         """Owners and spans on the CPU, for the tokenizer: copied from the device once."""
-        places = torch.cat([self.owner[:, None], self._spans], dim=1).cpu()  # (P, 3)
+        places = torch.cat([self.owner[:, None], self.spans], dim=1).cpu()  # (P, 3)
         return places[:, 0], places[:, 1:]
 
     @cached_property
@@ -141,9 +141,13 @@ def mean_of(tokens: Tensor, chosen: Tensor) -> Tensor:
 
 
 class QueryFeatures(NamedTuple):
-    """Everything that was computed for a batch of queries; ``phrases`` is None where none were given."""
+    """Everything that was computed for a batch of queries; ``phrases`` is None where none were given.
+
+    ``clauses``: those of the captions, as given, whether or not the fusion reads them.
+    """
 
     image: ImageFeatures
     text: TextFeatures
     fused: Fused
     phrases: PhraseTexts | None = None
+    clauses: Clauses | None = None

@@ -36,7 +36,7 @@ class Encoding(NamedTuple):
 
 
 def open_clip_name(model: str) -> str:
-    """Return open_clip's name of a model: the embedded one and those of the Hub become the folders that they lie in.
+    """Return open_clip's name of a model: embedded ones and those of the Hub become the folders that they lie in.
 
     Raises:
         InputError: for a name that open_clip does not know, with close matches, and for a folder whose configuration
@@ -46,8 +46,8 @@ def open_clip_name(model: str) -> str:
     import open_clip
 
     name = model
-    if model == assets.EMBEDDED:
-        name = f"local-dir:{assets.unpack()}"
+    if model in assets.MODELS:
+        name = f"local-dir:{assets.unpack(model)}"
     elif model.startswith("hf-hub:"):
         repository = model.removeprefix("hf-hub:")
         config = hub_file(repository, (CONFIG,), "the settings of the model", "give local-dir:FOLDER", SETTING)
@@ -60,7 +60,7 @@ def open_clip_name(model: str) -> str:
             )
         read_config(folder, SETTING)
     elif open_clip.get_model_config(name) is None if ":" not in name else True:
-        close = get_close_matches(name, [assets.EMBEDDED, *open_clip.list_models()], n=5, cutoff=0.5)
+        close = get_close_matches(name, [*assets.MODELS, *open_clip.list_models()], n=5, cutoff=0.5)
         raise InputError(f"no model {shown(name)}; close to it: {', '.join(close) or 'none'}", setting=SETTING)
     return name
 

@@ -1,5 +1,6 @@
-"""Losses: the contrastive loss, and losses on where the noun phrases of captions attend to."""
+"""Losses: the contrastive loss, on where noun phrases attend to, and on what the clauses of captions give alone."""
 
+from contextcir.losses.composed import Additivity, ClauseConsistency, JoinedConsistency
 from contextcir.losses.contrastive import InfoNCE, LearnedTemperatureInfoNCE
 from contextcir.losses.grounded import GroundedConsistency, PhraseAlignment
 from contextcir.losses.maps import ConceptMaps, ConceptReading
@@ -12,11 +13,14 @@ from contextcir.losses.text_cc import (
 )
 
 __all__ = [
+    "Additivity",
+    "ClauseConsistency",
     "ConceptLoss",
     "ConceptMaps",
     "ConceptReading",
     "GroundedConsistency",
     "InfoNCE",
+    "JoinedConsistency",
     "LearnedTemperatureInfoNCE",
     "MeanOverPhrases",
     "PhraseAlignment",

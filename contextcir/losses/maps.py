@@ -70,6 +70,11 @@ class ConceptReading:
         self._image_id = image_id
         self._image = owner if image_id is None else image_id[owner]  # (P,)
 
+    def image_of_rows(self) -> list[int]:
+        """Return a number for the reference image of each of B rows, equal for equal images."""
+        ids = self._image_id
+        return list(range(len(self.phrases.captions))) if ids is None else ids.tolist()
+
     def maps(self) -> ConceptMaps:
         """Return both attentions, with gradients through both."""
         return self._read(self.phrases.features)
@@ -91,7 +96,7 @@ class ConceptReading:
 
         The maps have gradients. The other phrases were truncated with their captions.
         """
-        keys = self.fusion.keys_of_phrases(self.phrases.tokens, self.phrases.slot)  # (P, K)
+        keys = keys_in_context(self.fusion, self.features)  # (P, K)
         counted = keys.any(dim=1)
         return phrase_maps(self.context_without_ends(), self.phrases.owner[counted], keys[counted]), counted
 
@@ -113,7 +118,7 @@ class ConceptReading:
     def _read(self, encode: Callable[[], TextFeatures]) -> ConceptMaps:
         """Attend from the vision tokens that are computed already to each phrase's own short text, encoded once."""
         phrases, fused = self.phrases, self.features.fused
-        context_tokens = self.fusion.keys_of_phrases(phrases.tokens, phrases.slot)  # (P, K)
+        context_tokens = keys_in_context(self.fusion, self.features)  # (P, K)
         if not len(phrases):
             nothing = context_tokens.new_zeros(0, 0)
             return ConceptMaps(fused.attention, (), phrases.owner, phrases.owner, context_tokens, nothing)
@@ -134,6 +139,15 @@ def phrases_in(features: QueryFeatures) -> PhraseTexts:
             "the queries were composed without `phrases`, which a concept loss and attention to phrases need"
         )
     return features.phrases
+
+
+def keys_in_context(fusion: Fusion, features: QueryFeatures) -> Tensor:
+    """Return the keys (P, K) that stand for each phrase in its caption; none for one that the fusion did not read.
+
+    Such a phrase was truncated with its caption, or stands between clauses that were encoded alone.
+    """
+    phrases = phrases_in(features)
+    return fusion.keys_of_phrases(phrases.tokens & features.text.valid[phrases.owner], phrases.slot)
 
 
 def ends_of(valid: Tensor) -> Tensor:
@@ -167,9 +181,8 @@ def phrase_maps(maps: tuple[Tensor, ...], rows: Tensor, tokens: Tensor) -> Tenso
 
 def phrase_attention(fusion: Fusion, features: QueryFeatures) -> Tensor:
     """Return the attention of every patch to each phrase in its caption (P, V - 1); NaN for phrases without a token."""
-    phrases = phrases_in(features)
-    keys = fusion.keys_of_phrases(phrases.tokens, phrases.slot)  # (P, K)
-    return phrase_maps(tuple(layer.float() for layer in features.fused.attention), phrases.owner, keys)
+    keys = keys_in_context(fusion, features)  # (P, K)
+    return phrase_maps(tuple(layer.float() for layer in features.fused.attention), phrases_in(features).owner, keys)
 
 
 LEAST = 1e-12  # lower bound of attention and shares, which keeps logarithms finite

@@ -10,7 +10,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
 
+from contextcir.batch import QueryBatch
 from contextcir.checks import between, fraction, not_negative
+from contextcir.fusion.base import Fusion
 from contextcir.losses.contrastive import world_size
 from contextcir.losses.maps import ConceptMaps, ConceptReading, jensen_shannon, phrase_maps, shares_at_contrast
 
@@ -23,17 +25,31 @@ CONTRASTS = (0.01, 100.0)
 
 
 class ConceptLoss(nn.Module, ABC):
-    """A loss on noun phrases. ``weight``: its factor in the total, which the caller applies; 0 only measures it.
+    """A loss on parts of captions: noun phrases or clauses.
+
+    ``weight``: its factor in the total, which the caller applies; 0 only measures it.
 
     Raises:
         InputError: if the weight is negative or not finite.
     """
 
     needs_maps: ClassVar[bool] = True  # whether it reads the attention maps of the fusion
+    needs_phrases: ClassVar[bool] = True  # whether it is 0 without noun phrases
+    needs_clauses: ClassVar[bool] = False  # whether it is 0 without captions of two clauses or more
 
     def __init__(self, weight: float) -> None:
         super().__init__()
         self.weight = not_negative(weight, "model.concept.weight")
+
+    def check(self, fusion: Fusion) -> None:
+        """Raise InputError for a fusion with which this loss would be 0 for another reason than missing maps."""
+
+    def missing(self, batch: QueryBatch) -> str | None:
+        """Return what all captions of a batch lack, so that the loss is 0; None where some have it."""
+        if self.needs_phrases and not len(batch.phrases.owner):
+            return "noun phrases"
+        given = batch.clauses is not None and len(batch.clauses.owner)
+        return "clauses" if self.needs_clauses and not given else None
 
     @abstractmethod
     def forward(self, reading: ConceptReading) -> Tensor:

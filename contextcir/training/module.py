@@ -74,6 +74,8 @@ class ContextCIR(LightningModule):
         self.encoding = encoding or WholeBatch()
         self.encoding.check(concept)
         self._check_maps()
+        if concept is not None:
+            concept.check(self.fusion)
         self.metrics = nn.ModuleList()
         if not self.fusion.reads_text_embedding:
             backbone.freeze_text_projection()
@@ -171,7 +173,7 @@ class ContextCIR(LightningModule):
         check_pairs(len(image.embedding), captions, phrases)
         text = encode_by_clause(self.backbone, captions, clauses if self.fusion.reads_clauses else None)
         texts = None if phrases is None else PhraseTexts(self.backbone, captions, phrases)
-        return QueryFeatures(image, text, self.fusion(image, text, texts), texts)
+        return QueryFeatures(image, text, self.fusion(image, text, texts), texts, clauses)
 
     @torch.no_grad()
     def embed_query(
@@ -236,10 +238,11 @@ class ContextCIR(LightningModule):
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def training_step(self, batch: TripletBatch, batch_idx: int) -> Tensor:
-        if self.concept is not None and not len(batch.query.phrases.owner):
+        missing = None if self.concept is None else self.concept.missing(batch.query)
+        if missing is not None:
             rank_zero_warn(  # shown once
-                "a batch without noun phrases: the Text-CC loss is 0. Give the training records `phrases`, or train "
-                "without that loss (model.concept: null)"
+                f"a batch without {missing}: the Text-CC loss is 0. Give the training records some, or train without "
+                "that loss (model.concept: null)"
             )
         losses = self.losses(batch)
         size = len(batch.query.captions)

@@ -91,9 +91,11 @@ def _rendered(rng: np.random.Generator, scenes: list[Scene], edits: list[tuple[E
     return scenes, edits, np.stack([render(scene, place(scene, rng), rng) for scene in scenes])
 
 
-def make_pool(draw: Callable[[int, int], Drawn], seed: int, first: int, bases: int, workers: int) -> Pool:
-    """Draw and render scenes in worker processes; the result does not depend on their number."""
-    images = np.empty((bases * IMAGES_PER_BASE, SIDE, SIDE, 3), np.uint8)
+def make_pool(
+    draw: Callable[[int, int], Drawn], seed: int, first: int, bases: int, workers: int, each: int = IMAGES_PER_BASE
+) -> Pool:
+    """Draw and render scenes, ``each`` of a base, in worker processes; the result does not depend on their number."""
+    images = np.empty((bases * each, SIDE, SIDE, 3), np.uint8)
     scenes: list[Scene] = []
     edits: list[tuple[Edit, ...] | None] = []
     with get_context("fork").Pool(workers) as pool:

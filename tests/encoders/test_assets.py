@@ -24,7 +24,7 @@ def test_packed_weights_come_back_with_zero_rows_for_other_words(tmp_path: Path)
     state, rows = tiny.clip().state_dict(), [320, 1125, 49406, 49407]
     whole = state["token_embedding.weight"]
     assets.pack({**state, "token_embedding.weight": whole[rows]}, rows, packed)
-    folder = assets.unpack(packed, cache)
+    folder = assets.unpack(folder=packed, cache=cache)
     loaded = open_clip.create_model(f"local-dir:{folder}").state_dict()
     expected = torch.zeros_like(whole)
     expected[rows] = whole[rows].half().float()
@@ -32,13 +32,13 @@ def test_packed_weights_come_back_with_zero_rows_for_other_words(tmp_path: Path)
     for name, value in state.items():
         if name != "token_embedding.weight":
             torch.testing.assert_close(loaded[name], value.half().float(), rtol=0, atol=0)
-    assert assets.unpack(packed, cache) == folder
+    assert assets.unpack(folder=packed, cache=cache) == folder
     assert [path.name for path in cache.iterdir()] == [folder.name], "staging folders are left behind"
 
 
 def test_missing_weights_are_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"scenes_vit.safetensors: is missing: .*experiments.clip"):
-        assets.unpack(tmp_path, tmp_path / "cache")
+        assets.unpack(folder=tmp_path, cache=tmp_path / "cache")
 
 
 def test_the_shipped_weights_fit_into_eight_megabytes() -> None:

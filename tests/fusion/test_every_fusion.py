@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 import contextcir.fusion
-from contextcir.batch import Phrases, QueryBatch, TripletBatch, phrases_of
+from contextcir.batch import Clauses, Phrases, QueryBatch, TripletBatch, phrases_of
 from contextcir.encoders.features import Fused, TextFeatures
 from contextcir.encoders.phrase_texts import PhraseTexts
 from contextcir.fusion import Fusion
@@ -236,3 +236,53 @@ def test_parameters_without_weight_decay_exist_and_are_not_decayed(model: Contex
         assert not any(id(own[name]) in decayed for name in listed)
         if isinstance(module, nn.LayerNorm):
             assert not any(id(p) in decayed for p in own.values())
+
+
+CLAUSES = [[(0, 19), (24, 38)], [(0, 7), (8, 15)], [], [(0, 7), (9, 26)]]
+
+
+def by_clause(rows: list[int], clauses: list = CLAUSES) -> QueryBatch:
+    """Some rows of the batch with their clauses, of which the third caption, a blank, has none."""
+    places = phrases_of([clauses[row] for row in rows])
+    phrases = phrases_of([SPANS[row] for row in rows])
+    given = Clauses(places.owner, places.spans)
+    return QueryBatch(torch.arange(len(rows)), images()[rows], [CAPTIONS[row] for row in rows], phrases, given)
+
+
+@every_fusion
+def test_clauses_are_read_by_those_fusions_that_say_so(model: ContextCIR) -> None:
+    whole, clauses = model.encode_query(query()).fused, model.encode_query(by_clause([0, 1, 2, 3])).fused
+    changed = (whole.embedding - clauses.embedding).abs().amax(dim=1) > 1e-6
+    assert changed.tolist() == [
+        model.fusion.reads_clauses,
+        model.fusion.reads_clauses,
+        False,
+        model.fusion.reads_clauses,
+    ]
+
+
+@every_fusion
+def test_with_clauses_maps_are_distributions_over_their_tokens(model: ContextCIR) -> None:
+    features = model.encode_query(by_clause([0, 1, 2, 3]))
+    assert not features.text.valid[0].equal(model.encode_query(query()).text.valid[0]) or not model.fusion.reads_clauses
+    for layer in features.fused.attention:
+        torch.testing.assert_close(layer.sum(-1), torch.ones(layer.shape[:3]).double())
+        assert (layer[..., :TEXT].transpose(1, 3)[~features.text.valid] == 0).all()
+
+
+@every_fusion
+def test_with_clauses_rows_do_not_depend_on_their_neighbours_or_their_order(model: ContextCIR) -> None:
+    together, order = model.encode_query(by_clause([0, 1, 2, 3])).fused, [2, 0, 3, 1]
+    assert_same(model.encode_query(by_clause(order)).fused, together, torch.tensor(order))
+    for row in range(4):
+        alone = model.encode_query(by_clause([row]))
+        torch.testing.assert_close(alone.fused.embedding[0], together.embedding[row])
+        length = alone.text.tokens.shape[1]
+        for a, b in zip(alone.fused.attention, together.attention, strict=True):
+            torch.testing.assert_close(a[0, ..., :length], b[row, ..., :length])
+
+
+@every_fusion
+def test_a_caption_that_is_one_clause_is_composed_as_without_clauses(model: ContextCIR) -> None:
+    one = by_clause([0, 1, 2, 3], [[(0, len(caption))] if caption.strip() else [] for caption in CAPTIONS])
+    assert_same(model.encode_query(one).fused, model.encode_query(query()).fused)

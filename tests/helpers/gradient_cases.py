@@ -8,6 +8,7 @@ from torch import Tensor
 
 from contextcir.batch import Clauses, Phrases, QueryBatch, TripletBatch
 from contextcir.fusion import ConceptAttentionFusion, ConceptComposer, CrossAttentionFusion, Fusion, Sum
+from contextcir.losses.composed import Additivity, ClauseConsistency
 from contextcir.losses.contrastive import InfoNCE, LearnedTemperatureInfoNCE
 from contextcir.losses.text_cc import ConceptLoss, SpatialConsistency, TextConceptConsistency
 from contextcir.training.encoding import WholeBatch
@@ -35,6 +36,8 @@ MODELS: dict[str, Parts] = {
     "Text-CC and a learned temperature": (two_layers, TextConceptConsistency(), LearnedTemperatureInfoNCE),
     "spatial consistency": (two_layers, SpatialConsistency(), InfoNCE),
     "concept attention": (concepts, TextConceptConsistency(), InfoNCE),
+    "clause consistency": (two_layers, ClauseConsistency(), InfoNCE),
+    "additivity": (ConceptComposer, Additivity(), InfoNCE),
     "clause by clause": (ConceptComposer, TextConceptConsistency(), InfoNCE),
     "no concept loss": (two_layers, None, InfoNCE),
     "sum of embeddings": (Sum, None, InfoNCE),

@@ -6,8 +6,15 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 import contextcir.losses
-from contextcir.batch import Phrases, QueryBatch, phrases_of
-from contextcir.losses import ConceptLoss, ConceptReading, InfoNCE, MeanOverPhrases, mean_over_phrases
+from contextcir.batch import Clauses, Phrases, QueryBatch, phrases_of
+from contextcir.losses import (
+    ConceptLoss,
+    ConceptReading,
+    InfoNCE,
+    JoinedConsistency,
+    MeanOverPhrases,
+    mean_over_phrases,
+)
 from contextcir.losses.text_cc import MapConsistency
 from contextcir.training.module import ContextCIR
 from tests.helpers import tiny
@@ -15,9 +22,10 @@ from tests.helpers.classes import concrete_classes
 from tests.helpers.concept_cases import maps
 from tests.helpers.distributed import run_ranks
 
-CAPTIONS = ["the dog sees the dog and a red ball", "a red ball", "no phrases", "a hat on the dog"]
-SPANS = [[(0, 7), (13, 20), (25, 35)], [(0, 10)], [], [(9, 16), (0, 5)]]
-IMAGES = torch.tensor([7, 5, 7, 3])  # the first and the third caption are about the same image
+CAPTIONS = ["the dog sees the dog and a red ball", "a red ball", "no phrases", "a hat on the dog", "more"]
+SPANS = [[(0, 7), (13, 20), (25, 35)], [(0, 10)], [], [(9, 16), (0, 5)], []]
+CLAUSES = [[(0, 20), (25, 35)], [], [], [(0, 5), (6, 16)], []]
+IMAGES = torch.tensor([7, 5, 7, 3, 9])  # the first and the third caption are about the same image
 EVERY = concrete_classes(contextcir.losses, nn.Module)
 CONCEPT = concrete_classes(contextcir.losses, ConceptLoss)
 every_concept_loss = pytest.mark.parametrize("kind", CONCEPT)
@@ -26,6 +34,7 @@ every_contrastive_loss = pytest.mark.parametrize("kind", concrete_classes(contex
 
 def test_all_losses_are_found_and_listed() -> None:
     named = {"GroundedConsistency", "PhraseAlignment", "SpatialConsistency", "TextConceptConsistency"}
+    named |= {"Additivity", "ClauseConsistency", "JoinedConsistency"}
     assert named <= {kind.__name__ for kind in CONCEPT}
     assert all(issubclass(kind, ConceptLoss | InfoNCE) for kind in EVERY), "a kind of loss without tests here"
     assert {kind.__name__ for kind in EVERY} <= set(contextcir.losses.__all__)
@@ -49,11 +58,18 @@ def pixels(ids: Tensor) -> Tensor:
     return torch.stack([torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(i)) for i in ids.tolist()])
 
 
-def read(model: ContextCIR, rows: list[int], captions: list[str] = CAPTIONS, spans: list = SPANS) -> ConceptReading:
+def query(rows: list[int], captions: list[str] = CAPTIONS, spans: list = SPANS, clauses: list = CLAUSES) -> QueryBatch:
+    """Some rows of the batch."""
+    phrases, parts = (phrases_of([given[row] for row in rows]) for given in (spans, clauses))
+    images = pixels(IMAGES[rows])
+    places = Clauses(parts.owner, parts.spans)
+    return QueryBatch(torch.arange(len(rows)), images, [captions[r] for r in rows], phrases, places)
+
+
+def read(model: ContextCIR, rows: list[int], *given: list) -> ConceptReading:
     """Some rows of the batch, composed and ready to be read by a loss."""
-    dtype = next(model.parameters()).dtype
-    phrases = phrases_of([spans[row] for row in rows])
-    batch = QueryBatch(torch.arange(len(rows)), pixels(IMAGES[rows]).to(dtype), [captions[r] for r in rows], phrases)
+    batch = query(rows, *given)
+    batch = batch._replace(reference=batch.reference.to(next(model.parameters()).dtype))
     return ConceptReading(model.fusion, model.encode_query(batch), IMAGES[rows])
 
 
@@ -78,8 +94,8 @@ def test_its_weight_is_left_to_the_caller(kind: type[ConceptLoss], model: Contex
 
 
 @every_concept_loss
-def test_without_phrases_it_is_zero_with_zero_gradients(kind: type[ConceptLoss], model: ContextCIR) -> None:
-    value = kind()(read(model, ALL, spans=[[]] * 4))
+def test_without_phrases_and_clauses_it_is_zero_with_zero_gradients(kind: type[ConceptLoss], model: ContextCIR) -> None:
+    value = kind()(read(model, [0, 1, 3], CAPTIONS, [[]] * 4, [[]] * 4))  # nor two captions of one image
     value.backward()
     assert value.item() == 0.0
     assert all(p.grad is None or (p.grad == 0).all() for p in model.parameters())
@@ -89,17 +105,18 @@ def test_without_phrases_it_is_zero_with_zero_gradients(kind: type[ConceptLoss],
 def test_the_order_of_the_batch_changes_nothing(kind: type[ConceptLoss], model: ContextCIR) -> None:
     loss = kind()
     torch.testing.assert_close(loss(read(model, [2, 0, 3, 1])), loss(read(model, ALL)))
-    batch = QueryBatch(torch.arange(4), pixels(IMAGES).double(), CAPTIONS, phrases_of(SPANS))
+    batch = query(ALL)
     mixed = Phrases(*(part[[3, 1, 5, 0, 2, 4]] for part in batch.phrases))
-    features = model.encode_query(batch._replace(phrases=mixed))
-    torch.testing.assert_close(loss(ConceptReading(model.fusion, features, IMAGES)), loss(read(model, ALL)))
+    clauses = Clauses(*(part[[3, 0, 2, 1]] for part in batch.clauses))
+    features = model.encode_query(batch._replace(reference=batch.reference.double(), phrases=mixed, clauses=clauses))
+    torch.testing.assert_close(loss(ConceptReading(model.fusion, features, IMAGES[ALL])), loss(read(model, ALL)))
 
 
 @every_concept_loss
 def test_padding_by_a_longer_caption_changes_nothing(kind: type[ConceptLoss], model: ContextCIR) -> None:
-    longer = [*CAPTIONS[:2], "no phrases in many words " * 5, CAPTIONS[3]]
+    longer = [*CAPTIONS[:4], "no phrases in many words " * 5]
     loss = kind()
-    torch.testing.assert_close(loss(read(model, ALL, longer)), loss(read(model, ALL)))
+    torch.testing.assert_close(loss(read(model, [*ALL, 4], longer)), loss(read(model, [*ALL, 4])))
 
 
 @every_concept_loss
@@ -130,8 +147,14 @@ def loss_on_rank(rank: int, kind: type[ConceptLoss], parts: list[list[int]]) -> 
 
 
 @every_concept_loss
-@pytest.mark.parametrize("parts", [[[0, 1], [2, 3]], [[1], [0, 2, 3]], [[0, 1, 3], [2]]], ids=["both", "one", "none"])
+@pytest.mark.parametrize(
+    "parts",
+    [[[0, 1], [2, 3]], [[1], [0, 2, 3]], [[0, 1, 3], [2]], [[0, 2], [3, 1]]],
+    ids=["both", "one", "none", "by image"],
+)
 def test_two_ranks_equal_one_process(kind: type[ConceptLoss], parts: list[list[int]]) -> None:
+    if kind is JoinedConsistency and set(IMAGES[parts[0]].tolist()) & set(IMAGES[parts[1]].tolist()):
+        pytest.skip("captions of an image on two ranks are no pair: an order of data keeps them in one batch")
     ranks = run_ranks(loss_on_rank, 2, kind, parts)
     model = new_model()
     joint = kind()(read(model, [*parts[0], *parts[1]]))
@@ -145,7 +168,7 @@ def test_two_ranks_equal_one_process(kind: type[ConceptLoss], parts: list[list[i
 def test_a_mean_over_phrases_is_that_of_the_values_of_any_parts(kind: type[MeanOverPhrases], model: ContextCIR) -> None:
     loss = kind()
     whole, parts = loss.values(read(model, ALL)), [loss.values(read(model, rows)) for rows in ([0], [1, 2], [3])]
-    assert whole.shape == (6,)
+    assert whole.shape == (6 if kind.needs_phrases else 2,)  # a value for each phrase, or caption of two clauses
     torch.testing.assert_close(torch.cat(parts), whole)
     torch.testing.assert_close(loss(read(model, ALL)), mean_over_phrases(whole))
 
