@@ -18,7 +18,7 @@ All keys but ``configs``, ``variants`` or ``factors``, ``seeds`` and ``metrics``
     metrics: {"By concepts": {"R@1, * concepts": test.composed.recall_at_1_concepts_*}}
     compare:                                    # the questions that the report answers first: `of` minus `minus`
       figures: {R@1: val+test.composed.recall_at_1}   # over the queries of several splits
-      pairs: [{question: Does it help?, of: a, minus: none}]
+      pairs: [{question: "Does it help?", of: a, minus: none}]
     curve: val.composed.recall_at_1             # the figure to follow during training; this one by default
 """
 

@@ -36,9 +36,9 @@ compare:
     on val: val.composed.recall_at_1
     before the wrong object: val+test.target_before_wrong_object
   pairs:
-    - {question: Does composing beat adding clauses?, of: composer, minus: clause_sum}
-    - {question: Does encoding clauses alone help?, of: clause_sum, minus: sum}
-    - {question: Is the published fusion ahead of the sum?, of: published, minus: sum}
+    - {question: "Does composing beat adding clauses?", of: composer, minus: clause_sum}
+    - {question: "Does encoding clauses alone help?", of: clause_sum, minus: sum}
+    - {question: "Is the published fusion ahead of the sum?", of: published, minus: sum}
 """
 SKILL = {"sum": 0.35, "clause_sum": 0.42, "published": 0.30, "edited": 0.41, "composer": 0.47}
 REFERENCES = 60
@@ -181,7 +181,7 @@ def test_a_curve_has_the_steps_of_all_seeds_and_tells_its_late_rise() -> None:
             "curve is 'val.sum.recall_at_1', expected a figure of the",
         ),
         (
-            "question: Is the published fusion ahead of the sum?",
+            'question: "Is the published fusion ahead of the sum?"',
             "question: ''",
             "compare.pairs.2.question must be a text",
         ),

@@ -31,6 +31,7 @@ def test_the_smoke_study_runs_and_is_not_run_again(
     main([*call, "--jobs=2", "--publish", str(tmp_path / "docs")])
     text = (tmp_path / "docs" / "smoke.md").read_text()
     assert "4 of 4 runs are done" in text and "| a - none |" in text and "target before swapped" in text
+    assert "## Answers" in text and "| Does the loss help? | a - none |" in text and "## Cost" in text
     assert f"python -m experiments.study {call[0]} --out=" in text
     rows = list(csv.DictReader((tmp_path / "docs" / "smoke.csv").open()))
     assert {row["metric"] for row in rows} >= {
