@@ -1,5 +1,6 @@
-"""The text tower of short descriptions: what it reads is true, its image tower stays, and it can be told from others."""
+"""The text tower of short descriptions: what it reads is true, and its image tower is that of the default."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +25,8 @@ def test_a_clause_names_objects_of_the_scene_or_its_background() -> None:
         text = clause(rng, scene)
         words = text.split()
         shown = {(item.colour, item.shape) for item in scene.objects}
-        named = [(a, b) for a, b in zip(words, words[1:], strict=False) if a in COLOURS and b in SHAPES]
-        assert (len(named) <= 2 and len(set(named)) == len(named)) or len(shown) < len(scene.objects)
+        named = [(a, b) for a, b in pairwise(words) if a in COLOURS and b in SHAPES]
+        assert len(named) <= 2
         assert set(named) <= shown
         assert named or scene.background in text
         assert len(words) <= 22
