@@ -24,10 +24,11 @@ from data_modules.fashioniq import (
 from data_modules.genecis import TASKS, GeneCISReader
 from data_modules.lasco import LaSCoReader
 from data_modules.manifest import ManifestReader
-from data_modules.records import Evaluation
+from data_modules.records import Evaluation, TrainingSet
 from data_modules.scenes import ScenesReader
+from data_modules.scenes.groups import MAX_EDITS
 from data_modules.scenes.records import draw_base
-from data_modules.scenes.writer import Size, require_scenes, write_scenes
+from data_modules.scenes.writer import ADDED_SPLITS, VERSION, Size, require_scenes, write_scenes
 
 USUAL_TRIPLETS, MOST_TRIPLETS = 7, 10  # of a reference of the scenes; 8.7 in the mean
 COUNTED = 100  # references whose triplets are counted before they are drawn, at 0.05 s each
@@ -186,8 +187,14 @@ class Scenes(CompositionDataModule):
             folder may be mistyped.
         seed: of the benchmark; the same seed gives the same files.
         size: how much to draw.
+        min_concepts: fewest edits that the caption of a training triplet asks for.
+        max_concepts: most edits that the caption of a training triplet asks for; what is evaluated stays the same, so
+            that 2 trains on captions of one and two edits for a test on three and four.
+        version: of the benchmark, 1 or 2. Version 2 has all files of version 1, unchanged, and more: its folder serves
+            as one of version 1 as well, and drawing completes a folder of version 1.
         val_splits: splits scored by ``validate``, and during ``fit``.
-        test_splits: splits scored by ``test``, and ranked by ``predict``.
+        test_splits: splits scored by ``test``, and ranked by ``predict``; None for all that the version has: test,
+            test_unseen, circo_test, and from version 2 on hard.
         options: see CompositionDataModule.
     """
 
@@ -199,22 +206,29 @@ class Scenes(CompositionDataModule):
         draw: bool = False,
         seed: int = 0,
         size: Size = Size(),  # noqa: B008  (immutable; spelled out so that the saved config names it)
+        min_concepts: int = 1,
+        max_concepts: int = MAX_EDITS,
+        version: int = VERSION,
         val_splits: Sequence[str] = ("val", "circo_val"),
-        test_splits: Sequence[str] = ("test", "test_unseen", "circo_test"),
+        test_splits: Sequence[str] | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(ScenesReader(root), val_splits=val_splits, test_splits=test_splits, **options)
+        reader = ScenesReader(root, min_concepts, max_concepts, version)
+        if test_splits is None:
+            test_splits = ("test", "test_unseen", "circo_test", *(ADDED_SPLITS if version > 1 else ()))
+        super().__init__(reader, val_splits=val_splits, test_splits=test_splits, **options)
         self.draw = draw
         self.seed = whole(seed, 0, "data.seed")
         self.size = size
+        self.version = version
 
     def prepare_data(self) -> None:
         """Make sure that the benchmark is there; Lightning calls this in one process of each node."""
         if self.draw:
             self._check_batch_of_scenes()
-            write_scenes(self.root, self.seed, self.size, os.cpu_count() or 1)
+            write_scenes(self.root, self.seed, self.size, os.cpu_count() or 1, self.version)
         else:
-            require_scenes(self.root, self.seed, self.size)
+            require_scenes(self.root, self.seed, self.size, self.version)
 
     def _check_batch_of_scenes(self) -> None:
         """Raise InputError if the scenes to be drawn are too few for a batch: before hours of drawing, not after."""
@@ -223,14 +237,25 @@ class Scenes(CompositionDataModule):
         replicas, _ = self._share()
         needed, references = self.batch_size * replicas, self.size.train_references
         triplets = MOST_TRIPLETS * references
-        if needed > USUAL_TRIPLETS * references and references <= COUNTED:
-            triplets = sum(len(draw_base(self.seed, "train", number).records) for number in range(references))
+        if references <= COUNTED and (self._asked or needed > USUAL_TRIPLETS * references):
+            drawn = (draw_base(self.seed, "train", number) for number in range(references))
+            triplets = sum(self.reader.wants(record["concepts"]) for base in drawn for record in base.records)
         if triplets < needed:
             raise InputError(
-                f"scenes of {references} references have at most {triplets} training triplets, fewer than a batch of "
-                f"{self.batch_size} on each of {replicas} ranks",
+                f"scenes of {references} references have at most {triplets} training triplets{self._asked}, fewer than "
+                f"a batch of {self.batch_size} on each of {replicas} ranks",
                 setting="data.batch_size",
             )
+
+    @property
+    def _asked(self) -> str:
+        """Say which triplets are trained on; "" for all."""
+        low, high = self.reader.min_concepts, self.reader.max_concepts
+        return "" if (low, high) == (1, MAX_EDITS) else f" of {low} to {high} concepts (data.max_concepts)"
+
+    def _check_batch(self, training: TrainingSet) -> None:
+        """Raise InputError if there is no whole batch, which names what leaves triplets out."""
+        super()._check_batch(training._replace(file=training.file + (f" (those{self._asked})" if self._asked else "")))
 
     def member_roles(self, split: str) -> dict[int, dict[str, str]]:
         """Return, by query id, why each image is in the query's set; {} for splits that do not say so."""

@@ -20,11 +20,11 @@ from data_modules.scenes.graph import PLACES, Scene, SceneObject
 from data_modules.scenes.groups import caption
 from data_modules.scenes.records import STREAMS, Base, draw_base, draw_shared_base
 from data_modules.scenes.wording import Caption
-from data_modules.scenes.writer import STATE, VERSION
+from data_modules.scenes.writer import STATE, VERSION, VERSIONS
 
 ATTRIBUTES = (Recolour, Reshape, Resize, Refill)
 ADDED = 100  # keys of added objects begin here, as in `groups.random_edit`
-NAME = re.compile(r"(train|val|test|test_unseen)-(\d+)-(\d+)")
+NAME = re.compile(r"(train|val|test|test_unseen|hard)-(\d+)-(\d+)")
 SHARED_NAME = re.compile(r"\d{12}")
 BASES = 4096  # drawn bases in the cache
 Matching = tuple[tuple[SceneObject, SceneObject], ...]
@@ -132,7 +132,7 @@ class SceneGraphs:
                     f"no file {path}: draw scenes there with `python -m experiments.scenes`", setting="model.root"
                 )
             state = json.loads(path.read_text(encoding="utf-8"))
-            if state["version"] != VERSION:
+            if state["version"] not in VERSIONS:
                 raise InputError(f"is of version {state['version']}, not {VERSION}: draw the scenes again", file=path)
             self._seed = state["seed"]
         return self._seed

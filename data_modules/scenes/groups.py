@@ -79,7 +79,7 @@ def random_edit(rng: np.random.Generator, scene: Scene, busy: set[int], vague: f
     return edit(item.key, pick_other(rng, edit.options, getattr(item, edit.name)))
 
 
-def _draw_edits(
+def draw_edits(
     rng: np.random.Generator, scene: Scene, count: int, vague: float, given: tuple[Edit, ...]
 ) -> tuple[Edit, ...] | None:
     """Draw edits of ``count`` different things, the given ones first."""
@@ -93,11 +93,11 @@ def _draw_edits(
     return tuple(edits) if len(edits) == count else None
 
 
-def _replaced(edits: tuple[Edit, ...], old: Edit, new: Edit) -> tuple[Edit, ...]:
+def replaced(edits: tuple[Edit, ...], old: Edit, new: Edit) -> tuple[Edit, ...]:
     return tuple(new if edit is old else edit for edit in edits)
 
 
-def _partial(rng: np.random.Generator, edits: tuple[Edit, ...]) -> tuple[Edit, ...]:
+def partial(rng: np.random.Generator, edits: tuple[Edit, ...]) -> tuple[Edit, ...]:
     """Keep at least one edit, but not all."""
     dropped = int(rng.integers(len(edits)))
     kept = edits[:dropped] + edits[dropped + 1 :]
@@ -111,7 +111,7 @@ def _wrong_object(rng: np.random.Generator, scene: Scene, edits: tuple[Edit, ...
     if not movable or not idle:
         return None
     edit = pick(rng, movable)
-    return _replaced(edits, edit, edit.onto(rng, pick(rng, idle)))
+    return replaced(edits, edit, edit.onto(rng, pick(rng, idle)))
 
 
 def _swapped_edits(rng: np.random.Generator, edits: tuple[Edit, ...]) -> tuple[Edit, ...] | None:
@@ -120,8 +120,8 @@ def _swapped_edits(rng: np.random.Generator, edits: tuple[Edit, ...]) -> tuple[E
     if not pairs:
         return None
     first, second = pick(rng, pairs)
-    swapped = _replaced(edits, first, first.onto(rng, second.key))
-    return _replaced(swapped, second, second.onto(rng, first.key))
+    swapped = replaced(edits, first, first.onto(rng, second.key))
+    return replaced(swapped, second, second.onto(rng, first.key))
 
 
 def _swapped_attributes(rng: np.random.Generator, target: Scene, edits: tuple[Edit, ...]) -> Scene | None:
@@ -158,7 +158,7 @@ def _negatives(
     def attempt(role: str, how: tuple[Edit, ...] | None) -> bool:
         return how is not None and keep(role, apply(scene, how), how)
 
-    if len(edits) > 1 and not attempt("partial", _partial(rng, edits)):
+    if len(edits) > 1 and not attempt("partial", partial(rng, edits)):
         return None
     swapped = attempt("swapped", _swapped_edits(rng, edits))
     if not swapped and not keep("swapped", _swapped_attributes(rng, target, edits), None):
@@ -169,9 +169,9 @@ def _negatives(
         if len(members) == SET_SIZE - 2:
             return members
         extra = random_edit(rng, scene, {edit.key for edit in edits}, 0.0)
-        options = [("wrong value", _replaced(edits, edit := pick(rng, edits), edit.wrong_value(rng, scene)))]
+        options = [("wrong value", replaced(edits, edit := pick(rng, edits), edit.wrong_value(rng, scene)))]
         if len(edits) > 2:
-            options.append(("partial", _partial(rng, edits)))
+            options.append(("partial", partial(rng, edits)))
         if extra is not None and len(edits) < MAX_EDITS:
             options.append(("extra", (*edits, extra)))
         attempt(*pick(rng, options))
@@ -191,7 +191,7 @@ def image_set(
     None where a draw fails (no free object for a wrong edit, say): draw again. With ``unseen``, some object that the
     query makes has a combination that never occurs in training.
     """
-    edits = _draw_edits(rng, scene, count, vague, given)
+    edits = draw_edits(rng, scene, count, vague, given)
     if edits is None:
         return None
     target = apply(scene, edits)

@@ -4,16 +4,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from data_modules.scenes.answerable import kind_of
 from data_modules.scenes.edits import Add, Edit
 from data_modules.scenes.graph import MAX_OBJECTS, Scene, pick, random_object, random_scene
 from data_modules.scenes.groups import Member, answers, apply, caption, draw_sets, image_set, kinds
+from data_modules.scenes.hard import draw_hard_sets
 from data_modules.scenes.render import SIDE, Placed, box, place
-from data_modules.scenes.wording import describe_object
+from data_modules.scenes.wording import Caption, describe_object
 
 TRAIN_SETS, EVALUATION_SETS = 2, 4  # queries, each with its own image set, on one reference
 VAGUE = 0.2  # share of additions that leave size, fill and place unsaid
 # Streams of the random generator; a new split gets a new number, so that the others stay as they are.
-STREAMS = {"train": 0, "val": 1, "test": 2, "test_unseen": 3, "circo_val": 4, "circo_test": 5}
+STREAMS = {"train": 0, "val": 1, "test": 2, "test_unseen": 3, "circo_val": 4, "circo_test": 5, "hard": 6}
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,19 @@ class Base:
     pictures: list[Picture]
     records: list[dict]
 
+    def kinds(self) -> list[str]:
+        """Return what it takes to answer each query of a split in CIRR's format, see `answerable.kind_of`."""
+        shown = {picture.name: picture.scene for picture in self.pictures}
+        found = []
+        for record in self.records:
+            reference, target = record["reference"], record["target_hard"]
+            others = [shown[name] for name in record["img_set"]["members"] if name not in (reference, target)]
+            found.append(kind_of(record["caption"], shown[reference], shown[target], others))
+        return found
 
-def _query(rng: np.random.Generator, reference: Picture, edits: tuple[Edit, ...]) -> dict:
+
+def _query(reference: Picture, edits: tuple[Edit, ...], worded: Caption) -> dict:
     """Return what a record says of its text: caption, phrases with boxes, number of concepts, kinds of edit."""
-    worded = caption(rng, reference.scene, edits)
     boxes = {placed.item.key: box(placed) for placed in reference.place()[0]}
     phrases = [
         {"text": worded.text[p.start : p.end], "start": p.start, "end": p.end, "box": boxes.get(p.key)}
@@ -58,7 +69,12 @@ def draw_base(seed: int, split: str, number: int) -> Base:
     """
     rng = np.random.default_rng([seed, STREAMS[split], number])
     train = split == "train"
-    scene, sets = draw_sets(rng, TRAIN_SETS if train else EVALUATION_SETS, VAGUE, unseen=split == "test_unseen")
+    texts: list[Caption] = []  # of the queries, where they are worded already
+    if split == "hard":
+        scene, drawn = draw_hard_sets(rng, EVALUATION_SETS)
+        sets, texts = [members for members, _ in drawn], [worded for _, worded in drawn]
+    else:
+        scene, sets = draw_sets(rng, TRAIN_SETS if train else EVALUATION_SETS, VAGUE, unseen=split == "test_unseen")
     flat = [member for members in sets for member in members]
     pictures = [
         Picture(f"{split}-{number}-{i}", shown, (seed, STREAMS[split], number, i))
@@ -73,12 +89,13 @@ def draw_base(seed: int, split: str, number: int) -> Base:
         for member, picture in group:
             if member.edits is None or (not train and member.role != "target"):
                 continue
+            worded = texts[index] if texts else caption(rng, scene, member.edits)
             records.append(
                 {
                     "reference": reference.name,
                     "target_hard": picture.name,
                     "target_soft": {picture.name: 1.0},
-                    **_query(rng, reference, member.edits),
+                    **_query(reference, member.edits, worded),
                     "img_set": {"id": number * len(sets) + index, "members": order},
                     "roles": {p.name: m.role for m, p in group if m is not member} if not train else {},
                 }
@@ -108,7 +125,7 @@ def draw_shared_base(seed: int, split: str, number: int) -> Base:
             break
     stream = (seed, STREAMS[f"circo_{split}"], number)
     pictures = [Picture(str(i), shown, (*stream, i)) for i, shown in enumerate([scene, *right, *wrong])]
-    record = _query(rng, pictures[0], members[0].edits)
+    record = _query(pictures[0], members[0].edits, caption(rng, scene, members[0].edits))
     record["relative_caption"] = record.pop("caption")
     record["semantic_aspects"] = record.pop("edits")
     answered = list(range(1, 1 + wanted))

@@ -54,9 +54,9 @@ def judge(text: str, reference: Scene, target: Scene) -> Judgement:
         statements = read(text)
     except Unreadable as error:
         return Judgement(unread=str(error))
-    start, end = _looks(reference), _looks(target)
-    resolved = [statement for statement in statements if _applies(statement, start)]
-    possible = [s for s in resolved if _apply([s], reference.background, start) != (reference.background, start)]
+    start, end = looks_of(reference), looks_of(target)
+    resolved = [statement for statement in statements if applies(statement, start)]
+    possible = [s for s in resolved if carry_out([s], reference.background, start) != (reference.background, start)]
     idle = len(resolved) - len(possible)
     true, left = _most_true(possible, (reference.background, start), (target.background, end))
     return Judgement(len(statements), len(statements) - idle - true, idle, int(left))
@@ -68,7 +68,7 @@ def _most_true(statements: Sequence[Statement], reference: View, target: View) -
     best = (0, before)
     for count in range(1, len(statements) + 1):
         for chosen in combinations(statements, count):
-            left = distance(*_apply(chosen, *reference), *target)
+            left = distance(*carry_out(chosen, *reference), *target)
             if left == 0:
                 return count, 0
             if left == before - count:
@@ -86,18 +86,20 @@ def distance(background: str, objects: Looks, other_background: str, others: Loo
     )  # the last rows and columns are dummies: an object matched with one appears or vanishes
     for row, one in enumerate(objects):
         for column, other in enumerate(others):
-            costs[row, column] = sum(_differs(getattr(one, name), getattr(other, name)) for name in ATTRIBUTES)
+            costs[row, column] = sum(differs(getattr(one, name), getattr(other, name)) for name in ATTRIBUTES)
     costs[: len(objects), len(others) :] = APPEARANCE_COST
     costs[len(objects) :, : len(others)] = APPEARANCE_COST
     rows, columns = linear_sum_assignment(costs)
     return float(costs[rows, columns].sum()) + (background != other_background)
 
 
-def _differs(one: object, other: object) -> bool:
+def differs(one: object, other: object) -> bool:
+    """Return whether two values contradict each other; None is left open."""
     return one is not None and other is not None and one != other
 
 
-def _looks(scene: Scene) -> Looks:
+def looks_of(scene: Scene) -> Looks:
+    """Return the looks of the objects of a scene, in their order."""
     return tuple(_look(item) for item in scene.objects)
 
 
@@ -105,17 +107,18 @@ def _look(item: SceneObject) -> Look:
     return Look(item.size, item.fill, item.colour, item.shape, item.cell)
 
 
-def _fitting(about: Look, objects: Looks) -> list[int]:
+def fitting(about: Look, objects: Looks) -> list[int]:
     """Return the positions of the objects that the words fit."""
     stated = {name: value for name, value in asdict(about).items() if value is not None}
     return [n for n, item in enumerate(objects) if all(getattr(item, name) == stated[name] for name in stated)]
 
 
-def _applies(statement: Statement, objects: Looks) -> bool:
-    return statement.about is None or len(_fitting(statement.about, objects)) == 1
+def applies(statement: Statement, objects: Looks) -> bool:
+    """Return whether the words about an object fit exactly one."""
+    return statement.about is None or len(fitting(statement.about, objects)) == 1
 
 
-def _apply(statements: Sequence[Statement], background: str, objects: Looks) -> View:
+def carry_out(statements: Sequence[Statement], background: str, objects: Looks) -> View:
     """Return the scene with these changes, all of which refer to the objects before any change."""
     changed: list[Look | None] = list(objects)
     for statement in statements:
@@ -124,7 +127,7 @@ def _apply(statements: Sequence[Statement], background: str, objects: Looks) -> 
         elif statement.about is None:
             changed.append(statement.becomes)
         else:
-            (number,) = _fitting(statement.about, objects)
+            (number,) = fitting(statement.about, objects)
             item = changed[number]
             if statement.becomes is None or item is None:
                 changed[number] = None

@@ -10,6 +10,7 @@ from PIL import Image
 
 from data_modules import Scenes
 from data_modules.scenes import writer
+from data_modules.scenes.answerable import KINDS
 from data_modules.scenes.records import draw_base
 from data_modules.scenes.render import SIDE, render
 from data_modules.scenes.writer import Size, is_complete, write_scenes
@@ -109,10 +110,11 @@ def test_the_data_module_reads_its_own_files_of_both_formats(tmp_path: Path) -> 
     data.setup("fit")
     val, shared = data.protocols("val")
     assert (val.split, len(val.gallery), len(val.query_ids)) == ("val", 42, 8)
-    assert set(val.strata) == {f"concepts_{n}" for n in range(1, 5)}
+    concepts = {f"concepts_{n}" for n in range(1, 5)}
+    assert concepts < set(val.strata) <= concepts | {f"answerable_{kind}" for kind in KINDS}
     assert (shared.split, len(shared.query_ids)) == ("circo_val", 3)
     assert shared.describe()["average_precision_at"] == [5, 10, 25, 50]
-    assert [p.split for p in data.protocols("test")] == ["test", "test_unseen", "circo_test"]
+    assert [p.split for p in data.protocols("test")] == ["test", "test_unseen", "circo_test", "hard"]
     batch = next(iter(data.train_dataloader()))
     assert batch.target.shape == (4, 3, SIDE, SIDE)
     galleries = data.val_dataloader()
