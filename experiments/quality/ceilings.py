@@ -29,6 +29,7 @@ from data_modules.scenes.graph import Scene
 from data_modules.scenes.wording import describe
 from experiments.command import command, processor, table
 from experiments.outputs import output_file
+from experiments.quality.choosers import choosers
 from experiments.quality.pictures import BATCH, Pictures, embed_images
 
 STREAM = 14  # keeps twins and wordings apart from all that the benchmark draws
@@ -151,6 +152,7 @@ def ceilings(
     backbone, _ = load_clip(model, pretrained, "cpu", "model")
     gallery = embed_gallery(backbone, root, evaluation.image_paths)
     figures = ranked(evaluation, gallery, informed_queries(backbone, evaluation, scenes, seed))
+    figures |= choosers(evaluation, scenes)
     count = len(evaluation.records)
     print(f"{model} on {root.name} {split}: {count} queries, {len(gallery)} images, seed {seed}\n")
     print(markdown(figures))
