@@ -16,20 +16,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from contextcir.batch import Clauses, phrases_of
 from contextcir.checks import whole
 from contextcir.files import write_json
 from contextcir.training.module import ContextCIR
-from data_modules.scenes.graph import Scene
-from data_modules.scenes.render import place, render
 from experiments.command import command, processor, table
 from experiments.outputs import output_file
 from experiments.quality.company import KINDS, SIZES, STREAM, Asked, Question, Span, draw_asked
+from experiments.quality.pictures import BATCH, Pictures
 
-BATCH = 128  # pictures or queries that are encoded at a time
 DRAWS = 2000  # of the bootstrap
 COMPOSED, WITHOUT_CLAUSES, TWIN = "composed query", "composed query, captions as one clause", "twin of the target"
 
@@ -112,24 +109,6 @@ def compose_queries(
     return model.embed_query(images, captions, phrases_of(spans, images.device), given)
 
 
-class Pictures:
-    """Renders scenes and embeds them. ``stream``: seed of poses and backgrounds; every call goes on with it."""
-
-    def __init__(self, model: ContextCIR, stream: Sequence[int]) -> None:
-        self.model = model
-        self._rng = np.random.default_rng(stream)
-
-    def render(self, scenes: Sequence[Scene]) -> Tensor:
-        """Render scenes, each anew: preprocessed images (B, 3, S, S)."""
-        drawn = [render(scene, place(scene, self._rng), self._rng) for scene in scenes]
-        return torch.stack([self.model.preprocess(Image.fromarray(pixels)) for pixels in drawn])
-
-    def embed(self, scenes: Sequence[Scene]) -> Tensor:
-        """Render and embed scenes: (B, E), L2-normalised."""
-        parts = (scenes[start : start + BATCH] for start in range(0, len(scenes), BATCH))
-        return torch.cat([self.model.embed_image(self.render(part)) for part in parts])
-
-
 def measure(model: ContextCIR, asked: Sequence[Asked], seed: int = 0) -> dict[str, list[Outcome]]:
     """Return all outcomes by what is the query: the composed one, the same without clauses, a twin of the target.
 
@@ -137,7 +116,7 @@ def measure(model: ContextCIR, asked: Sequence[Asked], seed: int = 0) -> dict[st
     """
     owner = [number for number, each in enumerate(asked) for _ in each.questions]
     questions = [question for each in asked for question in each.questions]
-    pictures = Pictures(model, [seed, STREAM, 0, 1])
+    pictures = Pictures(model.backbone, [seed, STREAM, 0, 1])
     references = torch.cat([pictures.render([each.reference]) for each in asked])  # (R, 3, S, S)
     targets, twins = (pictures.embed([question.target for question in questions]) for _ in range(2))
     wrong = [(row, kind, scene) for row, question in enumerate(questions) for kind, scene in question.wrong.items()]
