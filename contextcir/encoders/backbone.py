@@ -6,7 +6,7 @@ open_clip is imported only by the functions that build models: with timm, torchv
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,14 +14,11 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from contextcir import checks
-from contextcir.encoders.features import ImageFeatures, TextFeatures, TokenBatch
+from contextcir.encoders.features import ImageFeatures, RowFeatures, TextFeatures, TokenBatch
 from contextcir.encoders.pretrained import MODEL, Source, are_postponed, preprocess_of, source_of
 from contextcir.encoders.text import Tokenizer, open_clip_name
 from contextcir.encoders.towers import ClipModel, TextTower, check_towers, freeze_all_but_last
 from contextcir.errors import InputError, one_line, shown
-
-if TYPE_CHECKING:
-    from contextcir.encoders.frozen import StoredImages
 
 MOST_PIXELS = 8192  # of the side of an image
 BUCKETS = 4  # groups of texts of similar length: more save little, and each has fixed costs
@@ -54,7 +51,7 @@ class OpenCLIPBackbone(nn.Module):
 
     clip: ClipModel
     pretrained: str | None
-    stored: "StoredImages | None"  # features of a frozen image tower, for rows in place of images
+    stored: RowFeatures | None  # features of a frozen image tower, for rows in place of images
     _source: Source | None  # of weights that are not loaded yet
 
     def __init__(

@@ -3,7 +3,7 @@
 Letters as in `contextcir.batch`.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -41,3 +41,19 @@ class Fused(NamedTuple):
 
     embedding: Tensor
     attention: tuple[Tensor, ...]
+
+
+class RowFeatures(Protocol):
+    """Features that were computed before, for rows in the place of images (`contextcir.encoders.frozen`)."""
+
+    def encode(self, backbone: Any, rows: Tensor) -> ImageFeatures:
+        """Return the features of rows (B, 2) int64: the number of a list of images, and a position in it."""
+
+    def distinct(self, number: int) -> tuple[Tensor, Tensor]:
+        """Return the positions (U,) of the different images of a list, and their ids (U,)."""
+
+    def embeddings(self, backbone: Any, number: int, positions: Tensor) -> Tensor:
+        """Return the embeddings (M, E) of images of a list."""
+
+    def close(self) -> None:
+        """Forget what was opened: it belongs to other weights."""
