@@ -161,7 +161,7 @@ class SceneDescriber(VisionLanguageModel):
                 content = objects(self.target(context["image"]))
             else:
                 content = objects(self.reference(context["image"]))
-            yield Answer(request.key, content, model=f"{self.name}-{VERSION}", usage={"requests": 1})
+            yield Answer(request.key, content, model=f"{self.name}-{VERSIONS[0]}", usage={"requests": 1})
 
     def reference(self, path: str) -> Scene:
         """Return what is on the first image of a pair."""
