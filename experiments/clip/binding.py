@@ -18,8 +18,8 @@ from experiments.clip.plain import pair_of_objects
 from experiments.clip.scenes import normalise
 
 STREAM = 12  # keeps these scenes apart from all others
-CASES = 1000
-CHUNK = 250  # images encoded at a time
+CASES = 400
+CHUNK = 200  # images encoded at a time
 ATTRIBUTES = ("colour", "size", "fill")
 
 
