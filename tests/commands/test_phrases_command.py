@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 
 from contextcir.files import in_shard
 from contextcir.phrases.bank import PhraseBank
+from contextcir.phrases.clauses import RULES
+from contextcir.phrases.parser import Parse
 from experiments.phrases.__main__ import main
 from experiments.phrases.workers import BATCHES, UnfinishedRun
 from tests.helpers.paths import PROJECT
@@ -68,7 +70,7 @@ def test_every_caption_is_parsed_once_and_in_bulk(
     bank = PhraseBank(run(captions, tmp_path / "bank"))
     assert sorted(chain(*batches)) == sorted(CAPTIONS) and {len(batch) for batch in batches} == {4}
     assert [bank.parse(caption) for caption in CAPTIONS] == WordParser().parse(CAPTIONS)
-    assert bank.about == (WordParser().key, "--parser=tests.helpers.word_parser.WordParser", len(CAPTIONS), None)
+    assert bank.about == (WordParser().key, "--parser=tests.helpers.word_parser.WordParser", len(CAPTIONS), None, RULES)
     told = capsys.readouterr()
     assert "41 captions, 40 different" in told.out and "40/40" in told.err and "captions/s" in told.err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bank", "captions.txt"]
@@ -171,7 +173,7 @@ def test_captions_are_added_to_a_bank_that_is_there(
 
 def test_what_a_killed_run_parsed_is_kept_by_a_run_on_other_files(captions: Path, tmp_path: Path) -> None:
     with UnfinishedRun(tmp_path / "bank.part", WordParser().key) as work:
-        work.add({"the old one": ()})
+        work.add({"the old one": Parse((), ())})
     bank = PhraseBank(run(captions, tmp_path / "bank"))
     assert len(bank) == 41 and "the old one" in bank
 
@@ -202,7 +204,7 @@ def test_banks_that_do_not_fit_are_not_merged(captions: Path, tmp_path: Path) ->
     run(write(tmp_path / "more.txt", ["the end"]), two, "--parser.most=1")
     assert "the first 1', but" in error_of("merge", "--out", tmp_path / "all", one, two)
     with UnfinishedRun(tmp_path / "three.part", WordParser().key) as work:
-        work.add({CAPTIONS[0]: ()})
+        work.add({CAPTIONS[0]: Parse((), ())})
     run(captions, three)
     message = error_of("merge", "--out", tmp_path / "all", one, three)
     assert repr(CAPTIONS[0]) in message and str(one) in message and str(three) in message
@@ -225,8 +227,8 @@ def test_a_run_that_is_going_on_is_not_joined(captions: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b'["words", "none", "1", "the first 9"]\n{"a": [[0]]}\n', "line 2 is damaged"),
-        (b'["words", "none", "2", "the first 9"]\n', "has version '2', but expected is '1'"),
+        (b'["words", "none", "1", "the first 9", 1]\n{"a": [[0]]}\n', "line 2 is damaged"),
+        (b'["words", "none", "2", "the first 9", 1]\n', "has version '2', but expected is '1'"),
     ],
 )
 def test_an_unfinished_run_that_can_not_be_resumed_is_an_error(

@@ -16,6 +16,7 @@ import pytest
 from contextcir.errors import LONGEST, InputError
 from contextcir.phrases.bank import PhraseBank, write_bank
 from contextcir.phrases.clauses import RULES
+from contextcir.phrases.parser import Parse
 from experiments.phrases.__main__ import main
 from experiments.phrases.workers import BATCHES
 from tests.helpers.word_parser import WordParser
@@ -117,7 +118,7 @@ BANKS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a device": (lambda path: path.symlink_to("/dev/zero"), "found a device"),
     "empty": (text(""), "is no phrase bank"),
     "text": (text("no bank\n" * 5000), "can't be read"),
-    "another version": (statement("PRAGMA user_version=7"), "has format 7 instead of 1"),
+    "another version": (statement("PRAGMA user_version=7"), "has format 7 instead of 2"),
     "no tables": (statement("DROP TABLE phrases"), "lacks its tables"),
     "a view": (statement("DROP TABLE phrases; CREATE VIEW phrases AS SELECT 1 AS caption"), "lacks its tables"),
     "nothing told": (statement("DELETE FROM about"), "can't be read"),
@@ -245,7 +246,7 @@ def test_a_disk_that_is_full_while_the_bank_is_written_loses_nothing(captions, t
 def test_a_bank_that_outgrows_the_disk_leaves_the_old_one(captions, tmp_path):
     parse(captions, tmp_path / "bank")
     before, about = (tmp_path / "bank").read_bytes(), PhraseBank(tmp_path / "bank").about
-    rows = [(f"the dog {number:05}", ()) for number in range(5000)]
+    rows = [(f"the dog {number:05}", Parse((), ())) for number in range(5000)]
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, limits[1]))
     try:
