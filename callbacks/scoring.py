@@ -93,9 +93,8 @@ def check_monitors(trainer: Trainer, protocols: Sequence[Protocol]) -> None:
 
 
 def figures(protocols: Sequence[Protocol]) -> Iterator[str]:
-    """Yield the names of all figures of the protocols, those of their means first."""
+    """Yield the names of all logged figures of the protocols, those of their means first."""
     for word, members in averaging_groups(protocols).items():
         yield from (f"{word}_{name}" for name in protocols[members[0]].metric_names())
     for protocol in protocols:
-        for suffix in ("", *(f"_{stratum}" for stratum in protocol.strata)):
-            yield from (f"{protocol.split}_{name}{suffix}" for name in protocol.metric_names())
+        yield from (f"{protocol.split}_{name}" for name in protocol.logged_names())

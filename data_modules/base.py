@@ -235,7 +235,7 @@ class CompositionDataModule(LightningDataModule):
         records, paths, _ = self._complete_training()
         self._check_batch(self._training)
         replicas, rank = self._share()
-        filled = with_phrases(records, self.phrases)
+        filled = with_phrases(records, self.phrases, self._needs_clauses())
         images, preprocess = self._images(None, paths), self._checked_preprocess()
         rows = self._rows_of(images)
         dataset = SeededTriplets(filled, images, preprocess) if rows is None else TripletRows(filled, rows)
@@ -305,7 +305,7 @@ class CompositionDataModule(LightningDataModule):
             command = f"python -m experiments.check_data {self.benchmark} --root {self.root}"
             missing = find_missing(part, self._images(split, part.image_paths), command, self.allow_missing)
             part = drop_missing(part, missing)
-            check_phrases(part, self.phrases, self.trainer is not None and reads_clauses(self.trainer.lightning_module))
+            check_phrases(part, self.phrases, reads_clauses(getattr(self.trainer, "lightning_module", None)))
             self._missing[split] = len(missing)
         return part
 
@@ -335,7 +335,11 @@ class CompositionDataModule(LightningDataModule):
 
     def _queries(self, evaluation: Evaluation) -> QueryDataset:
         images = self._images(evaluation.protocol.split, evaluation.image_paths)
-        return QueryDataset(with_phrases(evaluation.records, self.phrases), images, self._checked_preprocess())
+        records = with_phrases(evaluation.records, self.phrases, self._needs_clauses())
+        return QueryDataset(records, images, self._checked_preprocess())
+
+    def _needs_clauses(self) -> bool:
+        return self.trainer is None or reads_clauses(getattr(self.trainer, "lightning_module", None))
 
     def _images(self, split: str | None, paths: Mapping[str, str]) -> ImageStore:
         """Return the images of a split, or of the training set."""
@@ -345,7 +349,7 @@ class CompositionDataModule(LightningDataModule):
 
     def _rows_of(self, images: ImageStore) -> ImageRows | None:
         """Return the rows of images in the stored features; None where images are to be encoded in every step."""
-        stored = None if self.trainer is None else self.features.of(self.trainer.lightning_module)
+        stored = self.features.of(getattr(self.trainer, "lightning_module", None))
         if stored is None:
             return None
         key = id(images), id(stored)  # both live as long as the rows

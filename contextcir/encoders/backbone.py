@@ -175,18 +175,19 @@ class OpenCLIPBackbone(nn.Module):
             self.load_weights()
         ids, valid = tokens.ids.to(self._device), tokens.valid.to(self._device)
         if ids.device.type != "cpu" or len(ids) < 2 * BUCKETS:
-            return self._encode_equally_long(ids, valid)
+            return self.encode_equally_long(ids, valid)
         order = valid.sum(dim=1).argsort(stable=True)  # (B,)
         parts = []
         for rows in order.tensor_split(BUCKETS):
             length = int(valid[rows].sum(dim=1).max())
-            part = self._encode_equally_long(ids[rows, :length], valid[rows, :length])
+            part = self.encode_equally_long(ids[rows, :length], valid[rows, :length])
             parts.append(part._replace(tokens=functional.pad(part.tokens, (0, 0, 0, ids.shape[1] - length))))
         place = order.argsort()  # (B,)
         hidden, embedding = (torch.cat([part[field] for part in parts])[place] for field in (0, 2))
         return TextFeatures(hidden, valid, embedding)
 
-    def _encode_equally_long(self, ids: Tensor, valid: Tensor) -> TextFeatures:
+    def encode_equally_long(self, ids: Tensor, valid: Tensor) -> TextFeatures:
+        """`encode_text` in one pass, with all positions of all texts."""
         tower = self._text
         length = ids.shape[1]
         with self._kernel(ids.device):

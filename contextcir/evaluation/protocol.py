@@ -8,6 +8,8 @@ from typing import Any
 from contextcir.errors import shown
 from contextcir.evaluation.metrics import WORD, FirstTargetRecallAt, MeanOf, Metric, RecallAt, find_problem
 
+IN_STRATA = ("recall_at_1", "subset_recall_at_1", "map_at_10")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
@@ -102,6 +104,16 @@ class Protocol:
     def metric_names(self) -> tuple[str, ...]:
         """Return the metrics over all queries, in reporting order, without split prefix or stratum suffix."""
         return tuple(metric.name for metric in self.metrics)
+
+    def logged_names(self) -> tuple[str, ...]:
+        """Return the figures for loggers and monitors: all metrics, and of strata the headline and `IN_STRATA`.
+
+        There are hundreds of the others, which only result files hold: Lightning returns what is logged from its
+        processes through a pipe, and waits for ever where that is too small (ddp_fork and ddp_spawn, Lightning 2.6).
+        """
+        names = self.metric_names()
+        few = [name for name in names if name == self.headline or name in IN_STRATA]
+        return (*names, *(f"{name}_{stratum}" for stratum in self.strata for name in few))
 
     def describe(self) -> dict[str, object]:
         """Return everything that decides the figures, ready for a result JSON."""

@@ -307,7 +307,10 @@ class ContextCIR(LightningModule):
         metrics = [cast(CompositionMetric, metric) for metric in self.metrics]
         protocols = [metric.protocol for metric in metrics]
         computed = [metric.figures() for metric in metrics]
-        by_prefix = [(protocol.split, figures) for protocol, figures in zip(protocols, computed, strict=True)]
+        by_prefix = [
+            (protocol.split, {name: figures[name] for name in protocol.logged_names() if name in figures})
+            for protocol, figures in zip(protocols, computed, strict=True)
+        ]
         for prefix, figures in (*by_prefix, *average_figures(protocols, computed).items()):
             # The figures are equal on all ranks already; without sync_dist Lightning would warn.
             self.log_dict({f"{prefix}_{name}": value for name, value in figures.items()}, sync_dist=True)

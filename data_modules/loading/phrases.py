@@ -20,11 +20,13 @@ class RecordsWithPhrases(Sequence[QueryRecord]):
     Args:
         records: of a training set or an evaluation.
         phrases: where to look.
+        clauses: whether clauses are needed; without, nothing is looked up for records that bring phrases.
     """
 
-    def __init__(self, records: Sequence[QueryRecord], phrases: PhraseSource) -> None:
+    def __init__(self, records: Sequence[QueryRecord], phrases: PhraseSource, clauses: bool = True) -> None:
         self.records = records
         self.phrases = phrases
+        self.clauses = clauses
         self._last: tuple[int, QueryRecord] | None = None
 
     def __len__(self) -> int:
@@ -42,7 +44,7 @@ class RecordsWithPhrases(Sequence[QueryRecord]):
 
     def _look_up(self, index: int) -> QueryRecord:
         record = self.records[index]
-        if record.phrases and (record.clauses or not self.phrases.has(record.caption)):
+        if record.phrases and (record.clauses or not self.clauses or not self.phrases.has(record.caption)):
             return record
         try:
             found = self.phrases.find([record.caption])[0]
@@ -54,9 +56,11 @@ class RecordsWithPhrases(Sequence[QueryRecord]):
         return record._replace(phrases=phrases, clauses=record.clauses or found.clauses)
 
 
-def with_phrases(records: Sequence[QueryRecord], phrases: PhraseSource | None) -> Sequence[QueryRecord]:
+def with_phrases(
+    records: Sequence[QueryRecord], phrases: PhraseSource | None, clauses: bool = True
+) -> Sequence[QueryRecord]:
     """Return the records with phrases and clauses where they have none; as they are if there is nowhere to look."""
-    return records if phrases is None else RecordsWithPhrases(records, phrases)
+    return records if phrases is None else RecordsWithPhrases(records, phrases, clauses)
 
 
 def phrases_to_train_on(training: TrainingSet, scored: Sequence[Evaluation], loss: Any | None) -> None:
@@ -110,7 +114,7 @@ def _common(texts: Sequence[str]) -> str:
 def reads_clauses(model: Any) -> bool:
     """Tell whether a model composes, or is trained, with the clauses of captions."""
     reads = getattr(getattr(model, "fusion", None), "reads_clauses", False)
-    return bool(reads or getattr(getattr(model, "concept", None), "needs_clauses", False))
+    return bool(reads or not getattr(getattr(model, "concept", None), "needs_phrases", True))
 
 
 def clauses_to_read(parts: Sequence[TrainingSet | Evaluation], phrases: PhraseSource | None) -> None:

@@ -86,13 +86,18 @@ class Unreadable(ValueError):
 
 
 def read(text: str) -> tuple[Statement, ...]:
-    """Return the changes that a text asks for, each once, in order.
+    """Return the changes that a text asks for, in order; each once, but as many additions as there are.
 
     Raises:
         Unreadable: if the grammar does not have some clause.
     """
     clauses = JOINTS.split(" ".join(text.lower().split()).rstrip("."))
-    return tuple(dict.fromkeys(_read_clause(clause) for clause in clauses))
+    statements: list[Statement] = []
+    for statement in map(_read_clause, clauses):
+        adds = statement.about is None and statement.becomes is not None  # twice "a red star" are two stars
+        if adds or statement not in statements:
+            statements.append(statement)
+    return tuple(statements)
 
 
 def _read_clause(clause: str) -> Statement:

@@ -81,7 +81,8 @@ class PublishedWay(ContextCIR):
         """Encode texts padded to the model's context length: tokens (B, 77, Dt)."""
         ids, valid = self.backbone.tokenizer(texts)
         padding = (0, self.missing(texts))
-        return self.backbone.encode_text(TokenBatch(functional.pad(ids, padding), functional.pad(valid, padding)))
+        padded = TokenBatch(functional.pad(ids, padding), functional.pad(valid, padding))
+        return self.backbone.encode_equally_long(*padded)  # `encode_text` would cut the padding off again
 
     def missing(self, texts: list[str]) -> int:
         """Return by how many tokens the longest text is shorter than the context length."""

@@ -40,6 +40,7 @@ def shown(scene: Scene) -> tuple[Look, ...]:
         ("the background is brick", [Statement(background="brick")]),
         ("without the star, on a brick background", [Statement(Look(shape="star")), Statement(background="brick")]),
         ("the star is gone, then the star is gone", [Statement(Look(shape="star"))]),
+        ("add a star, add a star", [Statement(becomes=Look(shape="star"))] * 2),
     ],
 )
 def test_a_clause_is_read(text: str, wanted: list[Statement]) -> None:
