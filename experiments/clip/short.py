@@ -5,8 +5,9 @@
 CLIPs from the web often mix up which attribute belongs to which object, since their captions are short and the other
 images of a batch show other things: the words alone, in any order, tell which image is meant (Yuksekgonul et al., ICLR
 2023, "When and why vision-language models behave like bags-of-words"). The embedded default is no such model: it was
-trained on long descriptions and modification texts, with hard negatives. This one is its counterpart: a text says one
-thing of an image, and every image of a batch is a scene of its own.
+trained on long descriptions and modification texts, with hard negatives. Here a text says one thing of an image, and
+every image of a batch is a scene of its own. What came out does not mix up attributes more than the default (see
+contextcir/assets/README.md): what it lacks is long texts and modification texts.
 
 The image tower is locked, as in LiT (Zhai et al., CVPR 2022), so all images are encoded once.
 """
