@@ -15,6 +15,7 @@ from contextcir.files import leads_out
 from data_modules.loading.folders import first_there, is_there
 from data_modules.reading.annotations import (
     AnnotationFile,
+    ClauseSpan,
     Concepts,
     ImageSize,
     PhraseField,
@@ -57,7 +58,7 @@ class ManifestRecord(PlainCaption):
     target: ImagePath | None = None
     image_set: int | None = None
     phrases: list[PhraseField] | None = None
-    clauses: list[tuple[int, int]] | None = None
+    clauses: list[ClauseSpan] | None = None
     image_size: ImageSize | None = None
     concepts: Concepts | None = None
 

@@ -132,6 +132,13 @@ def _check_box(box: Any) -> Any:
     return tuple(box)
 
 
+def _check_span(span: Any) -> Any:
+    if not isinstance(span, list) or len(span) != 2 or any(type(place) is not int for place in span):
+        raise Problem("must be a span [start, end] of characters", f", got {shown(span)}")
+    return tuple(span)
+
+
+ClauseSpan = Annotated[tuple[int, int], BeforeValidator(_check_span)]
 ImageName = Annotated[str, AfterValidator(_check_listed)]
 Number = Annotated[str, BeforeValidator(_digits)]  # an integer; its digits are the name of an image
 ImageNumber = Annotated[Number, AfterValidator(_check_listed)]
