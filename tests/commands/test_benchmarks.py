@@ -51,7 +51,10 @@ def allocate(megabytes: int, features: Tensor) -> None:
     assert torch.ones(megabytes * 2**18).sum() + features.sum() > 0
 
 
-def test_memory_is_what_is_taken_beyond_the_features() -> None:
+@pytest.mark.parametrize("freed", [0, 500], ids=["nothing freed before", "500 MB freed before"])
+def test_memory_is_what_is_taken_beyond_the_features(freed: int) -> None:
+    pieces = [torch.ones(2**14) for _ in range(16 * freed)]  # small ones, which the C library keeps when they are freed
+    pieces.clear()
     features = torch.ones(100 * 2**18)  # 100 MB that are there before
     small, large = (in_a_fork(allocate, (megabytes, features), 1)[2] for megabytes in (1, 200))
     assert small < 50 < 180 < large < 300
