@@ -55,7 +55,7 @@ def trained(name: str, fusion: Callable[..., Fusion], root: Path, features: Path
     return torch.stack(losses), (scores > scores.gather(1, targets[:, None])).sum(1)
 
 
-@pytest.mark.parametrize("fusion", [two_layers, Sum])
+@pytest.mark.parametrize("fusion", [two_layers, pytest.param(Sum, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["tiny", pytest.param("scenes-vit", marks=pytest.mark.slow)])
 def test_losses_and_ranks_are_those_of_pixels(
     name: str, fusion: Callable[..., Fusion], clip_folder: Path, tmp_path: Path

@@ -74,6 +74,7 @@ def test_captions_without_phrases_have_none(parser):
     assert parser.parse([]) == []
 
 
+@pytest.mark.slow
 def test_captions_in_one_call_do_not_change_each_other(parser, cirr, monkeypatch):
     captions = [*random.Random(0).sample(cirr, 20), SOFA, "", *CAPTIONS]
     assert len(captions[-1].split()) == 500
