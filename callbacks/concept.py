@@ -15,7 +15,7 @@ from contextcir.checks import whole
 from contextcir.encoders.features import Fused, ImageFeatures, TextFeatures
 from contextcir.encoders.phrase_texts import PhraseTexts, QueryFeatures
 from contextcir.fusion import Fusion
-from contextcir.losses.contrastive import world_size
+from contextcir.losses.gathering import world_size
 from contextcir.losses.maps import ConceptReading, keys_in_context, peakedness, shares
 from contextcir.training.encoding import WholeBatch
 

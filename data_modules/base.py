@@ -232,12 +232,12 @@ class CompositionDataModule(LightningDataModule):
         """
         if self._training is None:
             self.setup("fit")
-        records, paths, _ = self._complete_training()
+        records, paths, _, image_sets = self._complete_training()
         self._check_batch(self._training)
         replicas, rank = self._share()
         filled = with_phrases(records, self.phrases, self._needs_clauses())
         images, preprocess = self._images(None, paths), self._checked_preprocess()
-        rows = self._rows_of(images)
+        rows = self._rows_of(images, image_sets)
         dataset = SeededTriplets(filled, images, preprocess) if rows is None else TripletRows(filled, rows)
         sampler = ResumableSampler(self.order, [self.order.group(record) for record in records], replicas, rank)
         options = {"sampler": sampler, "drop_last": True, "persistent_workers": self.num_workers > 0 and rows is None}
@@ -347,14 +347,14 @@ class CompositionDataModule(LightningDataModule):
             self._stores[split] = self.reader.find_images(self.train_split if split is None else split, paths)
         return self._stores[split]
 
-    def _rows_of(self, images: ImageStore) -> ImageRows | None:
+    def _rows_of(self, images: ImageStore, image_sets: Sequence[Sequence[str]] = ()) -> ImageRows | None:
         """Return the rows of images in the stored features; None where images are to be encoded in every step."""
         stored = self.features.of(getattr(self.trainer, "lightning_module", None))
         if stored is None:
             return None
         key = id(images), id(stored)  # both live as long as the rows
         if key not in self._rows:
-            self._rows[key] = ImageRows(images, self._checked_preprocess(), stored)
+            self._rows[key] = ImageRows(images, self._checked_preprocess(), stored, image_sets)
         return self._rows[key]
 
     def _checked_preprocess(self) -> Preprocess:

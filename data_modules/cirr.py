@@ -34,9 +34,10 @@ SOFT_METRICS = (*SoftRecallAt.at(1, 5, 10, 50), *SoftSubsetRecallAt.at(1, 2, 3))
 
 
 class ImageSet(Record):
-    """The set of similar images that a query belongs to."""
+    """The set of similar images that a query belongs to, and which these are; training can do without them."""
 
     id: int
+    members: list[str] | None = None
 
 
 class ImageSetWithMembers(ImageSet):
@@ -141,7 +142,10 @@ class CIRRReader(BenchmarkReader):
         paths, listed_in = self.read_paths(split)
         file = self.open_captions(split, CIRRRecord, Listed(paths, listed_in))
         file.require("target_hard", lambda record: record.target_hard, ": there is nothing to train on")
-        return TrainingSet(tuple(file.build(CIRRRecord.query).values()), paths, str(file.path))
+        records = tuple(file.build(CIRRRecord.query).values())
+        named = (record.img_set.members or () for _, record in file.items())
+        sets = dict.fromkeys(tuple(name for name in members if name in paths) for members in named)
+        return TrainingSet(records, paths, str(file.path), tuple(members for members in sets if members))
 
     def read_evaluation(self, split: str) -> Evaluation:
         """Return the protocol and queries of a split; without ``target_hard`` in any record its labels are hidden."""

@@ -77,6 +77,7 @@ class Mixture(CompositionDataModule):
         paths: dict[str, str] = {}
         files: list[str] = []
         image_sets: dict[tuple[str, int], int] = {}
+        members: list[tuple[str, ...]] = []
         for name, part in self.sets.items():
             if not self.weights[name]:
                 continue
@@ -94,7 +95,8 @@ class Mixture(CompositionDataModule):
                 records.append(record._replace(image_set=group, **renamed))
             paths |= {f"{name}:{image}": path for image, path in training.image_paths.items()}
             files.append(training.file)
-        return TrainingSet(tuple(records), paths, " and ".join(files))
+            members += [tuple(f"{name}:{image}" for image in one) for one in training.image_sets]
+        return TrainingSet(tuple(records), paths, " and ".join(files), tuple(members))
 
     def read_evaluation(self, split: str) -> Evaluation:
         """Return the protocol and queries of a split of the evaluated set."""

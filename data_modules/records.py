@@ -62,11 +62,15 @@ class QueryRecord(NamedTuple):
 
 
 class TrainingSet(NamedTuple):
-    """Triplets to train on. ``image_paths``: listed path of every image by name. ``file``: where they come from."""
+    """Triplets to train on. ``image_paths``: listed path of every image by name. ``file``: where they come from.
+
+    ``image_sets``: the names of the images of each set that the annotations tell; a set's images look alike.
+    """
 
     records: tuple[QueryRecord, ...]
     image_paths: Mapping[str, str]
     file: str
+    image_sets: tuple[tuple[str, ...], ...] = ()
 
 
 class Evaluation(NamedTuple):

@@ -52,6 +52,9 @@ class RowFeatures(Protocol):
     def distinct(self, number: int) -> tuple[Tensor, Tensor]:
         """Return the positions (U,) of the different images of a list, and their ids (U,)."""
 
+    def alike(self, number: int, positions: Tensor) -> Tensor:
+        """Return the ids (M,) of all images in the sets of similar images that hold those at ``positions``."""
+
     def embeddings(self, backbone: Any, number: int, positions: Tensor) -> Tensor:
         """Return the embeddings (M, E) of images of a list."""
 

@@ -10,8 +10,9 @@ import json
 import os
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,7 +35,8 @@ class ImageList(NamedTuple):
     """Images that can be encoded. ``files``: their paths. ``states``: size and mtime of each, None for no such file.
 
     ``read``: the preprocessed image (3, S, S) at a position. ``preprocess``: a digest of how it is made. ``ids`` (N,)
-    int64: the ids that batches give to the images; two positions of one id are the same image.
+    int64: the ids that batches give to the images; two positions of one id are the same image. ``sets``: by position,
+    the positions of each set of similar images that an image belongs to; empty if there are no sets.
     """
 
     files: Sequence[str]
@@ -42,6 +44,7 @@ class ImageList(NamedTuple):
     read: Callable[[int], Tensor]
     preprocess: str
     ids: Tensor
+    sets: Mapping[int, Sequence[Sequence[int]]] = MappingProxyType({})
 
 
 class FeatureTable(StoredRows):
@@ -157,6 +160,19 @@ class StoredImages:
         there = torch.tensor([state is not None for state in listed.states]).nonzero().flatten()
         ids, _, first = first_of_each(listed.ids[there])
         return there[first], ids
+
+    def alike(self, number: int, positions: Tensor) -> Tensor:
+        """Return the ids (M,) of all images in the sets of similar images that hold those at ``positions`` (B,).
+
+        Raises:
+            InputError: if the annotations of these images tell no sets.
+        """
+        listed = self.lists[number]
+        if not listed.sets:
+            problem = "the training annotations tell no image sets: take StoredNegatives, or leave it out (null)"
+            raise InputError(problem, setting="model.contrastive.negatives")
+        held = {member for position in positions.tolist() for one in listed.sets.get(position, ()) for member in one}
+        return listed.ids[sorted(held)].unique()
 
     @torch.no_grad()
     def embeddings(self, backbone: OpenCLIPBackbone, number: int, positions: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from contextcir.losses.composed import Additivity, ClauseConsistency, JoinedCons
 from contextcir.losses.contrastive import InfoNCE, LearnedTemperatureInfoNCE
 from contextcir.losses.grounded import GroundedConsistency, PhraseAlignment
 from contextcir.losses.maps import ConceptMaps, ConceptReading
-from contextcir.losses.negatives import StoredNegatives
+from contextcir.losses.negatives import ImageSetNegatives, StoredNegatives
 from contextcir.losses.text_cc import (
     ConceptLoss,
     MeanOverPhrases,
@@ -20,6 +20,7 @@ __all__ = [
     "ConceptMaps",
     "ConceptReading",
     "GroundedConsistency",
+    "ImageSetNegatives",
     "InfoNCE",
     "JoinedConsistency",
     "LearnedTemperatureInfoNCE",

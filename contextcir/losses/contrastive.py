@@ -5,67 +5,18 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from contextcir.batch import first_of_each
 from contextcir.checks import between, whole
+from contextcir.losses.gathering import gather_rows, local_offset, rows_per_rank
 from contextcir.losses.negatives import FurtherImages, StoredNegatives
 
 # Cosines are at most 2 apart. Divided by less than the lower bound, a gap of 0.01 already decides all of a softmax in
 # float32; divided by more than the upper one, no gap changes it by more than 2 %. Neither can be learned from.
 TEMPERATURES = (1e-4, 100.0)
-
-
-def world_size() -> int:
-    """Return the number of ranks; 1 without a process group."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def rows_per_rank(count: int, device: torch.device) -> list[int]:
-    """Return the number of rows of every rank, given that of this one; a collective call."""
-    if world_size() == 1:
-        return [count]
-    counts = [torch.zeros(1, dtype=torch.long, device=device) for _ in range(world_size())]
-    dist.all_gather(counts, torch.tensor([count], device=device))
-    return torch.cat(counts).tolist()
-
-
-def local_offset(counts: list[int]) -> int:
-    """Return where the rows of this rank begin among the gathered ones, given the `rows_per_rank`."""
-    return sum(counts[: dist.get_rank()]) if len(counts) > 1 else 0
-
-
-def gather_rows(rows: Tensor, counts: list[int] | None = None) -> Tensor:
-    """Gather rows (B, ...) of all ranks in order, (sum of B, ...), with gradient; B may differ by rank.
-
-    ``counts``: the `rows_per_rank`, if known. Without a process group the rows are returned unchanged.
-    """
-    if world_size() == 1:
-        return rows
-    return _GatherRows.apply(rows, rows_per_rank(len(rows), rows.device) if counts is None else counts)
-
-
-class _GatherRows(torch.autograd.Function):
-    """Uses the stable collectives: the differentiable ones of torch are renamed from release to release."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, counts: list[int]) -> Tensor:
-        ctx.counts = counts
-        padded = rows.new_zeros(max(counts), *rows.shape[1:])  # all_gather needs equal shapes on all ranks
-        padded[: len(rows)] = rows
-        parts = [torch.empty_like(padded) for _ in counts]
-        dist.all_gather(parts, padded)
-        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        total = gradient.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total)  # every rank's loss depends on every row
-        start = local_offset(ctx.counts)
-        return total[start : start + ctx.counts[dist.get_rank()]], None
 
 
 class InfoNCE(nn.Module):

@@ -11,7 +11,8 @@ from torch.nn import functional
 from contextcir.checks import between
 from contextcir.errors import InputError
 from contextcir.files import stable_hash
-from contextcir.losses.contrastive import TEMPERATURES, gather_rows, local_offset, repeats, rows_per_rank, world_size
+from contextcir.losses.contrastive import TEMPERATURES, repeats
+from contextcir.losses.gathering import gather_rows, local_offset, rows_per_rank, world_size
 from contextcir.losses.maps import (
     ConceptEmbeddings,
     ConceptReading,

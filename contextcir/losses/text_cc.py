@@ -13,7 +13,7 @@ from torch.nn import functional
 from contextcir.batch import QueryBatch
 from contextcir.checks import between, fraction, not_negative
 from contextcir.fusion.base import Fusion
-from contextcir.losses.contrastive import world_size
+from contextcir.losses.gathering import world_size
 from contextcir.losses.maps import ConceptMaps, ConceptReading, jensen_shannon, phrase_maps, shares_at_contrast
 
 # A phrase that is all of its caption has the same attention both times, up to rounding. Without a threshold, such a

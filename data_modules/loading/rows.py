@@ -1,6 +1,6 @@
 """Batches of rows of stored features in place of pixels: no image is opened, and no process is needed to decode any."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -21,12 +21,19 @@ class ImageRows:
         images: the store.
         preprocess: PIL image to tensor (3, S, S).
         stored: where the features are; the images are added to it.
+        image_sets: the names of the images of each set that looks alike; those that are not in the store do not count.
 
     Raises:
         InputError: if the preprocessing is random.
     """
 
-    def __init__(self, images: ImageStore, preprocess: Preprocess, stored: StoredImages) -> None:
+    def __init__(
+        self,
+        images: ImageStore,
+        preprocess: Preprocess,
+        stored: StoredImages,
+        image_sets: Iterable[Sequence[str]] = (),
+    ) -> None:
         self.images, self.preprocess, self.stored = images, preprocess, stored
         ids = torch.tensor([images.index(name) for name in images.names], dtype=torch.int64)
         listed = ImageList(
@@ -35,6 +42,7 @@ class ImageRows:
             read=self._read,
             preprocess=preprocess_digest(preprocess, "take null, to encode pixels", SETTING),
             ids=ids,
+            sets=_sets_of({name: position for position, name in enumerate(images.names)}, image_sets),
         )
         number = stored.add(listed)
         places = torch.stack([torch.full_like(ids, number), torch.arange(len(ids))], dim=1)  # (N, 2)
@@ -54,6 +62,16 @@ class ImageRows:
     def _read(self, position: int) -> Tensor:
         name = self.images.names[position]
         return self.preprocess(self.images.load(name, "whose features are to be stored"))
+
+
+def _sets_of(place: Mapping[str, int], image_sets: Iterable[Sequence[str]]) -> dict[int, list[list[int]]]:
+    """Return, by position of an image, the positions of the images of each set that it belongs to."""
+    sets: dict[int, list[list[int]]] = {}
+    for names in image_sets:
+        members = [place[name] for name in names if name in place]
+        for member in members:
+            sets.setdefault(member, []).append(members)
+    return sets
 
 
 class QueryRows(QueryDataset):

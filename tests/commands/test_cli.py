@@ -54,7 +54,8 @@ def test_every_overlay_runs_on_scenes(
 ) -> None:
     monkeypatch.setenv("CIR_COMPILE", "eager")  # the default one compiles C++ for half a minute
     extra = [f"--config={CONFIGS / 'overlays' / overlay}.yaml"] if overlay else []
-    frozen = ["--model.backbone.trainable_image_blocks=0"] if overlay == "stored_negatives" else []
+    stored = overlay in ("stored_negatives", "image_set_negatives")
+    frozen = ["--model.backbone.trainable_image_blocks=0"] if stored else []
     cli = main(["fit", *on_scenes[:2], *extra, *on_scenes[2:], *frozen, "--trainer.fast_dev_run=2"])
     assert cli.trainer.global_step == 2
     if overlay == "no_concept":

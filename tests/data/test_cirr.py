@@ -36,6 +36,28 @@ def test_official_protocol(official: CIRR) -> None:
             assert len(targets) == (protocol is val) and set(targets) <= set(subset)
 
 
+def test_official_image_sets_have_six_images_each(shared: Path) -> None:
+    training = CIRRReader(shared / "data" / "cirr").read_training("val")
+    assert {len(members) for members in training.image_sets} == {6}
+    assert len(training.image_sets) == len({record.image_set for record in training.records})
+    assert all(set(members) <= set(training.image_paths) for members in training.image_sets)
+
+
+@pytest.mark.parametrize("left", [0, 2, 6, None])
+def test_members_of_training_sets_that_are_not_listed_do_not_count(tmp_path: Path, left: int | None) -> None:
+    def change_members(record: dict) -> None:
+        members = record["img_set"].pop("members")
+        if left is not None:
+            record["img_set"]["members"] = [*members[:left], "elsewhere"]
+
+    root = make_cirr(tmp_path, sets=1)
+    with edited(root / "captions" / "cap.rc2.train.json") as records:
+        for record in records:
+            change_members(record)
+    names = tuple(f"train-0-0-img{member}" for member in range(left or 0))
+    assert CIRRReader(root).read_training("train").image_sets == ((names,) if left else ())
+
+
 def test_an_official_record_is_read_as_it_stands(official: CIRR) -> None:
     val = official.protocols("val")[0]
     assert val.query_ids[0] == 12060

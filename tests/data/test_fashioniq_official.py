@@ -70,7 +70,7 @@ def test_official_protocol(official: Path) -> None:
 
 def test_official_training_triplets(official: Path) -> None:
     once, twice = FashionIQ(official), FashionIQ(official, train_text=BothOrders())
-    records, paths, _ = once.read_training()
+    records, paths, *_ = once.read_training()
     assert len(records) == 18000 == 5985 + 5988 + 6027
     assert {name for record in records for name in (record.reference, record.target)} == set(paths)
     assert str(records[5985].origin).endswith("cap.shirt.train.json")

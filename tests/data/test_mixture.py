@@ -8,6 +8,7 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule
 
 from data_modules import CIRCO, CIRR, GroupedByReference, Manifest, Mixture, Shuffled
+from data_modules.cirr import CIRRReader
 from tests.helpers.make_data import colour_of, edited, make_circo, preprocess, write_json
 from tests.helpers.make_mixture import make_sets, mixture
 
@@ -77,6 +78,13 @@ def test_image_sets_of_different_sets_are_different_groups(folders: dict[str, Pa
             groups.setdefault(record.image_set, set()).add(record.reference.split(":")[0])
     assert sorted(map(sorted, groups.values())) == [["cirr"], ["cirr"], ["own"]]
     assert sum(record.image_set is None for record in records) == 2
+
+
+def test_image_sets_have_the_images_of_their_own_set(folders: dict[str, Path]) -> None:
+    alone = CIRRReader(folders["cirr"]).read_training("train").image_sets
+    assert alone
+    named = [tuple(f"cirr:{name}" for name in members) for members in alone]
+    assert list(mixture(folders).read_training().image_sets) == named
 
 
 def test_evaluation_is_that_of_the_first_or_the_named_set(folders: dict[str, Path]) -> None:

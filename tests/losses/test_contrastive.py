@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from contextcir.losses.contrastive import InfoNCE, LearnedTemperatureInfoNCE, gather_rows, repeats
+from contextcir.losses.contrastive import InfoNCE, LearnedTemperatureInfoNCE, repeats
+from contextcir.losses.gathering import gather_rows
 from tests.helpers.distributed import run_ranks
 
 

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from contextcir.batch import QueryBatch, TripletBatch, phrases_of
 from contextcir.encoders.backbone import OpenCLIPBackbone
 from contextcir.encoders.frozen import ImageList, StoredImages
 from contextcir.errors import InputError
-from contextcir.losses import InfoNCE, StoredNegatives
+from contextcir.losses import ImageSetNegatives, InfoNCE, StoredNegatives
 from contextcir.losses.negatives import FurtherImages
 from contextcir.training import GradientCache, WholeBatch
 from contextcir.training.module import ContextCIR
@@ -152,6 +153,40 @@ def test_a_model_adds_them_with_and_without_gradient_caching(backbone: OpenCLIPB
     rows = encoded.query, encoded.target, encoded.reference, given.target_id, given.reference_id
     assert expected.item() == pytest.approx(loops([side.detach() for side in rows], further, 0.1), rel=1e-4)
     assert expected > InfoNCE(0.1)(*rows)
+
+
+def with_sets(backbone: OpenCLIPBackbone, *sets: list[int]) -> OpenCLIPBackbone:
+    stored = cast(StoredImages, backbone.stored)
+    by_image = {image: [one for one in sets if image in one] for one in sets for image in one}
+    stored.lists[0] = stored.lists[0]._replace(sets=by_image)
+    return backbone
+
+
+def ids_of_sets(rank: int, backbone: OpenCLIPBackbone, targets: list[list[int]]) -> list[int]:
+    return ImageSetNegatives(1, seed=0).draw(backbone, rows_of(*targets[rank]), 0).image_id.tolist()
+
+
+def test_all_images_of_the_sets_of_the_targets_are_negatives(backbone: OpenCLIPBackbone) -> None:
+    # Image 0 does not exist, 10 and 11 are one image; 3 is in two sets, and 5 in none.
+    with_sets(backbone, [0, 1, 2, 3], [3, 4, 11], [6, 7])
+    [drawn] = StoredNegatives(1, seed=0).draw(backbone, rows_of(5), 0).image_id.tolist()
+    for targets, alike in (((1,), {1, 2, 3}), ((3, 5), {1, 2, 3, 4, 10}), ((5,), set()), ((7, 4), {6, 7, 3, 4, 10})):
+        further = ImageSetNegatives(1, seed=0).draw(backbone, rows_of(*targets), 0)
+        assert sorted(further.image_id.tolist()) == sorted(alike | {drawn})
+        with torch.no_grad():
+            expected = backbone.encode_image(backbone.pixels[further.image_id]).embedding
+        torch.testing.assert_close(further.embedding, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_every_rank_has_the_sets_of_all_batches(backbone: OpenCLIPBackbone) -> None:
+    with_sets(backbone, [1, 2], [3, 4], [6, 7])
+    expected = ids_of_sets(0, backbone, [[1, 3, 5]])
+    assert run_ranks(ids_of_sets, 2, backbone, [[1], [3, 5]]) == [expected, expected]
+
+
+def test_annotations_without_sets_are_told(backbone: OpenCLIPBackbone) -> None:
+    with pytest.raises(InputError, match="the training annotations tell no image sets: take StoredNegatives"):
+        ImageSetNegatives().draw(backbone, rows_of(1), 0)
 
 
 def test_without_features_or_with_a_trained_tower_the_setting_is_named(backbone: OpenCLIPBackbone) -> None:
