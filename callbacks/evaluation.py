@@ -37,8 +37,7 @@ class EvaluationCallback(Callback):
         batch: QueryBatch | GalleryBatch,
         protocol_index: int,
     ) -> None:
-        """Add a batch of queries or gallery images, and the module's features of it."""
-        raise NotImplementedError
+        """Add a batch of queries or gallery images, and the module's features of it; nothing, if not overridden."""
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prepare for a validation."""

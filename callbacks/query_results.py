@@ -9,9 +9,6 @@ from torch import Tensor
 
 from callbacks.evaluation import EvaluationCallback
 from callbacks.negatives import NegativeRoles
-from contextcir.batch import GalleryBatch, QueryBatch
-from contextcir.encoders.features import ImageFeatures
-from contextcir.encoders.phrase_texts import QueryFeatures
 from contextcir.errors import InputError
 from contextcir.evaluation.composition import CompositionMetric
 from contextcir.evaluation.protocol import Protocol
@@ -39,15 +36,6 @@ class QueryResults(EvaluationCallback):
     def begin(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget the evaluation before."""
         self._computed = {}
-
-    def add(
-        self,
-        pl_module: LightningModule,
-        outputs: QueryFeatures | ImageFeatures,
-        batch: QueryBatch | GalleryBatch,
-        protocol_index: int,
-    ) -> None:
-        """Nothing: the module's own metrics have the embeddings."""
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the ranks; all ranks take part, since the metrics may still have to be computed."""
