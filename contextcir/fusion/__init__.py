@@ -5,6 +5,7 @@ from contextcir.fusion.baselines import ClauseSum, ImageOnly, RawSum, Sum, TextO
 from contextcir.fusion.combiner import Combiner
 from contextcir.fusion.concept_attention import ConceptAttentionFusion
 from contextcir.fusion.cross_attention import CrossAttentionFusion
+from contextcir.fusion.distilled import DistilledSum
 from contextcir.fusion.edited_image import CaptionComposer, ConceptComposer, EditedImageFusion
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "ConceptAttentionFusion",
     "ConceptComposer",
     "CrossAttentionFusion",
+    "DistilledSum",
     "EditedImageFusion",
     "Fusion",
     "ImageOnly",

@@ -1,10 +1,13 @@
 """The interface of a fusion."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from contextcir.batch import Clauses
 from contextcir.encoders.backbone import OpenCLIPBackbone
+from contextcir.encoders.clause_texts import encode_by_clause
 from contextcir.encoders.features import Fused, ImageFeatures, TextFeatures
 from contextcir.encoders.phrase_texts import PhraseTexts
 
@@ -18,9 +21,14 @@ class Fusion(nn.Module, ABC):
 
     reads_text_embedding: bool = False  # where false, the text projection gets no gradient and has to be frozen
     reads_clauses: bool = False  # whether captions are encoded clause by clause (`contextcir.encoders.clause_texts`)
+    trained_by: str | None = None  # the concept loss without which a part of this fusion is not trained
 
     def connect(self, backbone: OpenCLIPBackbone) -> None:
         """Take what this fusion uses of the encoders besides their features; called once, before anything else."""
+
+    def encode_text(self, backbone: OpenCLIPBackbone, captions: Sequence[str], clauses: Clauses | None) -> TextFeatures:
+        """Return the features of B captions as this fusion reads them: by their clauses, or each as one text."""
+        return encode_by_clause(backbone, captions, clauses if self.reads_clauses else None)
 
     @abstractmethod
     def forward(self, image: ImageFeatures, text: TextFeatures, phrases: PhraseTexts | None = None) -> Fused:

@@ -1,6 +1,6 @@
 """Losses: the contrastive loss, on where noun phrases attend to, and on what the clauses of captions give alone."""
 
-from contextcir.losses.composed import Additivity, ClauseConsistency, JoinedConsistency
+from contextcir.losses.composed import Additivity, ClauseConsistency, ClauseDistillation, JoinedConsistency
 from contextcir.losses.contrastive import InfoNCE, LearnedTemperatureInfoNCE
 from contextcir.losses.grounded import GroundedConsistency, PhraseAlignment
 from contextcir.losses.maps import ConceptMaps, ConceptReading
@@ -16,6 +16,7 @@ from contextcir.losses.text_cc import (
 __all__ = [
     "Additivity",
     "ClauseConsistency",
+    "ClauseDistillation",
     "ConceptLoss",
     "ConceptMaps",
     "ConceptReading",

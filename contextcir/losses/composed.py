@@ -6,10 +6,13 @@ Unlike the losses on attention maps, these compare what is retrieved with. They 
 
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
+from contextcir.encoders.backbone import OpenCLIPBackbone
+from contextcir.encoders.clause_texts import encode_by_clause
 from contextcir.encoders.text import Tokenizer
 from contextcir.errors import InputError
 from contextcir.files import stable_hash
@@ -18,10 +21,31 @@ from contextcir.losses.excerpts import Excerpt, captions_by_clause, compose, com
 from contextcir.losses.maps import ConceptReading
 from contextcir.losses.text_cc import ConceptLoss, MeanOverPhrases, mean_over_phrases
 
+
+class Joined(NamedTuple):
+    """Two captions joined into one: the ``text`` in the row of the first, and the row of the ``other``."""
+
+    text: Excerpt
+    other: int
+
+
 JOINTS = (", ", " and ", ". ")  # between two captions that are joined
 
 
-class ClauseConsistency(MeanOverPhrases):
+class ComposedLoss(ConceptLoss):
+    """A loss on composed queries, or on the embeddings of texts in them, which reads clauses in place of phrases.
+
+    ``weight``: the factor of this loss in the total, which the caller applies.
+    """
+
+    needs_maps = False
+    needs_phrases = False
+
+    def __init__(self, weight: float = 1.0) -> None:
+        super().__init__(weight)
+
+
+class ClauseConsistency(ComposedLoss, MeanOverPhrases):
     """1 - cos(q(i, c), q'(i, c)): the query of the caption read as one text, against that of its clauses read alone.
 
     q' is the same fusion's query of the same image and caption, with each clause encoded alone and the embeddings of
@@ -31,12 +55,7 @@ class ClauseConsistency(MeanOverPhrases):
     ``weight``: the factor of this loss in the total, which the caller applies.
     """
 
-    needs_maps = False
-    needs_phrases = False
     needs_clauses = True
-
-    def __init__(self, weight: float = 1.0) -> None:
-        super().__init__(weight)
 
     def check(self, fusion: Fusion) -> None:
         """Raise InputError for a fusion that reads clauses alone already: both queries would be equal."""
@@ -47,7 +66,7 @@ class ClauseConsistency(MeanOverPhrases):
         return values_of_captions(reading, captions_by_clause(reading))
 
 
-class JoinedConsistency(ConceptLoss):
+class JoinedConsistency(ComposedLoss):
     """`ClauseConsistency` of the captions, and of pairs of them that are joined into longer captions.
 
     Two captions of one reference image become one, "A, B", which asks for both changes. It has no target, and needs
@@ -61,12 +80,6 @@ class JoinedConsistency(ConceptLoss):
     ``weight``: the factor of this loss in the total, which the caller applies.
     """
 
-    needs_maps = False
-    needs_phrases = False
-
-    def __init__(self, weight: float = 1.0) -> None:
-        super().__init__(weight)
-
     def check(self, fusion: Fusion) -> None:
         """Raise InputError for a fusion that reads clauses alone already: both queries would be equal."""
         refuse_clause_reader(self, fusion)
@@ -75,14 +88,60 @@ class JoinedConsistency(ConceptLoss):
         """Return the mean over captions and joined captions of all ranks, without the weight of the loss."""
         captions = captions_by_clause(reading)
         values = values_of_captions(reading, captions)
-        joined = join_pairs(captions, reading.image_of_rows(), reading.phrases.backbone.tokenizer)
-        if joined:
-            student = compose(reading, [text.whole() for text in joined])
-            values = torch.cat([values, apart(student, compose_as_teacher(reading, joined))])
+        pairs = join_pairs(captions, reading.image_of_rows(), reading.phrases.backbone.tokenizer)
+        if pairs:
+            student = compose(reading, [pair.text.whole() for pair in pairs])
+            values = torch.cat([values, apart(student, compose_as_teacher(reading, [pair.text for pair in pairs]))])
         return mean_over_phrases(values)
 
 
-class Additivity(MeanOverPhrases):
+class ClauseDistillation(ComposedLoss):
+    """||t'(c) - T||^2 / ||T||^2, T = sum_k t(c_k): a second text tower is taught what the clauses of a text give alone.
+
+    t' is the student of `DistilledSum`, which reads the caption c as one text, and t(c_k) what the tower of the
+    backbone, a constant, gives for the clause c_k alone. Taught are the captions of a batch, and pairs of captions of
+    one reference image joined into longer ones, whose clauses are those of both (`join_pairs`): so the student learns
+    to read texts of more clauses than any caption has. The mean is over all of these texts.
+
+    Batches have to keep the captions of an image together (`GroupedByReference`), else there are few pairs.
+
+    ``weight``: the factor of this loss in the total. The student has no other loss, so it matters for clipping alone.
+    """
+
+    def check(self, fusion: Fusion) -> None:
+        """Raise InputError for a fusion without a student."""
+        if fusion.trained_by != type(self).__name__:
+            raise InputError(
+                f"ClauseDistillation teaches the second text tower of DistilledSum, and {type(fusion).__name__} has "
+                "none: choose that fusion, or train without this loss (model.concept: null)",
+                setting="model.concept",
+            )
+
+    def forward(self, reading: ConceptReading) -> Tensor:
+        """Return the mean over captions and joined captions of all ranks, without the weight of the loss."""
+        captions = captions_by_clause(reading)
+        student = cast(OpenCLIPBackbone, reading.fusion.student)
+        pairs = join_pairs(captions, reading.image_of_rows(), student.tokenizer)
+        alone = self._teacher(reading)  # (B, E)
+        rows = torch.tensor([(pair.text.row, pair.other) for pair in pairs], device=alone.device).reshape(-1, 2).long()
+        taught = torch.cat([alone, alone[rows].sum(dim=1)])  # (B + J, E)
+        texts = [text.caption for text in captions] + [pair.text.caption for pair in pairs]
+        given = student.encode_text(student.tokenizer(texts)).embedding  # (B + J, E)
+        wide = torch.promote_types(given.dtype, torch.float32)
+        apart_by = (given.to(wide) - taught.to(wide)).square().sum(dim=-1)
+        return mean_over_phrases(apart_by / taught.to(wide).square().sum(dim=-1).clamp(min=1e-12))
+
+    @staticmethod
+    def _teacher(reading: ConceptReading) -> Tensor:
+        """Return the embeddings (B, E) of captions by their clauses: in training, queries were composed of them."""
+        if reading.fusion.training:
+            return reading.features.text.embedding.detach()
+        phrases = reading.phrases
+        with torch.no_grad():
+            return encode_by_clause(phrases.backbone, phrases.captions, reading.features.clauses).embedding
+
+
+class Additivity(ComposedLoss, MeanOverPhrases):
     """1 - cos(q(i, c), q*), q* = q(i, "") + sum_k (q(i, c_k) - q(i, "")): changes asked for together add up.
 
     q(i, c) is the query of the whole caption c as the fusion reads it, q(i, c_k) that of its clause k as if it were all
@@ -95,12 +154,7 @@ class Additivity(MeanOverPhrases):
     ``weight``: the factor of this loss in the total, which the caller applies.
     """
 
-    needs_maps = False
-    needs_phrases = False
     needs_clauses = True
-
-    def __init__(self, weight: float = 1.0) -> None:
-        super().__init__(weight)
 
     def values(self, reading: ConceptReading) -> Tensor:
         """Return the loss of each caption of two clauses or more, (F,)."""
@@ -154,7 +208,7 @@ def apart(student: Tensor, teacher: Tensor) -> Tensor:
     return (student - teacher).square().sum(dim=-1) / 2
 
 
-def join_pairs(captions: Sequence[Excerpt], images: Sequence[int], tokenizer: Tokenizer) -> list[Excerpt]:
+def join_pairs(captions: Sequence[Excerpt], images: Sequence[int], tokenizer: Tokenizer) -> list[Joined]:
     """Return pairs of different captions of one image (B,), joined; without those that would be truncated."""
     by_image: dict[int, dict[str, Excerpt]] = defaultdict(dict)
     for text, image in sorted(zip(captions, images, strict=True), key=lambda pair: pair[0][1:]):
@@ -163,8 +217,8 @@ def join_pairs(captions: Sequence[Excerpt], images: Sequence[int], tokenizer: To
     pairs = []
     for group in by_image.values():
         ordered = sorted(group.values(), key=lambda text: (stable_hash(text.caption), text.caption))
-        pairs += [joined(*pair) for pair in zip(ordered[::2], ordered[1::2], strict=False)]
-    return [text for text in pairs if _readable(text.caption, tokenizer)]
+        pairs += [Joined(joined(*pair), pair[1].row) for pair in zip(ordered[::2], ordered[1::2], strict=False)]
+    return [pair for pair in pairs if _readable(pair.text.caption, tokenizer)]
 
 
 def _readable(text: str, tokenizer: Tokenizer) -> bool:

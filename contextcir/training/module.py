@@ -14,7 +14,6 @@ from torch.nn import functional
 
 from contextcir.batch import Clauses, GalleryBatch, Phrases, QueryBatch, TripletBatch, check_pairs
 from contextcir.encoders.backbone import OpenCLIPBackbone, Widths
-from contextcir.encoders.clause_texts import encode_by_clause
 from contextcir.encoders.features import ImageFeatures
 from contextcir.encoders.phrase_texts import PhraseTexts, QueryFeatures
 from contextcir.encoders.pretrained import weights_postponed
@@ -78,6 +77,7 @@ class ContextCIR(LightningModule):
         self._check_maps()
         if concept is not None:
             concept.check(self.fusion)
+        self._check_trained()
         self.metrics = nn.ModuleList()
         if not self.fusion.reads_text_embedding:
             backbone.freeze_text_projection()
@@ -137,6 +137,14 @@ class ContextCIR(LightningModule):
                 setting="model.fusion",
             )
 
+    def _check_trained(self) -> None:
+        """Refuse a fusion without the loss that trains a part of it."""
+        needed = self.fusion.trained_by
+        if needed is not None and type(self.concept).__name__ != needed:
+            given = "none" if self.concept is None else type(self.concept).__name__
+            problem = f"{type(self.fusion).__name__} is trained by {needed}, got {given}"
+            raise InputError(problem, setting="model.concept")
+
     @property
     def preprocess(self) -> Callable[..., Tensor]:
         """PIL image -> tensor (3, S, S), as the image tower expects it."""
@@ -173,7 +181,7 @@ class ContextCIR(LightningModule):
         ``clauses``: for fusions that read clause by clause; None for captions that are one clause each.
         """
         check_pairs(len(image.embedding), captions, phrases)
-        text = encode_by_clause(self.backbone, captions, clauses if self.fusion.reads_clauses else None)
+        text = self.fusion.encode_text(self.backbone, captions, clauses)
         texts = None if phrases is None else PhraseTexts(self.backbone, captions, phrases)
         return QueryFeatures(image, text, self.fusion(image, text, texts), texts, clauses)
 

@@ -9,6 +9,7 @@ from contextcir.batch import Clauses, Phrases, QueryBatch, TripletBatch, phrases
 from contextcir.encoders.features import Fused, TextFeatures
 from contextcir.encoders.phrase_texts import PhraseTexts
 from contextcir.fusion import Fusion
+from contextcir.losses import ClauseDistillation
 from contextcir.losses.maps import ConceptReading, phrase_attention
 from contextcir.losses.text_cc import TextConceptConsistency
 from contextcir.training.module import ContextCIR
@@ -26,7 +27,8 @@ every_fusion = pytest.mark.parametrize("kind", FUSIONS)
 def model_of(kind: type[Fusion]) -> ContextCIR:
     """A model with nothing at its initial zero: as built, much would hold trivially."""
     torch.manual_seed(0)
-    model = ContextCIR(tiny.backbone(), fusion=kind)
+    concept = ClauseDistillation() if kind.trained_by else None
+    model = ContextCIR(tiny.backbone(), fusion=kind, concept=concept)
     with torch.no_grad():
         for parameter in model.fusion.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -125,7 +127,7 @@ def test_a_repeated_phrase_counts_once(model: ContextCIR) -> None:
 
 @every_fusion
 def test_phrases_that_are_not_given_are_like_none(model: ContextCIR) -> None:
-    image, text = model.backbone.encode_image(images()), model.backbone.encode_text(tiny.tokenizer()(CAPTIONS))
+    image, text = model.backbone.encode_image(images()), model.fusion.encode_text(model.backbone, CAPTIONS, None)
     none = PhraseTexts(model.backbone, CAPTIONS, phrases_of([[]] * 4))
     assert_same(model.fusion(image, text, none), model.fusion(image, text))
     some = model.encode_query(query()).fused.embedding
@@ -198,7 +200,7 @@ def test_a_fusion_with_attention_depends_on_what_it_attends_to(model: ContextCIR
 def test_every_trained_parameter_gets_a_gradient(model: ContextCIR, spans: list) -> None:
     row = torch.arange(4)
     model.train().losses(TripletBatch(query(phrases_of(spans)), images(4, 1), row, row + 4))["loss"].backward()
-    fused = [name for name, p in model.fusion.named_parameters() if p.grad is None]
+    fused = [name for name, p in model.fusion.named_parameters() if p.requires_grad and p.grad is None]
     text = [name for name, p in model.backbone.clip.named_parameters() if "text_projection" in name and p.requires_grad]
     assert fused == [] and bool(text) == model.fusion.reads_text_embedding
 

@@ -7,7 +7,9 @@ from torch import Tensor, nn
 
 import contextcir.losses
 from contextcir.batch import Clauses, Phrases, QueryBatch, phrases_of
+from contextcir.fusion import DistilledSum
 from contextcir.losses import (
+    ClauseDistillation,
     ConceptLoss,
     ConceptReading,
     InfoNCE,
@@ -40,9 +42,12 @@ def test_all_losses_are_found_and_listed() -> None:
     assert {kind.__name__ for kind in EVERY} <= set(contextcir.losses.__all__)
 
 
-def new_model() -> ContextCIR:
+def new_model(kind: type[ConceptLoss] | None = None) -> ContextCIR:
+    """A model that a concept loss can train."""
     torch.manual_seed(0)
     model = ContextCIR(tiny.backbone())
+    if kind is ClauseDistillation:
+        model = ContextCIR(tiny.backbone(), DistilledSum, concept=kind())
     with torch.no_grad():  # at its zero initialisation, the fusion ignores the text
         for parameter in model.fusion.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -50,8 +55,8 @@ def new_model() -> ContextCIR:
 
 
 @pytest.fixture
-def model() -> ContextCIR:
-    return new_model()
+def model(request: pytest.FixtureRequest) -> ContextCIR:
+    return new_model(request.node.callspec.params.get("kind") if hasattr(request.node, "callspec") else None)
 
 
 def pixels(ids: Tensor) -> Tensor:
@@ -93,7 +98,7 @@ def test_its_weight_is_left_to_the_caller(kind: type[ConceptLoss], model: Contex
     assert torch.equal(kind(weight=3.0)(reading), kind(weight=0.1)(reading))
 
 
-@every_concept_loss
+@pytest.mark.parametrize("kind", [kind for kind in CONCEPT if kind is not ClauseDistillation])  # it teaches any caption
 def test_without_phrases_and_clauses_it_is_zero_with_zero_gradients(kind: type[ConceptLoss], model: ContextCIR) -> None:
     value = kind()(read(model, [0, 1, 3], CAPTIONS, [[]] * 4, [[]] * 4))  # nor two captions of one image
     value.backward()
@@ -112,7 +117,7 @@ def test_the_order_of_the_batch_changes_nothing(kind: type[ConceptLoss], model: 
     torch.testing.assert_close(loss(ConceptReading(model.fusion, features, IMAGES[ALL])), loss(read(model, ALL)))
 
 
-@every_concept_loss
+@pytest.mark.parametrize("kind", [kind for kind in CONCEPT if kind is not ClauseDistillation])  # it reads that caption
 def test_padding_by_a_longer_caption_changes_nothing(kind: type[ConceptLoss], model: ContextCIR) -> None:
     longer = [*CAPTIONS[:4], "no phrases in many words " * 5]
     loss = kind()
@@ -138,7 +143,7 @@ def flat_gradient(model: ContextCIR) -> Tensor:
 
 
 def loss_on_rank(rank: int, kind: type[ConceptLoss], parts: list[list[int]]) -> list[Tensor]:
-    model = new_model()
+    model = new_model(kind)
     value = kind()(read(model, parts[rank]))
     value.backward()
     gradient = flat_gradient(model)
@@ -153,10 +158,12 @@ def loss_on_rank(rank: int, kind: type[ConceptLoss], parts: list[list[int]]) -> 
     ids=["both", "one", "none", "by image"],
 )
 def test_two_ranks_equal_one_process(kind: type[ConceptLoss], parts: list[list[int]]) -> None:
-    if kind is JoinedConsistency and set(IMAGES[parts[0]].tolist()) & set(IMAGES[parts[1]].tolist()):
+    if kind in (JoinedConsistency, ClauseDistillation) and set(IMAGES[parts[0]].tolist()) & set(
+        IMAGES[parts[1]].tolist()
+    ):
         pytest.skip("captions of an image on two ranks are no pair: an order of data keeps them in one batch")
     ranks = run_ranks(loss_on_rank, 2, kind, parts)
-    model = new_model()
+    model = new_model(kind)
     joint = kind()(read(model, [*parts[0], *parts[1]]))
     joint.backward()
     torch.testing.assert_close((ranks[0][0] + ranks[1][0]).item() / 2, joint.item(), rtol=1e-9, atol=0)
