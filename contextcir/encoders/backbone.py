@@ -3,7 +3,6 @@
 open_clip is imported only by the functions that build models: with timm, torchvision and wandb it takes seconds.
 """
 
-import copy
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -202,14 +201,6 @@ class OpenCLIPBackbone(nn.Module):
             embedding = projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection  # (B, E)
         return TextFeatures(hidden.to(self._dtype), valid, embedding.to(self._dtype))
 
-    def text_copy(self) -> "OpenCLIPBackbone":
-        """Return a copy with a text tower of its own, with equal weights, and no image tower.
-
-        Weights that are postponed are not loaded: those of a checkpoint take their place.
-        """
-        instead = {id(self.clip.visual): nn.Identity(), id(self._source): None, id(self.stored): None}
-        return copy.deepcopy(self, instead | {id(self.tokenizer): self.tokenizer})
-
     @property
     def blocks(self) -> list[nn.Module]:
         """The transformer blocks of the image tower, then those of the text tower."""
@@ -248,7 +239,7 @@ class OpenCLIPBackbone(nn.Module):
 
         Not with gradient checkpointing: its second forward pass runs outside of this context, and has to be the same.
         """
-        plain = device.type == "cpu" and not self._text.transformer.grad_checkpointing
+        plain = device.type == "cpu" and not self.clip.visual.transformer.grad_checkpointing
         return sdpa_kernel(SDPBackend.MATH) if plain else nullcontext()
 
     def _image_parts(self) -> list[list[nn.Parameter]]:

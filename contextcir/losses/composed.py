@@ -11,12 +11,12 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
-from contextcir.encoders.backbone import OpenCLIPBackbone
 from contextcir.encoders.clause_texts import encode_by_clause
 from contextcir.encoders.text import Tokenizer
 from contextcir.errors import InputError
 from contextcir.files import stable_hash
 from contextcir.fusion.base import Fusion
+from contextcir.fusion.distilled import DistilledSum
 from contextcir.losses.excerpts import Excerpt, captions_by_clause, compose, compose_as_teacher, normalised
 from contextcir.losses.maps import ConceptReading
 from contextcir.losses.text_cc import ConceptLoss, MeanOverPhrases, mean_over_phrases
@@ -98,10 +98,10 @@ class JoinedConsistency(ComposedLoss):
 class ClauseDistillation(ComposedLoss):
     """||t'(c) - T||^2 / ||T||^2, T = sum_k t(c_k): a second text tower is taught what the clauses of a text give alone.
 
-    t' is the student of `DistilledSum`, which reads the caption c as one text, and t(c_k) what the tower of the
-    backbone, a constant, gives for the clause c_k alone. Taught are the captions of a batch, and pairs of captions of
-    one reference image joined into longer ones, whose clauses are those of both (`join_pairs`): so the student learns
-    to read texts of more clauses than any caption has. The mean is over all of these texts.
+    t' is the student of `DistilledSum`, which reads the caption c as one text, and t(c_k) what the teacher, a constant
+    here, gives for the clause c_k alone. Taught are the captions of a batch, and pairs of captions of one reference
+    image joined into longer ones, whose clauses are those of both (`join_pairs`): so the student learns to read texts
+    of more clauses than any caption has. The mean is over all of these texts.
 
     Batches have to keep the captions of an image together (`GroupedByReference`), else there are few pairs.
 
@@ -110,7 +110,7 @@ class ClauseDistillation(ComposedLoss):
 
     def check(self, fusion: Fusion) -> None:
         """Raise InputError for a fusion without a student."""
-        if fusion.trained_by != type(self).__name__:
+        if not isinstance(fusion, DistilledSum):
             raise InputError(
                 f"ClauseDistillation teaches the second text tower of DistilledSum, and {type(fusion).__name__} has "
                 "none: choose that fusion, or train without this loss (model.concept: null)",
@@ -119,14 +119,13 @@ class ClauseDistillation(ComposedLoss):
 
     def forward(self, reading: ConceptReading) -> Tensor:
         """Return the mean over captions and joined captions of all ranks, without the weight of the loss."""
-        captions = captions_by_clause(reading)
-        student = cast(OpenCLIPBackbone, reading.fusion.student)
-        pairs = join_pairs(captions, reading.image_of_rows(), student.tokenizer)
+        captions, backbone = captions_by_clause(reading), reading.phrases.backbone
+        pairs = join_pairs(captions, reading.image_of_rows(), backbone.tokenizer)
         alone = self._teacher(reading)  # (B, E)
         rows = torch.tensor([(pair.text.row, pair.other) for pair in pairs], device=alone.device).reshape(-1, 2).long()
         taught = torch.cat([alone, alone[rows].sum(dim=1)])  # (B + J, E)
         texts = [text.caption for text in captions] + [pair.text.caption for pair in pairs]
-        given = student.encode_text(student.tokenizer(texts)).embedding  # (B + J, E)
+        given = cast(DistilledSum, reading.fusion).encode_by_student(backbone, texts).embedding  # (B + J, E)
         wide = torch.promote_types(given.dtype, torch.float32)
         apart_by = (given.to(wide) - taught.to(wide)).square().sum(dim=-1)
         return mean_over_phrases(apart_by / taught.to(wide).square().sum(dim=-1).clamp(min=1e-12))

@@ -54,10 +54,10 @@ def test_it_is_the_clause_sum_in_training_and_reads_whole_captions_in_use() -> N
     assert model.train().fusion.reads_clauses and not model.eval().fusion.reads_clauses
 
 
-def test_in_use_the_student_reads_and_in_training_the_tower_of_the_backbone() -> None:
+def test_in_use_the_student_reads_and_in_training_the_teacher() -> None:
     model = model_of()
     used, trained = (model.train(mode).encode_query(query()).fused.embedding for mode in (False, True))
-    shake(model.fusion.student, 1)
+    shake(model.fusion.differences, 1)
     assert (model.eval().encode_query(query()).fused.embedding - used).abs().min() > 1e-6
     torch.testing.assert_close(model.train().encode_query(query()).fused.embedding, trained)
 
@@ -66,7 +66,11 @@ def by_hand(model: ContextCIR) -> set[float]:
     """What the loss may be, text by text: the two captions of image 7 are a pair, joined in one of six ways."""
 
     def student(text: str) -> Tensor:
-        return model.fusion.student.encode_text(tiny.tokenizer()([text])).embedding[0]
+        tower = copy.deepcopy(model.backbone)
+        names = sorted(tower.parameter_groups()["text_tower"] - {"clip.logit_scale", "clip.logit_bias"})
+        for name, difference in zip(names, model.fusion.differences, strict=True):
+            tower.get_parameter(name).add_(difference)
+        return tower.encode_text(tiny.tokenizer()([text])).embedding[0]
 
     def teacher(parts: list[str]) -> Tensor:
         return torch.stack([model.backbone.encode_text(tiny.tokenizer()([part])).embedding[0] for part in parts]).sum(0)
@@ -85,7 +89,7 @@ def by_hand(model: ContextCIR) -> set[float]:
 @pytest.mark.parametrize("training", [True, False])
 def test_the_loss_is_the_relative_error_of_captions_and_of_a_pair_of_one_image(training: bool) -> None:
     model = model_of()
-    shake(model.fusion.student, 1)
+    shake(model.fusion.differences, 1)
     model.train(training)
     value = ClauseDistillation()(ConceptReading(model.fusion, model.encode_query(query()), IMAGES))
     assert round(value.item(), 9) in by_hand(model)
@@ -93,10 +97,10 @@ def test_the_loss_is_the_relative_error_of_captions_and_of_a_pair_of_one_image(t
 
 def test_only_the_student_learns_from_it_and_the_student_from_nothing_else() -> None:
     model = model_of()
-    shake(model.fusion.student, 1)
+    shake(model.fusion.differences, 1)
     row = torch.arange(4)
     losses = model.train().losses(TripletBatch(query(), query().reference.flip(0), row, row + 4))
-    student = {name for name, p in model.named_parameters() if "student" in name and p.requires_grad}
+    student = {name for name, _ in model.named_parameters() if "differences" in name}
     for part in ("concept", "contrastive"):
         model.zero_grad()
         losses[part].backward(retain_graph=True)
@@ -106,10 +110,10 @@ def test_only_the_student_learns_from_it_and_the_student_from_nothing_else() -> 
 
 def test_a_student_that_is_trained_gives_for_longer_captions_what_their_clauses_give() -> None:
     model = model_of().train()
-    shake(model.fusion.student, 1)
+    shake(model.fusion.differences, 1)
     teacher = copy.deepcopy(model.backbone.state_dict())
     reading = ConceptReading(model.fusion, model.encode_query(query()), IMAGES)
-    optimizer = torch.optim.Adam(model.fusion.student.parameters(), 3e-3)
+    optimizer = torch.optim.Adam(model.fusion.differences.parameters(), 3e-3)
     before = ClauseDistillation()(reading).item()
     for _ in range(60):
         optimizer.zero_grad()
@@ -120,14 +124,20 @@ def test_a_student_that_is_trained_gives_for_longer_captions_what_their_clauses_
     assert all(torch.equal(value, teacher[name]) for name, value in model.backbone.state_dict().items())
 
 
-def test_the_student_has_weights_of_its_own_and_no_image_tower() -> None:
-    model = model_of()
-    own = {id(p) for p in model.backbone.parameters()}
-    copied = dict(model.fusion.student.named_parameters())
-    assert not own & {id(p) for p in copied.values()} and not any("visual" in name for name in copied)
-    for name, parameter in copied.items():
-        given = model.backbone.get_parameter(name)
-        assert torch.equal(parameter, given) and parameter.requires_grad == given.requires_grad
+def test_the_student_follows_the_teacher() -> None:
+    model = model_of().eval()
+    shake(model.backbone.clip.transformer, 1)
+    whole = RawSum(model.backbone.widths).double()
+    expected = whole(*model.encode_query(query())[:1], model.backbone.encode_text(tiny.tokenizer()(CAPTIONS)))
+    torch.testing.assert_close(model.encode_query(query()).fused.embedding, expected.embedding)
+
+
+def test_a_frozen_text_tower_is_refused() -> None:
+    backbone = tiny.backbone()
+    backbone.requires_grad_(False)
+    with pytest.raises(InputError, match="DistilledSum trains the text tower, and it is frozen") as refused:
+        ContextCIR(backbone, DistilledSum, concept=ClauseDistillation())
+    assert refused.value.setting == "model.backbone.trainable_text_blocks"
 
 
 @pytest.mark.parametrize("concept", [None, ClauseConsistency()])
