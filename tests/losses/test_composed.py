@@ -135,9 +135,10 @@ def test_additivity_compares_the_change_of_a_caption_with_those_of_its_clauses(f
 def test_joined_captions_count_like_those_of_the_batch(fusion: type[Fusion]) -> None:
     model = model_of(fusion)
     reading = read(model)
-    [pair] = join_pairs(captions_by_clause(reading), IMAGES.tolist(), tiny.tokenizer())
+    [(pair, other)] = join_pairs(captions_by_clause(reading), IMAGES.tolist(), tiny.tokenizer())
     rows = [row for row in (0, 1, 2) if CAPTIONS[row] in pair.caption]
     rows.sort(key=lambda row: pair.caption.index(CAPTIONS[row]))
+    assert rows == [pair.row, other]
     assert pair.caption in [joint.join(CAPTIONS[row] for row in rows) for joint in JOINTS]
     spans = [span for row in rows for span in PHRASES[row]]
     shift = len(pair.caption) - len(CAPTIONS[rows[1]])
@@ -154,7 +155,7 @@ def test_captions_without_clauses_are_joined_as_one_clause_each() -> None:
     model = model_of(EditedImageFusion)
     reading = read(model, query(clauses=False))
     assert ClauseConsistency().values(reading).shape == Additivity().values(reading).shape == (0,)
-    [pair] = join_pairs(captions_by_clause(reading), IMAGES.tolist(), tiny.tokenizer())
+    [(pair, _)] = join_pairs(captions_by_clause(reading), IMAGES.tolist(), tiny.tokenizer())
     assert [pair.caption[start:end] in CAPTIONS for start, end in pair.clauses] == [True, True]
     assert JoinedConsistency()(reading) > 1e-4
 
