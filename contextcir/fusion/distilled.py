@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 from contextcir.batch import Clauses
 from contextcir.encoders.backbone import OpenCLIPBackbone, Widths
@@ -60,6 +61,10 @@ class DistilledSum(ClauseSum):
         if self.training:
             return super().encode_text(backbone, captions, clauses)
         return self.encode_by_student(backbone, captions)
+
+    def compose_as_constant(self, image: Tensor, text: Tensor) -> Tensor:
+        """Return queries (N, E) of embeddings of images and texts (N, E) each; no gradient reaches the scale."""
+        return functional.normalize(image, dim=-1) + self.log_scale.detach().exp() * text
 
     def encode_by_student(self, backbone: OpenCLIPBackbone, captions: Sequence[str]) -> TextFeatures:
         """Return the features of B captions as the student reads them; gradients reach the differences only."""

@@ -11,12 +11,14 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
+from contextcir.checks import between, not_negative
 from contextcir.encoders.clause_texts import encode_by_clause
 from contextcir.encoders.text import Tokenizer
 from contextcir.errors import InputError
 from contextcir.files import stable_hash
 from contextcir.fusion.base import Fusion
 from contextcir.fusion.distilled import DistilledSum
+from contextcir.losses.contrastive import TEMPERATURES
 from contextcir.losses.excerpts import Excerpt, captions_by_clause, compose, compose_as_teacher, normalised
 from contextcir.losses.maps import ConceptReading
 from contextcir.losses.text_cc import ConceptLoss, MeanOverPhrases, mean_over_phrases
@@ -96,17 +98,29 @@ class JoinedConsistency(ComposedLoss):
 
 
 class ClauseDistillation(ComposedLoss):
-    """||t'(c) - T||^2 / ||T||^2, T = sum_k t(c_k): a second text tower is taught what the clauses of a text give alone.
+    """||t'(c) - T||^2 / ||T||^2 + r KL(p_T, p_t'), T = sum_k t(c_k): a student is taught what clauses give alone.
 
     t' is the student of `DistilledSum`, which reads the caption c as one text, and t(c_k) what the teacher, a constant
-    here, gives for the clause c_k alone. Taught are the captions of a batch, and pairs of captions of one reference
-    image joined into longer ones, whose clauses are those of both (`join_pairs`): so the student learns to read texts
-    of more clauses than any caption has. The mean is over all of these texts.
+    here, gives for the clause c_k alone. p_T and p_t' are the softmax, over the images of the batch, of the cosines of
+    the queries that the fusion composes with either, divided by the temperature: the student is to rank images alike
+    (knowledge distillation, Hinton et al., 2015).
 
-    Batches have to keep the captions of an image together (`GroupedByReference`), else there are few pairs.
+    Taught are the captions of a batch, and pairs of captions of one reference image joined into longer ones, whose
+    clauses are those of both (`join_pairs`): so the student learns to read texts of more clauses than any caption has.
+    The mean is over all of these texts. Batches have to keep the captions of an image together (`GroupedByReference`),
+    else there are few pairs.
 
     ``weight``: the factor of this loss in the total. The student has no other loss, so it matters for clipping alone.
+    ``ranking``: r. ``temperature``: that of the contrastive loss, or near it.
+
+    Raises:
+        InputError: if ``ranking`` is negative, or the temperature is outside of `TEMPERATURES`.
     """
+
+    def __init__(self, weight: float = 1.0, ranking: float = 1.0, temperature: float = 0.03) -> None:
+        super().__init__(weight)
+        self.ranking = not_negative(ranking, "model.concept.ranking")
+        self.temperature = between(temperature, *TEMPERATURES, "model.concept.temperature")
 
     def check(self, fusion: Fusion) -> None:
         """Raise InputError for a fusion without a student."""
@@ -125,10 +139,21 @@ class ClauseDistillation(ComposedLoss):
         rows = torch.tensor([(pair.text.row, pair.other) for pair in pairs], device=alone.device).reshape(-1, 2).long()
         taught = torch.cat([alone, alone[rows].sum(dim=1)])  # (B + J, E)
         texts = [text.caption for text in captions] + [pair.text.caption for pair in pairs]
-        given = cast(DistilledSum, reading.fusion).encode_by_student(backbone, texts).embedding  # (B + J, E)
-        wide = torch.promote_types(given.dtype, torch.float32)
-        apart_by = (given.to(wide) - taught.to(wide)).square().sum(dim=-1)
-        return mean_over_phrases(apart_by / taught.to(wide).square().sum(dim=-1).clamp(min=1e-12))
+        fusion = cast(DistilledSum, reading.fusion)
+        given = fusion.encode_by_student(backbone, texts).embedding  # (B + J, E)
+        with torch.autocast(given.device.type, enabled=False):
+            wide = torch.promote_types(given.dtype, torch.float32)
+            given, taught = given.to(wide), taught.to(wide)
+            image = reading.features.image.embedding.detach().to(wide)  # (B, E)
+            error = (given - taught).square().sum(dim=-1) / taught.square().sum(dim=-1).clamp(min=1e-12)
+            image = torch.cat([image, image[rows[:, 0]]])  # (B + J, E)
+            candidates = normalised(reading.candidates())  # (U, E)
+            ranks, aims = (
+                (normalised(fusion.compose_as_constant(image, text)) @ candidates.T / self.temperature).log_softmax(-1)
+                for text in (given, taught)
+            )
+            apart_by = (aims.exp() * (aims - ranks)).sum(dim=-1)  # (B + J,)
+            return mean_over_phrases(error + self.ranking * apart_by)
 
     @staticmethod
     def _teacher(reading: ConceptReading) -> Tensor:

@@ -15,6 +15,7 @@ from contextcir.batch import first_of_each
 from contextcir.encoders.features import TextFeatures
 from contextcir.encoders.phrase_texts import PhraseTexts, QueryFeatures
 from contextcir.fusion.base import Fusion
+from contextcir.losses.gathering import gather_rows, rows_per_rank
 
 
 class ConceptMaps(NamedTuple):
@@ -57,23 +58,42 @@ class ConceptReading:
         fusion: The fusion that composed the queries.
         features: What was computed for them.
         image_id: (B,) names the reference images: a wording is read once over each. None: all differ.
+        images: Embeddings (U, E) and ids (U,) of the different images of the batch; None for its references.
 
     Raises:
         ValueError: if the queries were composed without phrases.
     """
 
-    def __init__(self, fusion: Fusion, features: QueryFeatures, image_id: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        fusion: Fusion,
+        features: QueryFeatures,
+        image_id: Tensor | None = None,
+        images: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
         self.fusion = fusion
         self.features = features
         self.phrases = phrases_in(features)
         owner = self.phrases.owner
         self._image_id = image_id
+        self._images = images
         self._image = owner if image_id is None else image_id[owner]  # (P,)
 
     def image_of_rows(self) -> list[int]:
         """Return a number for the reference image of each of B rows, equal for equal images."""
         ids = self._image_id
         return list(range(len(self.phrases.captions))) if ids is None else ids.tolist()
+
+    def candidates(self) -> Tensor:
+        """Return the embeddings (U, E) of the different images in the batches of all ranks, without gradients."""
+        if self._images is None:
+            embedding = self.features.image.embedding
+            ids = torch.arange(len(embedding), device=embedding.device) if self._image_id is None else self._image_id
+        else:
+            embedding, ids = self._images
+        counts = rows_per_rank(len(ids), ids.device)
+        _, _, first = first_of_each(gather_rows(ids, counts))
+        return gather_rows(embedding.detach(), counts)[first]
 
     def maps(self) -> ConceptMaps:
         """Return both attentions, with gradients through both."""

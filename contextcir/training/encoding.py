@@ -82,7 +82,10 @@ class WholeBatch:
         query = batch.query
         features = model.compose(reference, query.captions, query.phrases, query.clauses)
         concept = model.concept
-        loss = None if concept is None else concept(ConceptReading(model.fusion, features, batch.reference_id))
+        loss = None
+        if concept is not None:
+            named = embedding.detach(), torch.cat([batch.reference_id, batch.target_id])[distinct.first]
+            loss = concept(ConceptReading(model.fusion, features, batch.reference_id, named))
         return Encoded(features.fused.embedding, embedding[distinct.target], reference.embedding, loss)
 
 

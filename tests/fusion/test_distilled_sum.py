@@ -1,6 +1,7 @@
 """DistilledSum: trained by clauses, used on whole captions, and a student that learns the one from the other."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ def model_of(fusion: type[Fusion] = DistilledSum, concept: ConceptLoss | None = 
 
 
 def query() -> QueryBatch:
-    pixels = torch.stack([torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(i)) for i in range(4)])
+    pixels = torch.stack([torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(i)) for i in IMAGES.tolist()])
     spans = [
         [(CAPTIONS[row].index(part), CAPTIONS[row].index(part) + len(part)) for part in PARTS[row]] for row in range(4)
     ]
@@ -63,7 +64,7 @@ def test_in_use_the_student_reads_and_in_training_the_teacher() -> None:
 
 
 def by_hand(model: ContextCIR) -> set[float]:
-    """What the loss may be, text by text: the two captions of image 7 are a pair, joined in one of six ways."""
+    """What the loss may be, text by text, for r = 0.5: those of image 7 are a pair, joined in one of six ways."""
 
     def student(text: str) -> Tensor:
         tower = copy.deepcopy(model.backbone)
@@ -75,14 +76,23 @@ def by_hand(model: ContextCIR) -> set[float]:
     def teacher(parts: list[str]) -> Tensor:
         return torch.stack([model.backbone.encode_text(tiny.tokenizer()([part])).embedding[0] for part in parts]).sum(0)
 
-    def apart(text: str, parts: list[str]) -> float:
+    images = model.backbone.encode_image(query().reference).embedding
+    scale = model.fusion.log_scale.exp()
+
+    def shares(row: int, text: Tensor) -> list[float]:
+        composed = images[row] / images[row].norm() + scale * text
+        ways = [torch.cosine_similarity(composed, images[other], 0).item() / 0.03 for other in (0, 2, 3)]
+        return [math.exp(way) / sum(map(math.exp, ways)) for way in ways]
+
+    def apart(row: int, text: str, parts: list[str]) -> float:
         given, taught = student(text), teacher(parts)
-        return ((given - taught).square().sum() / taught.square().sum()).item()
+        ranking = sum(p * math.log(p / q) for p, q in zip(shares(row, taught), shares(row, given), strict=True))
+        return ((given - taught).square().sum() / taught.square().sum()).item() + 0.5 * ranking
 
     with torch.no_grad():
-        own = [apart(caption, parts) for caption, parts in zip(CAPTIONS, PARTS, strict=True)]
+        own = [apart(row, caption, PARTS[row]) for row, caption in enumerate(CAPTIONS)]
         pairs = [a + joint + b for a, b in (CAPTIONS[:2], CAPTIONS[1::-1]) for joint in JOINTS]
-        joined = [apart(text, [*PARTS[0], *PARTS[1]]) for text in pairs]
+        joined = [apart(0, text, [*PARTS[0], *PARTS[1]]) for text in pairs]
     return {round((sum(own) + one) / 5, 9) for one in joined}
 
 
@@ -91,7 +101,7 @@ def test_the_loss_is_the_relative_error_of_captions_and_of_a_pair_of_one_image(t
     model = model_of()
     shake(model.fusion.differences, 1)
     model.train(training)
-    value = ClauseDistillation()(ConceptReading(model.fusion, model.encode_query(query()), IMAGES))
+    value = ClauseDistillation(ranking=0.5)(ConceptReading(model.fusion, model.encode_query(query()), IMAGES))
     assert round(value.item(), 9) in by_hand(model)
 
 
