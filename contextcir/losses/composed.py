@@ -117,7 +117,7 @@ class ClauseDistillation(ComposedLoss):
         InputError: if ``ranking`` is negative, or the temperature is outside of `TEMPERATURES`.
     """
 
-    def __init__(self, weight: float = 1.0, ranking: float = 1.0, temperature: float = 0.03) -> None:
+    def __init__(self, weight: float = 1.0, ranking: float = 3.0, temperature: float = 0.03) -> None:
         super().__init__(weight)
         self.ranking = not_negative(ranking, "model.concept.ranking")
         self.temperature = between(temperature, *TEMPERATURES, "model.concept.temperature")
