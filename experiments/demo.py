@@ -15,7 +15,7 @@ from experiments.run import main
 
 _FOLDER = Path(__file__).parent / "configs"
 CONFIGS = [f"--config={_FOLDER / name}" for name in ("base.yaml", "scenes.yaml", "demo.yaml")]
-WIDTH = 46  # of the first column
+WIDTH = 52  # of the first column
 
 
 def summarise(folder: Path) -> list[str]:
