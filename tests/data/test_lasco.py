@@ -43,7 +43,8 @@ def test_every_common_layout_is_found(tmp_path: Path, annotations: str, images: 
 
 
 def test_training_needs_no_corpus(tmp_path: Path) -> None:
-    records, paths, file = LaSCo(make_lasco(tmp_path)).read_training()
+    records, paths, file, image_sets = LaSCo(make_lasco(tmp_path)).read_training()
+    assert image_sets == ()
     assert [(record.reference, record.target) for record in records] == [
         ("0", "6"), ("0", "9"), ("3", "12"), ("3", "15"), ("999", "0"),
     ]  # fmt: skip
