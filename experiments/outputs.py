@@ -8,6 +8,11 @@ from pathlib import Path
 from contextcir.errors import InputError, shown
 
 
+def runs_folder(name: str) -> Path:
+    """Return the folder where a command leaves its results if none is given: below CIR_RUNS, else below ``runs``."""
+    return Path(os.environ.get("CIR_RUNS") or "runs") / name
+
+
 def output_file(path: Path | None, setting: str) -> None:
     """Make sure that a file can be written there, over an ordinary one at most; None is no place and so no mistake.
 

@@ -5,6 +5,7 @@ python -m experiments.run {fit,validate,test,predict} --config NAME [--config NA
 
 import contextlib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import experiments.lean  # noqa: F401  before the first import of Lightning: hal
 import torch
 from jsonargparse import Namespace, set_parsing_settings
 from lightning.pytorch import LightningDataModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import OmegaConf
@@ -168,19 +169,22 @@ def settings_parser() -> LightningArgumentParser:
     return SettingsOnly(ContextCIR, LightningDataModule, save_config_callback=None, args=[], **OPTIONS).parser
 
 
-def main(args: ArgsType = None) -> ExperimentCLI:
-    """Parse ``args`` (default: ``sys.argv``) and run the chosen subcommand."""
+def main(args: ArgsType = None, callbacks: Sequence[Callback] = ()) -> ExperimentCLI:
+    """Parse ``args`` (default: ``sys.argv``) and run the chosen subcommand.
+
+    ``callbacks``: those of the program that calls, besides those of the settings; no record of the run names them.
+    """
     keep_tracebacks_in(None)  # the folder of an earlier run in this process
     try:
         with sigterm.listening(), contextlib.ExitStack() as held:
-            return _run(args, held)
+            return _run(args, held, callbacks)
     except Stopped:
         if rank_zero_only.rank == 0:
             print(words(), file=sys.stderr, flush=True)
         raise
 
 
-def _run(args: ArgsType, held: contextlib.ExitStack) -> ExperimentCLI:
+def _run(args: ArgsType, held: contextlib.ExitStack, callbacks: Sequence[Callback]) -> ExperimentCLI:
     typed = sys.argv[1:] if args is None else args
     claim_run_id(resolve(typed) if isinstance(typed, list) else ())
     stay_offline()
@@ -192,6 +196,7 @@ def _run(args: ArgsType, held: contextlib.ExitStack) -> ExperimentCLI:
         LightningDataModule,
         save_config_callback=RecordSettings,
         save_config_kwargs={"save_to_log_dir": False},
+        trainer_defaults={"callbacks": list(callbacks)},
         args=args,
         held=held,
         **OPTIONS,

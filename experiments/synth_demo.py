@@ -23,7 +23,7 @@ from contextcir.files import write_text
 from data_modules.scenes.writer import Size, image_path, write_scenes
 from experiments.arguments import Parser
 from experiments.failures import one_line_errors
-from experiments.outputs import output_folder
+from experiments.outputs import output_folder, runs_folder
 from experiments.quality.synthesis_precision import judge_run, markdown, score
 from experiments.study.__main__ import split_flags
 
@@ -37,7 +37,7 @@ KEPT = ("caption", "concepts", "phrases", "image_size")  # fields that hand-made
 
 
 def synth_demo(
-    out: Path = Path("runs/synth-demo"),
+    out: Path | None = None,
     root: Path = Path("datasets/scenes"),
     size: Size = Size(),  # noqa: B008  (immutable)
     unlabelled: Path = Path("datasets/scenes-unlabelled"),
@@ -51,7 +51,7 @@ def synth_demo(
     """Make triplets of unlabelled scenes, score them, and compare fits on them with fits on hand-made ones.
 
     Args:
-        out: Folder of the synthesis, the manifests and the fits.
+        out: Folder of the synthesis, the manifests and the fits; runs/synth-demo by default.
         root: Of the benchmark, with the hand-made triplets; drawn if it does not exist.
         size: Of the benchmark.
         unlabelled: Folder of other scenes, whose annotations are not used; drawn if it does not exist.
@@ -62,6 +62,7 @@ def synth_demo(
         publish: Folder to copy tables and figure to.
         flags: More flags for all fits; those of --data, --model, --trainer and --config need no `--flags`.
     """
+    out = out or runs_folder("synth-demo")
     for folder, setting in {out: "out", root: "root", unlabelled: "unlabelled", publish: "publish"}.items():
         output_folder(folder, setting)
     write_scenes(root, 0, size)

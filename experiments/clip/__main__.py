@@ -33,7 +33,7 @@ from contextcir.checks import between, not_negative, positive, whole
 from experiments.clip.model import SmallCLIP, naming, naming_logits, retrieval
 from experiments.clip.scenes import IMAGES_PER_BASE, Pairs, Pool, draw_edited, draw_looks, make_pool
 from experiments.command import command
-from experiments.outputs import output_folder
+from experiments.outputs import output_folder, runs_folder
 
 
 @dataclass
@@ -146,7 +146,7 @@ def train_clip(
     seed: int = 7,
     threads: int = 2,
     save_every: int = 200,
-    out: Path = Path("runs/train_clip"),
+    out: Path | None = None,
 ) -> None:
     """Train the small CLIP and write it, packed, to OUT.
 
@@ -163,7 +163,7 @@ def train_clip(
         seed: Seed of scenes, weights and batches.
         threads: CPU threads.
         save_every: Steps between checkpoints and evaluations.
-        out: Folder for the packed weights.
+        out: Folder for the packed weights; runs/train_clip by default.
     """
     for name, phase in {"edited": edited, "looks": looks, "names": names}.items():
         if phase.steps:
@@ -176,6 +176,7 @@ def train_clip(
         batches.check([edited_bases])
     if looks.steps or names.steps:
         batches.check([edited_bases, looks_bases])
+    out = out or runs_folder("train_clip")
     output_folder(out, "out")
     torch.manual_seed(seed)
     torch.set_num_threads(threads)

@@ -29,7 +29,7 @@ from experiments.clip.model import SmallCLIP, retrieval
 from experiments.clip.plain import clause, draw_plain
 from experiments.clip.scenes import Pool, draw_edited, make_pool, normalise
 from experiments.command import command
-from experiments.outputs import output_folder
+from experiments.outputs import output_folder, runs_folder
 
 CHUNK = 256  # images that are encoded at a time
 
@@ -84,7 +84,7 @@ def train_short(
     scenes: int = 12000,
     seed: int = 7,
     threads: int = 2,
-    out: Path = Path("runs/train_clip_short"),
+    out: Path | None = None,
 ) -> None:
     """Train a text tower on short descriptions, and write it, packed, to OUT.
 
@@ -94,13 +94,14 @@ def train_short(
         scenes: Images, each of a scene of its own.
         seed: Seed of scenes, weights and batches.
         threads: CPU threads.
-        out: Folder for the packed weights.
+        out: Folder for the packed weights; runs/train_clip_short by default.
     """
     phase.check("phase")
     whole(seed, 0, "seed", 2**32 - 1)
     whole(scenes, 1, "scenes")
     whole(size, 2, "size", scenes)
     whole(threads, 1, "threads")
+    out = out or runs_folder("train_clip_short")
     output_folder(out, "out")
     torch.manual_seed(seed)
     torch.set_num_threads(threads)

@@ -24,7 +24,7 @@ from experiments.arguments import Parser
 from experiments.command import read_shard
 from experiments.failures import one_line_errors
 from experiments.flags import packaged
-from experiments.outputs import output_folder
+from experiments.outputs import output_folder, runs_folder
 from experiments.study.file import read_plan
 from experiments.study.plan import Plan
 from experiments.study.report import write_report
@@ -71,7 +71,7 @@ def study(
     """
     file = packaged("studies", file)
     plan = read_plan(file, flags)
-    root = out or Path("runs") / "studies" / plan.name
+    root = out or runs_folder("studies") / plan.name
     output_folder(root, "out")
     output_folder(publish, "publish")
     whole(jobs, 1, "jobs")

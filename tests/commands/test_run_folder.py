@@ -1,6 +1,7 @@
 """Where a run writes: never outside of the folder of runs, and one process at a time."""
 
 import os
+import re
 import signal
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,8 @@ from experiments.command import one_line_errors
 from experiments.record import LOCK, check_folder, claim_run_id, own_run
 from experiments.run import main
 from experiments.start import named_checkpoint
-from tests.helpers.paths import CONFIGS
+from experiments.study.__main__ import study
+from tests.helpers.paths import CONFIGS, PROJECT
 
 LEADING_OUT = [
     "../x",
@@ -143,3 +145,29 @@ def test_a_word_for_a_checkpoint_that_is_not_there_is_an_error(word: str, tmp_pa
         named_checkpoint(trainer, word)
     assert error.value.setting == "ckpt_path"
     assert named_checkpoint(trainer, None) is None and named_checkpoint(trainer, "a.ckpt") == "a.ckpt"
+
+
+@pytest.mark.parametrize("given", [None, "elsewhere"])
+def test_a_study_leaves_its_results_where_runs_go(
+    given: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("experiments.study.__main__.run_study", lambda plan, root, share, runner: None)
+    monkeypatch.setattr("experiments.study.__main__.write_report", lambda plan, root, *given: [root])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CIR_RUNS", raising=False)
+    if given:
+        monkeypatch.setenv("CIR_RUNS", given)
+    study("text_cc")
+    assert capsys.readouterr().out.strip() == f"{given or 'runs'}/studies/text_cc"
+    assert (tmp_path / (given or "runs") / "studies" / "text_cc" / "study.yaml").is_file()
+
+
+def test_no_command_has_a_folder_of_runs_by_default_that_the_variable_does_not_move() -> None:
+    found = [
+        f"{file.name}: {line.strip()}"
+        for file in (PROJECT / "experiments").rglob("*.py")
+        for line in file.read_text().splitlines()
+        if re.search(r"Path\(\"runs|= \"runs/", line)
+    ]
+    # What a stage of a synthesis reads stands in its YAML, which a user changes.
+    assert found == ['synthesis_precision.py: run: Path = Path("runs/synthesis/scenes"),']
