@@ -76,10 +76,15 @@ class ClauseSum(Baseline):
 
     def forward(self, image: ImageFeatures, text: TextFeatures, phrases: PhraseTexts | None = None) -> Fused:
         """Return the image plus the scaled sum of the clauses as ``embedding`` (B, E)."""
-        return Fused(functional.normalize(image.embedding, dim=-1) + self.log_scale.exp() * text.embedding, ())
+        return Fused(add_text(image.embedding, text.embedding, self.log_scale), ())
 
 
 class RawSum(ClauseSum):
     """`ClauseSum` of the whole caption as one text: what reading clause by clause changes is the difference of both."""
 
     reads_clauses = False
+
+
+def add_text(image: Tensor, text: Tensor, log_scale: Tensor) -> Tensor:
+    """Return n(i) + exp(s) t, (B, E), of embeddings i and t (B, E) and the logarithm s of the scale."""
+    return functional.normalize(image, dim=-1) + log_scale.exp() * text

@@ -4,14 +4,13 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from contextcir.batch import Clauses
 from contextcir.encoders.backbone import OpenCLIPBackbone, Widths
 from contextcir.encoders.clause_texts import encode_by_clause
 from contextcir.encoders.features import TextFeatures
 from contextcir.errors import InputError
-from contextcir.fusion.baselines import ClauseSum
+from contextcir.fusion.baselines import ClauseSum, add_text
 
 
 class DistilledSum(ClauseSum):
@@ -64,7 +63,7 @@ class DistilledSum(ClauseSum):
 
     def compose_as_constant(self, image: Tensor, text: Tensor) -> Tensor:
         """Return queries (N, E) of embeddings of images and texts (N, E) each; no gradient reaches the scale."""
-        return functional.normalize(image, dim=-1) + self.log_scale.detach().exp() * text
+        return add_text(image, text, self.log_scale.detach())
 
     def encode_by_student(self, backbone: OpenCLIPBackbone, captions: Sequence[str]) -> TextFeatures:
         """Return the features of B captions as the student reads them; gradients reach the differences only."""
