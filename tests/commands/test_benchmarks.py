@@ -13,6 +13,7 @@ from experiments.benchmarks.ranking import Size, make_protocol, ours, ranking, s
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_the_report_holds_every_variant_of_every_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tiny, file = {"width": 8, "threads": 1, "repeats": 2}, tmp_path / "report.json"
     ranking(circo=Size(5, 70, 14), lasco=Size(9, 40), json=file, **tiny)

@@ -47,7 +47,13 @@ def weights(cli: ExperimentCLI) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in cli.model.state_dict().items()}
 
 
-@pytest.mark.parametrize("overlay", [None, *sorted(path.stem for path in (CONFIGS / "overlays").glob("*.yaml"))])
+OVERLAYS = [None, *sorted(path.stem for path in (CONFIGS / "overlays").glob("*.yaml"))]
+
+
+@pytest.mark.parametrize(
+    "overlay",
+    [pytest.param(overlay, marks=[pytest.mark.slow] if overlay == "compile" else []) for overlay in OVERLAYS],
+)
 def test_every_overlay_runs_on_scenes(
     overlay: str | None, on_scenes: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,6 +91,7 @@ def test_a_run_leaves_checkpoints_config_metrics_tables_and_figures(on_scenes: l
     assert logged_value == pytest.approx(results["fit_end"]["val"]["rows"]["composed"]["recall_at_5"], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_stopped_fit_goes_on_from_its_last_checkpoint_to_the_same_weights(
     on_scenes: list[str], runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,6 +144,7 @@ class SaveWeights(Callback):
             torch.save(pl_module.state_dict(), folder / "weights.pt")
 
 
+@pytest.mark.slow
 def test_flags_win_over_what_a_checkpoint_was_trained_with(on_scenes: list[str], runs: Path) -> None:
     trained = main(["fit", *on_scenes, "--trainer.max_epochs=1", "--trainer.num_sanity_val_steps=0"])
     file = trained.trainer.checkpoint_callback.best_model_path

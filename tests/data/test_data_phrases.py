@@ -192,6 +192,7 @@ def test_files_give_the_texts_that_data_modules_give_to_the_model(
     assert files and given == {caption for file in files for caption in read_captions(file)}
 
 
+@pytest.mark.slow
 def test_real_annotations_give_the_texts_of_their_data_modules(shared: Path) -> None:
     data = shared / "data"
     modules: list[CompositionDataModule] = [CIRR(data / "cirr", val_splits=["val", "test1"])]

@@ -37,6 +37,7 @@ def records(root: Path, split: str) -> list[dict]:
     return json.loads((root / "captions" / f"cap.scenes.{split}.json").read_text())
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_files_and_another_seed_others(root: Path, tmp_path: Path) -> None:
     write_scenes(tmp_path / "same", seed=3, size=SMALL, workers=2)
     write_scenes(tmp_path / "other", seed=4, size=SMALL, workers=2)

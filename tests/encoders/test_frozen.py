@@ -70,6 +70,7 @@ def count_encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return passes
 
 
+@pytest.mark.slow
 def test_training_and_figures_are_those_of_the_run_that_encodes_images(
     flags: list[str], frozen: list[str], runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,6 +128,7 @@ def test_queries_for_figures_stay_pixels(frozen: list[str]) -> None:
     assert torch.equal(loaded.phrases.boxes[:1], batch.phrases.boxes[:1]) or loaded.phrases.boxes[:1].isnan().any()
 
 
+@pytest.mark.slow
 def test_other_weights_or_arithmetic_have_tables_of_their_own(frozen: list[str], tmp_path: Path) -> None:
     folders = []
     for extra in ([], ["--trainer.precision=bf16-mixed"], ["--data.preprocess=tests.encoders.test_frozen.darker"]):
