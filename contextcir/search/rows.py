@@ -20,6 +20,7 @@ from contextcir.errors import InputError
 BLOCK = 2**20  # bytes that are read at a time
 BLOCKS = 32  # after which the best rows are picked
 QUERIES = 64  # of a pass over the file
+SPARSE = 16  # a row that is read by itself costs as much as this many rows of a block
 ROUNDING = 2.0**-24  # of a number in single precision, relative
 
 REMEDY = "delete the folder of the index, and index the images again"
@@ -109,42 +110,49 @@ class HalfRows:
         margin = 2.01 * self.width * ROUNDING
         pools = [(torch.empty(0), torch.empty(0, dtype=torch.int64)) for _ in queries]
         floors = [torch.finfo(torch.float32).min] * len(queries)
-        for rows, scores in self._scores(queries, wanted):
-            for place, (values, kept) in enumerate(pools):
+        for begin, scores in self._scores(queries, wanted):
+            for place, (values, rows) in enumerate(pools):
                 chosen = (scores[place] >= floors[place]).nonzero().squeeze(1)
                 if not len(chosen):
                     continue
-                values, kept = torch.cat((values, scores[place, chosen])), torch.cat((kept, rows[chosen]))
+                values, rows = torch.cat((values, scores[place, chosen])), torch.cat((rows, chosen + begin))
                 if len(values) > count:
                     floors[place] = float(values.topk(count).values[-1]) - margin
                     good = values >= floors[place]
-                    values, kept = values[good], kept[good]
-                pools[place] = values, kept
-        return [kept.numpy() for _, kept in pools]
+                    values, rows = values[good], rows[good]
+                pools[place] = values, rows
+        return [rows.numpy() for _, rows in pools]
 
-    def _scores(self, queries: Tensor, wanted: np.ndarray) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield rows (R,) and their scores (Q, R), for some blocks at a time; rows that are not wanted have -inf."""
+    def _scores(self, queries: Tensor, wanted: np.ndarray) -> Iterator[tuple[int, Tensor]]:
+        """Yield a row and the scores (Q, R) of it and those after it; rows that are not wanted have -inf."""
         length = max(1, BLOCK // self.size)
         halves, floats = torch.empty(length, self.width, dtype=torch.half), torch.empty(length, self.width)
-        content = halves.numpy()
-        columns, one = queries.T.contiguous(), len(queries) == 1
+        content, columns = halves.numpy(), queries.T.contiguous()
+        everything = bool(wanted.all())
         for begin in range(0, len(wanted), BLOCKS * length):
-            all_of_them = torch.arange(begin, min(begin + BLOCKS * length, len(wanted)))
-            scores = torch.full((len(queries), len(all_of_them)), -torch.inf)
-            for start in range(begin, begin + len(all_of_them), length):
-                places = wanted[start : start + length].nonzero()[0]
-                if not len(places):
-                    continue
-                first, number = start + int(places[0]), int(places[-1] - places[0]) + 1
+            end = min(begin + BLOCKS * length, len(wanted))
+            scores = torch.full((len(queries), end - begin), -torch.inf)
+            for start in range(begin, end, length):
+                first, number = start, min(length, end - start)
+                if not everything:
+                    places = wanted[start : start + length].nonzero()[0]
+                    if not len(places):
+                        continue
+                    first, number = start + int(places[0]), int(places[-1] - places[0]) + 1
+                    if len(places) * SPARSE < number:
+                        vectors = torch.from_numpy(self.read(start + places)).float()
+                        scores[:, torch.from_numpy(start - begin + places)] = (vectors @ columns).T
+                        continue
                 self._read(content[:number], first)
                 vectors = floats[:number].copy_(halves[:number])
                 target = scores[:, first - begin : first - begin + number]
-                if one:
+                if len(queries) == 1:
                     torch.mv(vectors, queries[0], out=target[0])
                 else:
                     target.copy_((vectors @ columns).T)
-            mask = torch.from_numpy(wanted[begin : begin + len(all_of_them)])
-            yield all_of_them, scores.masked_fill_(~mask, -torch.inf)
+            if not everything:
+                scores.masked_fill_(torch.from_numpy(~wanted[begin:end]), -torch.inf)
+            yield begin, scores
 
     def _exact(self, query: Tensor, rows: Rows) -> np.ndarray:
         wide, scores = query.double().numpy(), np.empty(len(rows), np.float32)
