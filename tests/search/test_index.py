@@ -11,7 +11,6 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from qdrant_client import QdrantClient
 
 from contextcir.errors import InputError
 from contextcir.search.embedded import EmbeddedIndex
@@ -39,7 +38,8 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
         address = os.environ.get("QDRANT_URL")
         if request.param == "qdrant on a server" and not address:
             pytest.skip("needs a Qdrant server, its address in QDRANT_URL")
-        client = QdrantClient(address) if "server" in request.param else QdrantClient(":memory:")
+        package = pytest.importorskip("qdrant_client", reason="needs the extra `qdrant`")
+        client = package.QdrantClient(address if "server" in request.param else ":memory:")
         run = uuid4().hex
 
         def new(name: str, about: Any = ABOUT) -> Index:

@@ -11,14 +11,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from qdrant_client import QdrantClient, models
-from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
 from contextcir.errors import InputError
 from contextcir.search import qdrant
 from contextcir.search.index import Where
 from contextcir.search.qdrant import Approximate, QdrantIndex, from_text, point_id, to_payload, to_photo, to_text
 from tests.helpers.index_cases import PATHS, fill, paths, photo
+
+pytest.importorskip("qdrant_client", reason="needs the extra `qdrant`")
+
+from qdrant_client import QdrantClient, models
+from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
 
 @pytest.fixture
