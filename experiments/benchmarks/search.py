@@ -20,7 +20,7 @@ from torch.nn.functional import normalize
 from contextcir.files import write_json
 from contextcir.search.embedded import EmbeddedIndex
 from contextcir.search.index import Photo, Where
-from experiments.benchmarks.measure import measured_on, peak_memory, require_at_least
+from experiments.benchmarks.measure import measured_on, require_at_least
 from experiments.command import command
 from experiments.outputs import output_file
 
@@ -147,7 +147,7 @@ def conditions(folder: Path, width: int, count: int, repeats: int) -> dict[str, 
 
 
 def memory(folder: Path, width: int, count: int, threads: int, repeats: int) -> dict[str, float]:
-    """Return MiB of a new process before and after searches, and milliseconds for a query, the median.
+    """Return MiB of a new process before searches and at most, mapped files among them, and milliseconds of searches.
 
     Raises:
         RuntimeError: if that process ends without a result.
@@ -167,14 +167,25 @@ def memory(folder: Path, width: int, count: int, threads: int, repeats: int) -> 
 
 def _search(folder: Path, width: int, count: int, threads: int, repeats: int, send: Any) -> None:
     torch.set_num_threads(threads)
-    before = peak_memory()
+    before, _ = resident()
     with closing(EmbeddedIndex(folder)) as index:
-        times = interleaved(
-            {str(n): (lambda n=n: index.search(made_up_queries(n, width), count)) for n in (1, 16)}, repeats
-        )
+        calls = {str(n): (lambda n=n: index.search(made_up_queries(n, width), count)) for n in (1, 16)}
+        times = interleaved(calls, repeats)
         index.search(made_up_queries(1, width), count, CONDITIONS["of half of the time (50 %)"])
-    figures = {"before, MiB": before, "peak, MiB": peak_memory()}
-    send.send(figures | {f"{name} queries, ms": row.median for name, row in times.items()})
+    figures = {"before, MiB": before, "peak, MiB": resident()[1]}
+    for name, row in times.items():
+        figures |= {f"{name} queries, median ms": row.median, f"{name} queries, CPU ms": row.cpu}
+    send.send(figures)
+
+
+def resident() -> tuple[float, float]:
+    """Return the resident memory of this process in MiB, now and at most, mapped files among it (Linux).
+
+    `peak_memory` would count what the process was before it became this program.
+    """
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    found = dict(line.split(":", 1) for line in lines)
+    return tuple(int(found[name].split()[0]) / 2**10 for name in ("VmRSS", "VmHWM"))
 
 
 def show(title: str, rows: dict[str, Times], of: str) -> None:

@@ -61,9 +61,9 @@ def test_a_killed_process_leaves_the_old_photos_or_the_new_ones(tmp_path: Path, 
         store(index, 1)
     writer = multiprocessing.get_context("fork").Process(target=store_for_ever, args=(tmp_path / "index",))
     writer.start()
-    begin = (tmp_path / "index" / DATABASE).stat().st_mtime
-    while not any(file.stat().st_mtime > begin for file in (tmp_path / "index").glob("*-wal")) and writer.is_alive():
-        time.sleep(0.01)
+    with closing(EmbeddedIndex(tmp_path / "index")) as index:
+        while next(index.fetch(["000"])).photo.size == 1 and writer.is_alive():
+            time.sleep(0.01)
     time.sleep(after)
     assert writer.is_alive()
     writer.kill()
