@@ -41,15 +41,15 @@ class ProgressBar(Progress):
         self._task: Any = None
 
     def __enter__(self) -> "ProgressBar":
-        self.bar.start()
         return self
 
     def __exit__(self, *error: object) -> None:
         self.bar.stop()
 
     def compared(self, photos: int, to_read: int) -> None:
-        """Begin."""
+        """Begin, if there is anything to read."""
         if to_read:
+            self.bar.start()
             self._task = self.bar.add_task(f"{photos:,} photos, to read:", total=to_read, rate="")
 
     def advanced(self, done: int, total: int, rate: float, left: float) -> None:

@@ -20,7 +20,18 @@ import pytest
 from tests.helpers.paths import PROJECT
 
 PACKAGES = ("contextcir", "data_modules", "callbacks", "experiments")
-EXTRAS = ("openai", "httpx2", "jsonschema", "py3langid", "faiss", "imagehash", "transformers", "spacy")
+EXTRAS = (
+    "openai",
+    "httpx2",
+    "jsonschema",
+    "py3langid",
+    "faiss",
+    "imagehash",
+    "transformers",
+    "spacy",
+    "pillow_heif",
+    "qdrant_client",
+)
 
 
 def run(*command: str | Path, folder: Path, **variables: str) -> str:
