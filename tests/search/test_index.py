@@ -129,7 +129,7 @@ def test_conditions_hold_for_the_photos_that_they_should(make: Make) -> None:
         assert index.count(where) == len(scores), where
         (found,) = index.search(torch.tensor([[1.0, 0.0]]), len(PATHS), where)
         assert set(paths(found)) == set(scores), where
-        assert all(where.holds(hit.photo) for hit in found)
+        assert all(where.holds(hit.photo) and hit.photo == lists.stored[hit.photo.path][0] for hit in found)
 
 
 def test_an_empty_index_finds_nothing(make: Make) -> None:
@@ -150,6 +150,14 @@ def test_equal_scores_are_in_order_of_paths(make: Make) -> None:
         (found,) = index.search(torch.tensor([[1.0, 2.0, 3.0]]), count)
         assert paths(found) == ["best", *names, "worst"][:count]
         assert len({hit.score for hit in found[1 : SPARE + 1]}) <= 1
+
+
+def test_an_image_that_is_left_out_is_there_the_next_time(make: Make) -> None:
+    index = make("left out")
+    fill(index, {"a": [1, 0], "b": [1, 1]})
+    for where in (None, Where(formats=("JPEG",))):
+        for without, left in ((["a", "unknown"], ["b"]), ((), ["a", "b"]), (["a", "b"], [])):
+            assert paths(index.search(torch.tensor([[1.0, 0.0]]), 5, where, without)[0]) == left
 
 
 def test_embeddings_and_queries_may_have_any_length_and_precision(make: Make) -> None:
