@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
 from contextcir.errors import InputError, one_line, printable
@@ -35,7 +35,6 @@ class ProgressBar(Progress):
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
         )
         self.bar = Bar(*columns, console=Console(stderr=True))
         self._task: Any = None
@@ -54,7 +53,9 @@ class ProgressBar(Progress):
 
     def advanced(self, done: int, total: int, rate: float, left: float) -> None:
         """Go on."""
-        self.bar.update(self._task, completed=done, rate=f"{rate:,.1f} a second")
+        minutes, seconds = divmod(round(left), 60)
+        told = f"{rate:,.1f} a second, {minutes}:{seconds:02d} left"
+        self.bar.update(self._task, completed=done, rate=told)
 
 
 def index(
