@@ -279,7 +279,7 @@ def test_all_images_may_have_the_same_embedding(tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize("kept", [0.01, 0.03, 0.3, 0.97])
 def test_conditions_leave_out_rows_in_every_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: float) -> None:
-    monkeypatch.setattr(rows, "BLOCK", 2 * 8 * 64)
+    monkeypatch.setattr(rows, "BLOCK", 2 * 8 * 256)
     monkeypatch.setattr(rows, "BLOCKS", 2)
     generator = torch.Generator().manual_seed(1)
     vectors, chosen = torch.randn(700, 8, generator=generator), torch.rand(700, generator=generator) < kept
