@@ -238,7 +238,9 @@ def test_other_folders_are_refused_in_one_line(tmp_path: Path) -> None:
 
 
 def test_an_index_whose_making_was_interrupted_is_made(tmp_path: Path) -> None:
+    (tmp_path / f"{DATABASE}.new").write_bytes(b"half of it")
     database.Database.make(tmp_path / DATABASE)  # about.json comes last
+    assert [file.name for file in tmp_path.iterdir()] == [DATABASE]
     with closing(EmbeddedIndex(tmp_path, {"a": 1})) as index:
         fill(index, {"a": [1, 0]})
         assert index.count() == 1 and json.loads((tmp_path / "about.json").read_text()) == {"a": 1}
