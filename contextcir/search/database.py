@@ -90,16 +90,20 @@ class Database:
 
     @staticmethod
     def make(path: Path) -> None:
-        """Make the file with empty tables, if it is not there yet."""
-        if path.exists() and path.stat().st_size:
+        """Make the file with empty tables, whole or not at all, if it is not there yet; one process at a time may."""
+        if path.exists():
             return
+        new = path.with_name(f"{path.name}.new")
+        for left in path.parent.glob(f"{new.name}*"):  # by a process that was killed
+            left.unlink()
         with _told(path):
-            connection = _connect(path)
+            connection = _connect(new)
             try:
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.executescript(f"BEGIN;{TABLES}COMMIT;")
             finally:
                 connection.close()
+        new.replace(path)
 
     def close(self) -> None:
         """Close all connections."""

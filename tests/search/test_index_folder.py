@@ -238,7 +238,9 @@ def test_other_folders_are_refused_in_one_line(tmp_path: Path) -> None:
 
 
 def test_an_index_whose_making_was_interrupted_is_made(tmp_path: Path) -> None:
+    (tmp_path / f"{DATABASE}.new").write_bytes(b"half of it")
     database.Database.make(tmp_path / DATABASE)  # about.json comes last
+    assert [file.name for file in tmp_path.iterdir()] == [DATABASE]
     with closing(EmbeddedIndex(tmp_path, {"a": 1})) as index:
         fill(index, {"a": [1, 0]})
         assert index.count() == 1 and json.loads((tmp_path / "about.json").read_text()) == {"a": 1}
@@ -279,7 +281,7 @@ def test_all_images_may_have_the_same_embedding(tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize("kept", [0.01, 0.03, 0.3, 0.97])
 def test_conditions_leave_out_rows_in_every_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: float) -> None:
-    monkeypatch.setattr(rows, "BLOCK", 2 * 8 * 64)
+    monkeypatch.setattr(rows, "BLOCK", 2 * 8 * 256)
     monkeypatch.setattr(rows, "BLOCKS", 2)
     generator = torch.Generator().manual_seed(1)
     vectors, chosen = torch.randn(700, 8, generator=generator), torch.rand(700, generator=generator) < kept
