@@ -1,0 +1,1 @@
+"""Search in a folder of photos: commands, and a page in the browser."""

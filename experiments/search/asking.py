@@ -1,0 +1,124 @@
+"""A query as a client sends it, checked and made into one for the searcher."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from PIL import Image
+
+from contextcir.errors import InputError, shown
+from contextcir.search.index import Photo, Where
+from contextcir.search.photos import open_photo
+from contextcir.search.searcher import Query
+from experiments.search.catalogue import shrunk
+from experiments.search.limits import Limits
+
+_DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
+
+
+class TooLargeError(InputError):
+    """More than a limit allows."""
+
+
+class BadImageError(InputError):
+    """An upload that is no image, or a damaged one."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a client asks for, before images are read.
+
+    Args:
+        uploads: bytes of image files.
+        references: images of the index, as paths or names in addresses.
+        text: what shall differ.
+        count: results.
+        balance: from 0, the image alone, to 1, the text alone.
+        without: images of the index that are not wanted.
+        folder: see `contextcir.search.index.Where`.
+        since: a day, or seconds since 1970.
+        until: a day, which is included, or seconds since 1970, which are not.
+        formats: of images.
+        fold: put near-duplicates together.
+        maps: say what each phrase attends to.
+    """
+
+    uploads: Sequence[bytes] = field(default=(), repr=False)
+    references: Sequence[str] = ()
+    text: str = ""
+    count: int = 20
+    balance: float = 0.5
+    without: Sequence[str] = ()
+    folder: str = ""
+    since: str = ""
+    until: str = ""
+    formats: Sequence[str] = ()
+    fold: bool = True
+    maps: bool = False
+
+    def check(self, limits: Limits) -> None:
+        """Raise an `InputError` for what is out of bounds, and for nothing to search for."""
+        pictures = len(self.uploads) + len(self.references)
+        if not pictures and not self.text.strip():
+            raise InputError("give an image, a text, or both")
+        if pictures > limits.images:
+            raise InputError(f"at most {limits.images} images, got {pictures}", setting="images")
+        if len(self.text) > limits.text:
+            raise InputError(f"at most {limits.text:,} characters, got {len(self.text):,}", setting="text")
+        if len(self.without) > limits.without:
+            raise InputError(f"at most {limits.without} images, got {len(self.without)}", setting="without")
+        for content in self.uploads:
+            if len(content) > limits.image_bytes:
+                problem = f"an image of {len(content):,} bytes, expected at most {limits.image_bytes:,}"
+                raise TooLargeError(problem, setting="images")
+        self.where()
+
+    def where(self) -> Where:
+        """Return the filter; raises an `InputError` for what is no date."""
+        since, until = moment(self.since, "since"), moment(self.until, "until", days=1)
+        return Where(self.folder or None, since, until, tuple(self.formats))
+
+    def query(self, images: Sequence[Image.Image], without: Sequence[Photo]) -> Query:
+        """Return the query for the searcher; one result more for each reference, which is no answer to itself."""
+        return Query(
+            images=tuple(images),
+            text=self.text,
+            count=self.count + len(self.references),
+            where=self.where(),
+            without=tuple(photo.path for photo in without),
+            balance=self.balance,
+            fold=self.fold,
+            maps=self.maps,
+        )
+
+
+def moment(text: str, setting: str, days: int = 0) -> int | None:
+    """Return seconds since 1970 by a camera's clock for a day, ``days`` later, or for a number; None for no text.
+
+    Raises:
+        InputError: for anything else.
+    """
+    text = text.strip()
+    if not text:
+        return None
+    if _DAY.fullmatch(text):
+        try:
+            return int((datetime.fromisoformat(text).replace(tzinfo=UTC) + timedelta(days=days)).timestamp())
+        except (ValueError, OverflowError):
+            pass
+    elif re.fullmatch(r"-?\d{1,12}", text, re.ASCII):
+        return int(text)
+    raise InputError(f"expected a day such as 2026-11-28, got {shown(text)}", setting=setting)
+
+
+def read_upload(content: bytes, name: str, side: int) -> Image.Image:
+    """Return an uploaded image upright, at most ``side`` pixels wide and high.
+
+    Raises:
+        BadImageError: if it is damaged, no image, or has too many pixels; the message has its name.
+    """
+    try:
+        return shrunk(open_photo(content, side).image, side)
+    except InputError as error:
+        raise BadImageError(f"{shown(name or 'the image')}: {error.problem}") from None
