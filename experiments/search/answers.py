@@ -7,7 +7,7 @@ from typing import Any
 
 from contextcir.errors import InputError, printable, shown
 from contextcir.search.index import Photo
-from contextcir.search.searcher import Found, Phrase
+from contextcir.search.queries import Found, Phrase
 from experiments.search.catalogue import id_of
 
 EXPORTS = ("text", "json")

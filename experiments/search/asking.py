@@ -10,7 +10,7 @@ from PIL import Image
 from contextcir.errors import InputError, shown
 from contextcir.search.index import Photo, Where
 from contextcir.search.photos import open_photo
-from contextcir.search.searcher import Query
+from contextcir.search.queries import Query
 from experiments.search.catalogue import shrunk
 from experiments.search.limits import Limits
 

@@ -6,7 +6,6 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +120,7 @@ class Catalogue:
         """Return what is known of all images, without their thumbnails; read again when their number has changed."""
         with self._lock:
             if self._photos is None or len(self._photos) != self._index.count():
-                self._photos = [replace(entry.photo, thumbnail=b"") for entry in self._index.fetch()]
+                self._photos = [entry.photo for entry in self._index.fetch(thumbnails=False)]
             return self._photos
 
 

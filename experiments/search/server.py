@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from contextcir.checks import whole
 from contextcir.errors import InputError, one_line, shown
 from contextcir.search.index import Where
-from contextcir.search.searcher import Found
+from contextcir.search.queries import Found
 from experiments.search.answers import as_json, export, found_json, photo_json
 from experiments.search.asking import Asked, BadImageError, TooLargeError, read_upload
 from experiments.search.batching import Batcher, QueueFull
@@ -222,6 +222,7 @@ def _answer_errors(app: "FastAPI") -> None:
         return problem(503, "too many searches wait already: try again in a moment", **{"retry-after": "1"})
 
     @app.exception_handler(HTTPException)
+    @app.exception_handler(400)  # those that Starlette raises by itself
     @app.exception_handler(404)
     @app.exception_handler(405)
     async def of_http(request: Request, error: HTTPException) -> Response:

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from contextcir.search.index import Hit, Index, Photo, Stored, Where
-from contextcir.search.searcher import Found, Phrase, Query, Result
+from contextcir.search.queries import Found, Phrase, Query, Result
 
 COLOURS = {
     "red": (200, 40, 40), "green": (40, 160, 60), "blue": (40, 70, 200), "yellow": (225, 200, 40),
@@ -75,7 +75,9 @@ class MemoryIndex(Index):
             for q in queries
         ]
 
-    def fetch(self, paths: Collection[str] | None = None, embeddings: bool = False) -> Iterator[Stored]:
+    def fetch(
+        self, paths: Collection[str] | None = None, embeddings: bool = False, thumbnails: bool = True
+    ) -> Iterator[Stored]:
         """Yield photos."""
         for path in sorted(self.stored, key=repr):
             if paths is None or path in paths:
