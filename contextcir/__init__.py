@@ -10,20 +10,22 @@ from contextcir.lazy import lazy_exports
 if TYPE_CHECKING:
     from contextcir.evaluation.composition import CompositionMetric
     from contextcir.evaluation.protocol import Protocol
+    from contextcir.search.searcher import Searcher
+    from contextcir.training.models import load
     from contextcir.training.module import ContextCIR
-    from contextcir.training.reference import load
 
     __version__: str
 
-__all__ = ["CompositionMetric", "ContextCIR", "Protocol", "__version__", "load"]
+__all__ = ["CompositionMetric", "ContextCIR", "Protocol", "Searcher", "__version__", "load"]
 
 _export = lazy_exports(
     __name__,
     {
         "evaluation.composition": ["CompositionMetric"],
         "evaluation.protocol": ["Protocol"],
+        "search.searcher": ["Searcher"],
+        "training.models": ["load"],
         "training.module": ["ContextCIR"],
-        "training.reference": ["load"],
     },
 )
 

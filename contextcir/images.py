@@ -6,7 +6,7 @@ which a person or another model looks at, are turned by their EXIF orientation. 
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -85,13 +85,29 @@ def decode_image(content: bytes, upright: bool, side: int | None = None, ground:
 
     ``ground``: the colour that is seen through transparent pixels; None shows what is stored below them.
     """
-    with _decoding(len(content)), Image.open(io.BytesIO(content), formats=FORMATS) as opened:
+    with open_image(content) as opened:
         if side is not None:
             opened.draft("RGB", (side, side))
-        width, height = opened.size
-        if width * height > MOST_PIXELS:
-            raise InputError(f"{width:,} x {height:,} pixels, expected at most {MOST_PIXELS:,} in all")
+        check_pixels(opened)
         return to_rgb(ImageOps.exif_transpose(opened) if upright else opened, ground)
+
+
+@contextmanager
+def open_image(content: bytes, opener: Callable[[IO[bytes]], Image.Image] | None = None) -> Iterator[Image.Image]:
+    """Open an image from the bytes of its file, which is not decoded yet; what a decoder raises becomes an InputError.
+
+    ``opener``: opens it in place of Pillow, which knows the `FORMATS`.
+    """
+    file = io.BytesIO(content)
+    with _decoding(len(content)), Image.open(file, formats=FORMATS) if opener is None else opener(file) as opened:
+        yield opened
+
+
+def check_pixels(image: Image.Image) -> None:
+    """Raise InputError for an image that would take too much memory to decode."""
+    width, height = image.size
+    if width * height > MOST_PIXELS:
+        raise InputError(f"{width:,} x {height:,} pixels, expected at most {MOST_PIXELS:,} in all")
 
 
 @contextmanager

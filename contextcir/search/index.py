@@ -96,7 +96,13 @@ class Index(ABC):
 
     @abstractmethod
     def upsert(self, photos: Sequence[Photo], embeddings: Tensor) -> None:
-        """Store N photos with their embeddings (N, E), in the place of those of the same paths."""
+        """Store N photos with their embeddings (N, E), in the place of those of the same paths.
+
+        Embeddings are L2-normalised here. Of several photos of one path the last one counts.
+
+        Raises:
+            InputError: if a number is not finite, or E is not that of the index.
+        """
 
     @abstractmethod
     def delete(self, paths: Collection[str]) -> int:
@@ -125,8 +131,14 @@ class Index(ABC):
         """
 
     @abstractmethod
-    def fetch(self, paths: Collection[str] | None = None, embeddings: bool = False) -> Iterator[Stored]:
-        """Yield what is stored of the images of these paths, of all if None, by path; of unknown paths nothing."""
+    def fetch(
+        self, paths: Collection[str] | None = None, embeddings: bool = False, thumbnails: bool = True
+    ) -> Iterator[Stored]:
+        """Yield what is stored of the images of these paths, of all if None, by path; of unknown paths nothing.
+
+        The index may be changed meanwhile; of such changes some are seen and some are not. Without ``thumbnails``,
+        which are most of the bytes, those of the photos are empty.
+        """
 
     @abstractmethod
     def count(self, where: Where | None = None) -> int:
