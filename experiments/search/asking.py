@@ -1,11 +1,11 @@
 """A query as a client sends it, checked and made into one for the searcher."""
 
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 
+import torch
 from PIL import Image
+from torch import Tensor
 
 from contextcir.errors import InputError, shown
 from contextcir.search.index import Photo, Where
@@ -13,8 +13,7 @@ from contextcir.search.photos import open_photo
 from contextcir.search.queries import Query
 from experiments.search.catalogue import shrunk
 from experiments.search.limits import Limits
-
-_DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
+from experiments.search.querying import Asked as Typed
 
 
 class TooLargeError(InputError):
@@ -37,8 +36,8 @@ class Asked:
         balance: from 0, the image alone, to 1, the text alone.
         without: images of the index that are not wanted.
         folder: see `contextcir.search.index.Where`.
-        since: a day, or seconds since 1970.
-        until: a day, which is included, or seconds since 1970, which are not.
+        since: a day, a month or a year, with its beginning.
+        until: likewise, with its end.
         formats: of images.
         fold: put near-duplicates together.
         maps: say what each phrase attends to.
@@ -75,9 +74,9 @@ class Asked:
         self.where()
 
     def where(self) -> Where:
-        """Return the filter; raises an `InputError` for what is no date."""
-        since, until = moment(self.since, "since"), moment(self.until, "until", days=1)
-        return Where(self.folder or None, since, until, tuple(self.formats))
+        """Return the filter; raises an `InputError` for what is no date or no format."""
+        since, until = self.since.strip() or None, self.until.strip() or None
+        return Typed(folder=self.folder, since=since, until=until, format=self.formats).where() or Where()
 
     def query(self, images: Sequence[Image.Image], without: Sequence[Photo]) -> Query:
         """Return the query for the searcher; one result more for each reference, which is no answer to itself."""
@@ -93,25 +92,6 @@ class Asked:
         )
 
 
-def moment(text: str, setting: str, days: int = 0) -> int | None:
-    """Return seconds since 1970 by a camera's clock for a day, ``days`` later, or for a number; None for no text.
-
-    Raises:
-        InputError: for anything else.
-    """
-    text = text.strip()
-    if not text:
-        return None
-    if _DAY.fullmatch(text):
-        try:
-            return int((datetime.fromisoformat(text).replace(tzinfo=UTC) + timedelta(days=days)).timestamp())
-        except (ValueError, OverflowError):
-            pass
-    elif re.fullmatch(r"-?\d{1,12}", text, re.ASCII):
-        return int(text)
-    raise InputError(f"expected a day such as 2026-11-28, got {shown(text)}", setting=setting)
-
-
 def read_upload(content: bytes, name: str, side: int) -> Image.Image:
     """Return an uploaded image upright, at most ``side`` pixels wide and high.
 
@@ -122,3 +102,14 @@ def read_upload(content: bytes, name: str, side: int) -> Image.Image:
         return shrunk(open_photo(content, side).image, side)
     except InputError as error:
         raise BadImageError(f"{shown(name or 'the image')}: {error.problem}") from None
+
+
+def sees_a_square(preprocess: Callable[[Image.Image], Tensor]) -> bool:
+    """Tell whether a model's preprocessing, to pixels (3, H, W), cuts the middle square out of an image.
+
+    Others press it into a square, or pad it: such a model sees a red stripe at the edge of a wide image.
+    """
+    wide = Image.new("RGB", (300, 100))
+    striped = wide.copy()
+    striped.paste((255, 0, 0), (0, 0, 60, 100))
+    return bool(torch.equal(preprocess(wide), preprocess(striped)))

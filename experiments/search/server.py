@@ -20,7 +20,7 @@ from contextcir.errors import InputError, one_line, shown
 from contextcir.search.index import Where
 from contextcir.search.queries import Found
 from experiments.search.answers import as_json, export, found_json, photo_json
-from experiments.search.asking import Asked, BadImageError, TooLargeError, read_upload
+from experiments.search.asking import Asked, BadImageError, TooLargeError, read_upload, sees_a_square
 from experiments.search.batching import Batcher, QueueFull
 from experiments.search.catalogue import Catalogue, UnknownImageError
 from experiments.search.endpoints import endpoints_page
@@ -65,6 +65,7 @@ def create_app(
     catalogue = Catalogue(searcher.index, searcher.folder)
     batcher: Batcher[Any, Found] = Batcher(searcher.search_many, limits)
     decoders = asyncio.Semaphore(limits.decoders)
+    crops = sees_a_square(searcher.model.preprocess)
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
@@ -77,8 +78,8 @@ def create_app(
     _answer_errors(app)
     _serve_files(app)
 
-    def reply(value: Any, kept: bool = False) -> Response:
-        return Response(as_json(value), media_type=JSON, headers=KEPT if kept else {"cache-control": "no-store"})
+    def reply(value: Any) -> Response:
+        return Response(as_json(value), media_type=JSON, headers={"cache-control": "no-store"})
 
     async def decoded(read: Callable[[], Value]) -> Value:
         async with decoders:
@@ -86,10 +87,11 @@ def create_app(
 
     @app.get("/api/about")
     async def about() -> Response:
-        """Tell the model, the limits, and how many images there are in which folders, formats and years."""
+        """Tell the model, whether it sees only the middle of an image, and how many images there are of which kinds."""
         overview = await asyncio.to_thread(catalogue.overview)
         bounds = {"images": limits.images, "image_bytes": limits.image_bytes, "text": limits.text, "k": limits.count}
-        return reply({"model": dict(searcher.about), "limits": bounds, **overview})
+        model = str(searcher.about.get("model", ""))
+        return reply({"model": model, "crops": crops, "limits": bounds, **overview})
 
     @app.get("/api/sample")
     async def sample(
@@ -114,8 +116,8 @@ def create_app(
         balance: Annotated[float, Form(ge=0, le=1, description="0: the image alone; 1: the text alone")] = 0.5,
         without: Annotated[list[str], Form(description="images that are not wanted: paths or ids")] = [],  # noqa: B006
         folder: Annotated[str, Form(description="images in it or below it")] = "",
-        since: Annotated[str, Form(description="taken on this day or later")] = "",
-        until: Annotated[str, Form(description="taken on this day or earlier")] = "",
+        since: Annotated[str, Form(description="taken on this day, month or year, or later")] = "",
+        until: Annotated[str, Form(description="taken on this day, month or year, or earlier")] = "",
         formats: Annotated[list[str], Form(description="such as JPEG")] = [],  # noqa: B006
         fold: Annotated[bool, Form(description="put near-duplicates together")] = True,
         maps: Annotated[bool, Form(description="tell what each phrase attends to")] = False,
@@ -129,7 +131,9 @@ def create_app(
         opened = [await decoded(partial(catalogue.open, photo, limits.side)) for photo in own]
         for content, upload in zip(uploads, images, strict=True):
             opened.append(await decoded(partial(read_upload, content, upload.filename or "", limits.side)))
-        found = await _unless_gone(request, batcher.ask(asked.query(opened, unwanted)))
+        query = asked.query(opened, unwanted)
+        await asyncio.to_thread(searcher.check, query)
+        found = await _unless_gone(request, batcher.ask(query))
         return reply(found_json(found, [photo.path for photo in own], k))
 
     @app.get("/api/thumbnail/{name}")

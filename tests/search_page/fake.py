@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from contextcir.errors import InputError
 from contextcir.search.index import Hit, Index, Photo, Stored, Where
 from contextcir.search.queries import Found, Phrase, Query, Result
 
@@ -43,6 +45,18 @@ def colour_of(image: Image.Image) -> Tensor:
     """Return the direction of the mean colour (3,) of an image, from grey."""
     pixels = torch.tensor(np.asarray(image.convert("RGB").resize((16, 16)), dtype=np.float32))
     return torch.nn.functional.normalize(pixels.mean((0, 1)) - 127.4, dim=0)
+
+
+def whole(image: Image.Image) -> Tensor:
+    """Return an image as pixels (3, 8, 8), all of it."""
+    return torch.tensor(np.asarray(image.resize((8, 8)))).permute(2, 0, 1)
+
+
+def middle(image: Image.Image) -> Tensor:
+    """Return the middle square of an image as pixels (3, 8, 8)."""
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return whole(image.crop((left, top, left + side, top + side)))
 
 
 class MemoryIndex(Index):
@@ -101,6 +115,7 @@ class FakeSearcher:
     def __init__(self, folder: Path, pictures: Mapping[str, Image.Image], seconds: float = 0.0) -> None:
         self.folder, self.index, self.seconds = folder, MemoryIndex(), seconds
         self.about = {"model": "colours", "fusion": "sum"}
+        self.model = SimpleNamespace(preprocess=whole)
         self.calls: list[int] = []
         self.threads: set[int] = set()
         photos = []
@@ -112,6 +127,11 @@ class FakeSearcher:
             size, thumbnail = image.size, jpeg(image.resize((60, 45)))
             photos.append(Photo(path, len(content), 0, "0" * 64, 0, taken, "JPEG", *size, thumbnail))
         self.index.upsert(photos, torch.stack([colour_of(image) for image in pictures.values()]))
+
+    def check(self, query: Query) -> None:
+        """Refuse a text with "refused"."""
+        if "refused" in query.text:
+            raise InputError("this text is refused", setting="text")
 
     def search_many(self, queries: Sequence[Query]) -> list[Found]:
         """Answer a batch."""

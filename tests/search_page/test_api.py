@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from contextcir.errors import InputError
+from experiments.search.asking import sees_a_square
 from experiments.search.batching import Batcher, QueueFull
 from experiments.search.catalogue import id_of, path_of
 from experiments.search.guard import HEADERS
 from experiments.search.limits import Limits
-from tests.search_page.fake import FakeSearcher, drawn, gallery, jpeg
+from tests.search_page.fake import FakeSearcher, drawn, gallery, jpeg, middle, whole
 
 pytest.importorskip("fastapi", reason="the page needs FastAPI, of the extra `search`")
 from fastapi.testclient import TestClient
@@ -186,9 +187,11 @@ def test_bad_requests_get_one_line(client):
         assert problem(post(text="red", k=k), 422).startswith("k: ")
     for balance in ("nan", "inf", "-0.1", "1.01"):
         assert problem(post(text="red", balance=balance), 422).startswith("balance: ")
-    for day in ("2026-13-01", "yesterday", "0000-00-00", "1e3", "9999-12-31T", "１２"):
+    for day in ("2026-13-01", "2026-02-30", "yesterday", "0000-00-00", "1e3", "9999-12-31T", "２０２６"):
         assert "expected a day" in problem(post(text="red", since=day), 422)
-    problem(post(text="red", until="9999-12-31"), 422)  # there is no day after it
+    assert post(text="red", since="2020", until="2099-12").status_code == 200
+    assert "expected one of JPEG" in problem(post(text="red", formats="EXE"), 422)
+    assert "refused" in problem(post(text="refused"), 422)
     assert "expected one of text, json" in problem(
         client.post("/api/export", data={"paths": "summer/red-1.jpg", "format": "exe"}), 422
     )
@@ -224,6 +227,11 @@ def test_an_image_of_too_many_pixels_is_refused(client):
     assert len(file.getvalue()) < 100_000
     answer = client.post("/api/search", files=[upload(file.getvalue(), "bomb.png")])
     assert "120,000,000" in problem(answer, 400) or "6,000" in problem(answer, 400)
+
+
+def test_whether_a_model_sees_the_middle_of_an_image_is_found_out(client):
+    assert sees_a_square(middle) and not sees_a_square(whole)
+    assert client.get("/api/about").json()["crops"] is False
 
 
 def test_an_export_lists_what_was_chosen(client):
