@@ -76,5 +76,5 @@ def _kind(given: Mapping[str, Any]) -> str:
         return f"{_kind(given['items'])}, several"
     if given.get("format") == "binary" or "contentMediaType" in given:
         return "file"
-    bounds = [str(given[name]) for name in ("minimum", "maximum") if name in given]
+    bounds = [f"{given[name]:g}" for name in ("minimum", "maximum") if name in given]
     return given.get("type", "text").replace("string", "text") + (f" {' to '.join(bounds)}" if bounds else "")

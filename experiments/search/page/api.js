@@ -35,7 +35,9 @@ export async function search(round, count, signal) {
     if (reference.file) form.append("images", reference.file, reference.name);
     else form.append("references", reference.photo.id);
   }
-  for (const photo of round.without) form.append("without", photo.id);
+  for (const photo of round.without) {
+    for (const one of [photo, ...(photo.copies ?? [])]) form.append("without", one.id);
+  }
   form.append("text", round.text);
   form.append("k", count);
   form.append("balance", round.balance / 100);

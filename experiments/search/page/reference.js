@@ -5,6 +5,7 @@ const COLOURS = [[230, 159, 0], [86, 180, 233], [0, 158, 115], [204, 121, 167], 
 const MARKS = "①②③④⑤⑥⑦⑧⑨";
 
 const element = (id) => document.getElementById(id);
+let crops = true; // whether the model sees only the largest square in the middle of a photo
 let shownMap = null; // number of the phrase whose map is pinned by a click
 
 export function nameOf(reference) {
@@ -15,11 +16,11 @@ export function addressOf(reference, small = false) {
   return reference.file ? reference.url : small ? reference.photo.thumbnail : reference.photo.image;
 }
 
-export function showReferences(references, remove) {
+export function showReferences(references, remove, modelCrops = crops) {
+  crops = modelCrops;
   const [first, ...rest] = references;
   const image = element("reference-image");
   element("reference").classList.toggle("filled", Boolean(first));
-  element("drop").querySelector("span").lastChild.textContent = first ? " another" : " a photo";
   image.hidden = !first;
   element("reference-name").hidden = !first;
   hideMap();
@@ -45,7 +46,7 @@ export function showReferences(references, remove) {
       button.append(small);
     } else {
       button.classList.add("only");
-      button.append("Remove");
+      button.append("✕");
     }
     button.addEventListener("click", () => remove(number));
     others.push(button);
@@ -76,7 +77,7 @@ export function showReading(answer) {
   if (phrases.some((phrase) => phrase.attention)) {
     const hint = document.createElement("span");
     hint.className = "hint";
-    hint.textContent = "Point at a phrase to see where the model looks for it.";
+    hint.textContent = "Point at a phrase, or touch it, to see where the model looks for it.";
     reading.append(hint);
   }
 }
@@ -137,7 +138,7 @@ function showMap(attention, colour) {
   placeMap();
 }
 
-// The model sees the largest square in the middle of a photo; that is where its patches lie.
+// The patches lie where the model looks: on the middle square, or all over the photo.
 export function placeMap() {
   const canvas = element("overlay");
   if (canvas.hidden) return;
@@ -145,11 +146,12 @@ export function placeMap() {
   const box = image.getBoundingClientRect();
   const frame = element("reference").getBoundingClientRect();
   const scale = Math.min(box.width / image.naturalWidth, box.height / image.naturalHeight) || 1;
-  const side = Math.min(image.naturalWidth, image.naturalHeight) * scale;
-  canvas.style.width = `${side}px`;
-  canvas.style.height = `${side}px`;
-  canvas.style.left = `${box.left - frame.left + (box.width - side) / 2}px`;
-  canvas.style.top = `${box.top - frame.top + (box.height - side) / 2}px`;
+  const side = Math.min(image.naturalWidth, image.naturalHeight);
+  const [width, height] = [image.naturalWidth, image.naturalHeight].map((length) => (crops ? side : length) * scale);
+  canvas.style.width = `${width}px`;
+  canvas.style.height = `${height}px`;
+  canvas.style.left = `${box.left - frame.left + (box.width - width) / 2}px`;
+  canvas.style.top = `${box.top - frame.top + (box.height - height) / 2}px`;
 }
 
 function hideMap() {

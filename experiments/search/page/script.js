@@ -1,8 +1,10 @@
 // The search page: rounds of a search, each a few photos and words, and what was found for them.
 
 import * as api from "./api.js";
+import { asReference, listenForFiles, whyNot } from "./files.js";
 import { addressOf, nameOf, placeMap, showReading, showReferences } from "./reference.js";
-import { cutBelow, focusCard, showResults, unselectAll } from "./results.js";
+import { cutBelow, focusCard, showResults } from "./results.js";
+import { isSelected, listenForExport, select, view } from "./selection.js";
 
 const PAGE = 24; // results that are asked for at first, and with "Show more"
 const element = (id) => document.getElementById(id);
@@ -11,10 +13,10 @@ const text = element("text");
 let about = null;
 let rounds = []; // each { references, text, balance, without, filters, answer, count, seed }
 let current = -1;
-let running = null; // AbortController of the request under way
+let pending = null; // the round that is asked for
+let running = null; // AbortController of its request
 let cutOff = null; // a score; null for none
-let uploads = 0;
-const selected = new Map(); // photos by id
+const still = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 
 // ---- state ----
 
@@ -22,9 +24,9 @@ const noFilters = () => ({ folder: "", since: "", until: "", formats: [], fold: 
 const start = () => ({ references: [], text: "", balance: 50, without: [], filters: noFilters(), seed: 0, count: PAGE });
 const isStart = (round) => !round.references.length && !round.text.trim();
 
-// What the form says now, beside what has no field.
+// What the form says now, beside what has no field: words may be typed while a photo is on its way.
 function draft(changes = {}) {
-  const before = rounds[current] || start();
+  const before = pending || rounds[current] || start();
   return {
     ...before, text: text.value, balance: Number(element("balance").value), filters: readFilters(),
     count: PAGE, answer: null, ...changes,
@@ -46,6 +48,7 @@ function isNewRound(before, next) {
 async function ask(next, focus = false) {
   running?.abort();
   const control = (running = new AbortController());
+  pending = next;
   busy(true);
   say("");
   try {
@@ -58,6 +61,7 @@ async function ask(next, focus = false) {
   } catch (error) {
     if (control !== running || error.name === "AbortError") return;
     say(error.message);
+    pending = null;
     if (rounds[current]) showReferences(rounds[current].references, removeReference);
     else element("status").textContent = "";
   } finally {
@@ -85,11 +89,11 @@ function show(focus = false) {
   element("balance").value = round.balance;
   describeBalance();
   writeFilters(round.filters);
-  showReferences(round.references, removeReference);
+  showReferences(round.references, removeReference, about.crops);
   showReading(round.answer);
   showRounds();
   showUnwanted(round);
-  showResults(round.answer.results, { use, refuse, view, select, isSelected: (photo) => selected.has(photo.id) }, focus);
+  showResults(round.answer.results, { use, refuse, view: (photo) => view(photo, use), select, isSelected }, focus);
   showCut(round);
   const full = round.answer.results.length === round.count && round.count < about.limits.k;
   element("more").hidden = isStart(round) || !full;
@@ -165,7 +169,7 @@ function count() {
   const results = round.answer.results;
   const cut = element("cut").hidden ? -Infinity : (cutOff ?? -Infinity);
   const left = cutBelow(cut);
-  element("cut-value").textContent = cut === -Infinity ? "no score" : cut.toFixed(2);
+  element("cut-value").textContent = cut === -Infinity ? "none" : cut.toFixed(2);
   const plural = (number) => `${number} photo${number === 1 ? "" : "s"}`;
   let status = left < results.length ? `${left} of ${plural(results.length)}` : plural(left);
   if (isStart(round)) status = results.length ? "Click a photo to begin, or drop one of yours" : "";
@@ -189,7 +193,7 @@ function count() {
 function busy(is) {
   document.body.classList.toggle("busy", is);
   element("results").setAttribute("aria-busy", String(is));
-  if (!is) running = null;
+  if (!is) running = pending = null;
 }
 
 function say(problem) {
@@ -200,82 +204,31 @@ function say(problem) {
 // ---- what one can do with a photo ----
 
 function use(photo) {
-  ask(draft({ references: [{ photo }], text: "", without: [] }), true);
-  scrollTo({ top: 0, behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
+  ask(draft({ references: [{ photo }], text: "", without: [] }));
+  if (matchMedia("(hover: hover)").matches) text.focus({ preventScroll: true }); // elsewhere a keyboard would cover the photos
+  scrollTo({ top: 0, behavior: still() ? "auto" : "smooth" });
 }
 
 function refuse(photo) {
-  const round = rounds[current];
-  if (isStart(round) || round.without.some((other) => other.id === photo.id)) return;
-  ask(draft({ text: round.text, without: [...round.without, photo] }), document.activeElement !== document.body);
+  const { text, without } = pending || rounds[current];
+  if (without.some((other) => other.id === photo.id)) return;
+  ask(draft({ text, without: [...without, photo] }), document.activeElement !== document.body);
 }
 
 function removeReference(number) {
-  const references = rounds[current].references.filter((_, place) => place !== number);
-  ask(draft({ references, without: references.length ? rounds[current].without : [] }));
+  const round = pending || rounds[current];
+  const references = round.references.filter((_, place) => place !== number);
+  ask(draft({ references, without: references.length ? round.without : [] }));
 }
-
-function select(photo) {
-  if (!selected.delete(photo.id)) selected.set(photo.id, photo);
-  element("selection").hidden = !selected.size;
-  element("selected-count").textContent = `${selected.size} selected`;
-  return selected.has(photo.id);
-}
-
-function view(photo) {
-  const viewer = element("viewer");
-  const image = viewer.querySelector("img");
-  image.src = photo.image;
-  image.alt = photo.path;
-  const taken = photo.taken ? `, ${photo.taken.slice(0, 10)}` : "";
-  viewer.querySelector("p").textContent = `${photo.path} (${photo.width} × ${photo.height}${taken})`;
-  const [from, close] = viewer.querySelectorAll("button");
-  from.onclick = () => { viewer.close(); use(photo); };
-  close.onclick = () => viewer.close();
-  viewer.showModal();
-}
-
-// ---- photos from outside ----
 
 function addFiles(files) {
-  const images = [...files].filter((file) => file.type.startsWith("image/") || /\.(heic|heif|jpe?g|png|webp)$/i.test(file.name));
-  if (!images.length) return say("That is no photo. Photos are JPEG, PNG, WEBP, GIF, BMP, TIFF or HEIC files.");
-  const limits = about?.limits ?? { images: 4, image_bytes: 2e7 };
-  const large = images.find((file) => file.size > limits.image_bytes);
-  if (large) return say(`${large.name} is too large: at most ${Math.floor(limits.image_bytes / 1e6)} MB.`);
-  if (images.length > limits.images) return say(`At most ${limits.images} photos at once.`);
-  const references = images.map((file) => ({ file, name: file.name || `pasted-${++uploads}`, url: URL.createObjectURL(file) }));
+  const problem = whyNot(files, about.limits);
+  if (problem) return say(problem);
+  const references = files.map(asReference);
   showReferences(references, removeReference);
   ask(draft({ references, without: [] }));
-  text.focus();
+  text.focus({ preventScroll: true });
 }
-
-element("file").addEventListener("change", (event) => {
-  if (event.target.files.length) addFiles(event.target.files);
-  event.target.value = "";
-});
-document.addEventListener("paste", (event) => {
-  if (event.clipboardData?.files.length) {
-    event.preventDefault();
-    addFiles(event.clipboardData.files);
-  }
-});
-let inside = 0; // dragenter and dragleave are told of every element on the way
-const holdsFiles = (event) => event.dataTransfer?.types.includes("Files");
-document.addEventListener("dragenter", (event) => {
-  if (holdsFiles(event)) element("dropping").hidden = (inside += 1) < 1;
-});
-document.addEventListener("dragleave", (event) => {
-  if (holdsFiles(event)) element("dropping").hidden = (inside -= 1) < 1;
-});
-document.addEventListener("dragover", (event) => holdsFiles(event) && event.preventDefault());
-document.addEventListener("drop", (event) => {
-  if (!holdsFiles(event)) return;
-  event.preventDefault();
-  inside = 0;
-  element("dropping").hidden = true;
-  addFiles(event.dataTransfer.files);
-});
 
 // ---- the form ----
 
@@ -316,7 +269,7 @@ element("cut-off").addEventListener("input", (event) => {
 element("composer").addEventListener("submit", (event) => {
   event.preventDefault();
   const next = draft();
-  if (isStart(next) && (!rounds[current] || isStart(rounds[current]))) text.focus();
+  if (isStart(next) && isStart(rounds[current] || next)) text.focus();
   else ask(next);
 });
 element("filters").addEventListener("change", () => ask(draft()));
@@ -329,25 +282,7 @@ element("more").addEventListener("click", () => {
 });
 element("shuffle").addEventListener("click", () => ask(draft({ seed: rounds[current].seed + 1 })));
 element("message").querySelector("button").addEventListener("click", () => say(""));
-element("selection").addEventListener("click", async (event) => {
-  const format = event.target.dataset?.export;
-  if (!format) return;
-  if (format !== "none") {
-    try {
-      const link = document.createElement("a");
-      link.href = URL.createObjectURL(await api.exported([...selected.values()], format));
-      link.download = format === "json" ? "photos.json" : "photos.txt";
-      link.click();
-      setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
-    } catch (error) {
-      say(error.message);
-    }
-    return;
-  }
-  selected.clear();
-  unselectAll();
-  element("selection").hidden = true;
-});
+listenForExport(say);
 
 // ---- keys and steps back ----
 
@@ -381,8 +316,9 @@ addEventListener("resize", placeMap);
 // ---- the beginning ----
 
 function writeAbout() {
-  const model = typeof about.model.model === "string" ? about.model.model : "";
-  element("about").textContent = `${about.count.toLocaleString("en")} photos${model ? `, ${model}` : ""}`;
+  const model = about.model.split("/").filter(Boolean).slice(-2).join("/"); // of a path, its end
+  element("about").textContent = `${about.count.toLocaleString("en")} photos · ${model}`;
+  element("about").title = about.model;
   for (const { folder, count } of about.folders) element("folder").append(new Option(`${folder} (${count})`, folder));
   for (const [format, count] of Object.entries(about.formats)) {
     const label = document.createElement("label");
@@ -399,6 +335,7 @@ function writeAbout() {
     else [element(name).min, element(name).max] = [day(about.first), day(about.last)];
   }
   text.maxLength = about.limits.text;
+  listenForFiles(element("file"), element("dropping"), addFiles);
 }
 
 async function begin() {
