@@ -152,7 +152,7 @@ def _map_of(attention: Tensor, grid: tuple[int, int]) -> Tensor | None:
 
 
 def _mean_by(owner: Sequence[int], embedding: Tensor, count: int) -> Tensor:
-    """Return n of the mean of the n(embedding) (N, E) of each owner, (count, E) in float32 on the CPU; zero for none."""
+    """Return n of the mean of the n(embedding) (N, E) of each owner, (count, E) in float32 on the CPU; else zero."""
     single = functional.normalize(embedding.float().cpu(), dim=-1)
     total = torch.zeros(count, single.shape[1]).index_add(0, torch.tensor(owner), single)
     return functional.normalize(total, dim=-1)

@@ -109,7 +109,7 @@ def index_folder(
     folder: Path,
     index: Index,
     encoder: ImageEncoder,
-    loading: Loading = Loading(),  # noqa: B008  (immutable)
+    loading: Loading = Loading(),
     progress: Progress | None = None,
     only: tuple[int, int] | None = None,
     leave_out: Path | None = None,

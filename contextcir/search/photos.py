@@ -9,6 +9,7 @@ import hashlib
 import io
 import os
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -131,6 +132,7 @@ def open_photo(content: bytes, side: int | None = None) -> Opened:
         if opener is None:
             raise InputError(NO_HEIC)
     with open_image(content, opener) as opened:
+        warnings.simplefilter("ignore")  # within this block: Pillow's, of damaged EXIF blocks
         whole = opened.size
         if side is not None:
             opened.draft("RGB", (side, side))

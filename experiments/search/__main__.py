@@ -48,6 +48,9 @@ def _recall(given: argparse.Namespace) -> None:
 
 
 def _serve(given: argparse.Namespace) -> None:
+    import experiments.lean  # noqa: F401  before the first import of Lightning: half of the start-up time
+
+    # isort: split
     from contextcir.search.searcher import Searcher
     from experiments.search.server import serve
 
