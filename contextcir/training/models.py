@@ -53,7 +53,7 @@ def load(model: str | Path) -> ContextCIR:
         return load(_from_hub(name))
     path = Path(name).expanduser()
     if not path.is_dir():
-        if not os.path.lexists(path):
+        if not os.path.lexists(path) and ":" not in name:  # an address is refused as such
             names = ", ".join(assets.MODELS)
             problem = f"no file or folder {shown(name, 150)[1:-1]}, and no model of this name (there are {names})"
             raise MissingFileError(problem, setting=SETTING)
@@ -101,7 +101,8 @@ def _noted(file: Path) -> str | None:
 def _of_file(path: Path) -> ContextCIR:
     try:
         content = read_weights(path, SETTING).content
-        if isinstance(content, Mapping) and content.get(ContextCIR.CHECKPOINT_HYPER_PARAMS_KEY):
+        settings = content.get(ContextCIR.CHECKPOINT_HYPER_PARAMS_KEY) if isinstance(content, Mapping) else None
+        if isinstance(settings, Mapping) and "backbone" in settings:  # published ones may have settings of their own
             return ContextCIR.load_from_checkpoint(path, map_location="cpu").eval()
         return reference.load_checkpoint(path)
     except InputError as error:
