@@ -4,7 +4,7 @@ import io
 import re
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,8 +15,9 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from contextcir.errors import InputError
-from contextcir.search.index import Hit, Index, Photo, Stored, Where
+from contextcir.search.index import Hit, Photo
 from contextcir.search.queries import Found, Phrase, Query, Result
+from tests.helpers.photos import MemoryIndex
 
 COLOURS = {
     "red": (200, 40, 40), "green": (40, 160, 60), "blue": (40, 70, 200), "yellow": (225, 200, 40),
@@ -57,52 +58,6 @@ def middle(image: Image.Image) -> Tensor:
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     return whole(image.crop((left, top, left + side, top + side)))
-
-
-class MemoryIndex(Index):
-    """Photos in a dictionary."""
-
-    def __init__(self) -> None:
-        self.about: Mapping[str, Any] = {}
-        self.stored: dict[str, Stored] = {}
-
-    def upsert(self, photos: Sequence[Photo], embeddings: Tensor) -> None:
-        """Store photos."""
-        self.stored |= {photo.path: Stored(photo, row) for photo, row in zip(photos, embeddings, strict=True)}
-
-    def delete(self, paths: Collection[str]) -> int:
-        """Remove photos."""
-        return len([self.stored.pop(path) for path in paths if path in self.stored])
-
-    def search(
-        self,
-        queries: Tensor,
-        count: int,
-        where: Where | None = None,
-        without: Collection[str] = (),
-        away: Tensor | None = None,
-    ) -> list[list[Hit]]:
-        """Return the nearest."""
-        kept = [s for path, s in self.stored.items() if path not in without and (where is None or where.holds(s.photo))]
-        return [
-            sorted((Hit(s.photo, float(q @ s.embedding)) for s in kept), key=lambda h: (-h.score, h.photo.path))[:count]
-            for q in queries
-        ]
-
-    def fetch(
-        self, paths: Collection[str] | None = None, embeddings: bool = False, thumbnails: bool = True
-    ) -> Iterator[Stored]:
-        """Yield photos."""
-        for path in sorted(self.stored, key=repr):
-            if paths is None or path in paths:
-                yield self.stored[path]
-
-    def count(self, where: Where | None = None) -> int:
-        """Return how many there are."""
-        return len([s for s in self.stored.values() if where is None or where.holds(s.photo)])
-
-    def close(self) -> None:
-        """Do nothing."""
 
 
 class FakeSearcher:
@@ -147,8 +102,8 @@ class FakeSearcher:
         spans = list(re.finditer(rf"(?:a |the )?({'|'.join(COLOURS)})(?: \w+)?", query.text))
         parts += [3 * torch.nn.functional.normalize(torch.tensor(COLOURS[s[1]]) - 127.4, dim=0) for s in spans]
         wanted = torch.nn.functional.normalize(torch.stack(parts or [torch.ones(3)]).mean(0), dim=0)
-        for stored in self.index.fetch(query.without):
-            wanted = torch.nn.functional.normalize(2 * wanted - stored.embedding, dim=0)
+        for path in query.without:
+            wanted = torch.nn.functional.normalize(2 * wanted - self.index.vectors[path], dim=0)
         hits = self.index.search(wanted[None], 10**6, query.where, query.without)[0]
         found: dict[str, tuple[Hit, list[Photo]]] = {}
         for hit in hits:
