@@ -10,15 +10,17 @@ import secrets
 import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
+from PIL import Image
+
 from contextcir.checks import whole
 from contextcir.errors import InputError, one_line, shown
 from contextcir.search.index import Where
-from contextcir.search.queries import Found
+from contextcir.search.queries import Found, Query
 from experiments.search.answers import as_json, export, found_json, photo_json
 from experiments.search.asking import Asked, BadImageError, TooLargeError, read_upload, sees_a_square
 from experiments.search.batching import Batcher, QueueFull
@@ -37,6 +39,7 @@ PAGE = Path(__file__).parent / "page"
 TYPES = {".html": "text/html; charset=utf-8", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 JSON = "application/json"
 STATUSES = {TooLargeError: 413, UnknownImageError: 404, BadImageError: 400}  # of errors; 422 of others in a request
+GONE = 499  # nobody reads it: nginx's number for clients that hang up
 KEPT = {"cache-control": "private, max-age=3600"}
 Value = TypeVar("Value")
 
@@ -58,7 +61,8 @@ def create_app(
     Raises:
         InputError: if neither a token nor a name protects.
     """
-    from fastapi import FastAPI, File, Form, Query, Request, Response, UploadFile
+    from fastapi import FastAPI, File, Form, Request, Response, UploadFile
+    from fastapi import Query as Parameter
 
     if hosts is None and not token:
         raise InputError("a server that other machines can reach needs a token", setting="token")
@@ -95,12 +99,12 @@ def create_app(
 
     @app.get("/api/sample")
     async def sample(
-        count: Annotated[int, Query(ge=1, le=limits.count)] = 24,
+        count: Annotated[int, Parameter(ge=1, le=limits.count)] = 24,
         seed: int = 0,
         folder: str = "",
         since: str = "",
         until: str = "",
-        formats: Annotated[list[str], Query()] = [],  # noqa: B006
+        formats: Annotated[list[str], Parameter()] = [],  # noqa: B006
     ) -> Response:
         """Return some images of the index, drawn at random: something to begin with."""
         where: Where = Asked(folder=folder, since=since, until=until, formats=formats).where()
@@ -134,6 +138,8 @@ def create_app(
         query = asked.query(opened, unwanted)
         await asyncio.to_thread(searcher.check, query)
         found = await _unless_gone(request, batcher.ask(query))
+        if found is None:
+            return Response(status_code=GONE)
         return reply(found_json(found, [photo.path for photo in own], k))
 
     @app.get("/api/thumbnail/{name}")
@@ -173,15 +179,13 @@ def create_app(
     return app
 
 
-async def _unless_gone(request: Any, asked: Awaitable[Found]) -> Found:
-    """Wait for an answer as long as the client does."""
+async def _unless_gone(request: Any, asked: Awaitable[Found]) -> Found | None:
+    """Return an answer, or None as soon as the client does not wait for it any more."""
     answer = asyncio.ensure_future(asked)
     gone = asyncio.ensure_future(request.receive())  # after the body, there is nothing else to receive
     try:
         await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not answer.done():
-            raise asyncio.CancelledError
-        return answer.result()
+        return answer.result() if answer.done() else None
     finally:
         for waiting in (answer, gone):
             waiting.cancel()
@@ -257,6 +261,12 @@ def is_loopback(host: str) -> bool:
     return host == "localhost" or host == "::1" or host.startswith("127.")
 
 
+def warm_up(searcher: "Searcher") -> None:
+    """Ask one query, so that the first client does not wait until parsers and kernels are loaded."""
+    with suppress(InputError):
+        searcher.search_many([Query((Image.new("RGB", (64, 64)),), "a photo", count=1, maps=True)])
+
+
 @contextmanager
 def prepared(
     searcher: "Searcher", host: str, port: int, token: str | None, limits: Limits
@@ -269,6 +279,7 @@ def prepared(
         token = secrets.token_urlsafe(24)
     app = create_app(searcher, token, limits, (*LOOPBACK, host) if local else None)
     with listen(host, port) as listening:
+        warm_up(searcher)
         name = f"[{host}]" if ":" in host else host
         address = f"http://{name}:{listening.getsockname()[1]}/" + (f"?token={token}" if token else "")
         config = Config(app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=5)

@@ -42,11 +42,11 @@ class Watched:
 
     def until(self, expression: str) -> None:
         """Wait until an expression is true; playwright's own way would evaluate a text, which the policy forbids."""
-        for _ in range(400):
+        for _ in range(1200):
             if self.page.evaluate(expression):
                 return
             self.page.wait_for_timeout(25)
-        raise AssertionError(f"not within 10 s: {expression}")
+        raise AssertionError(f"not within 30 s: {expression}")
 
     def settle(self) -> None:
         """Wait until no search is under way."""

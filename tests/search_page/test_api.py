@@ -1,15 +1,7 @@
-"""The JSON interface of the search page: answers, limits, who is let in, and queries that are answered together."""
+"""The JSON interface of the search page: answers, limits, and bad requests."""
 
-import asyncio
-import http.client
 import io
-import threading
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import given
@@ -18,43 +10,15 @@ from PIL import Image
 
 from contextcir.errors import InputError
 from experiments.search.asking import sees_a_square
-from experiments.search.batching import Batcher, QueueFull
 from experiments.search.catalogue import id_of, path_of
-from experiments.search.guard import HEADERS
 from experiments.search.limits import Limits
-from tests.search_page.fake import FakeSearcher, drawn, gallery, jpeg, middle, whole
+from tests.search_page.asked import HERE, problem, upload
+from tests.search_page.fake import FakeSearcher, drawn, jpeg, middle, whole
 
 pytest.importorskip("fastapi", reason="the page needs FastAPI, of the extra `search`")
 from fastapi.testclient import TestClient
 
-from experiments.search.server import create_app, is_loopback, listen, running
-
-HERE = "http://127.0.0.1:7860"
-TOKEN = "made-up-token-of-a-test"
-
-
-@pytest.fixture
-def searcher(tmp_path: Path) -> FakeSearcher:
-    return FakeSearcher(tmp_path / "photos", gallery())
-
-
-@pytest.fixture
-def client(searcher: FakeSearcher) -> Iterator[TestClient]:
-    with TestClient(create_app(searcher), base_url=HERE, raise_server_exceptions=False) as client:
-        yield client
-
-
-def upload(content: bytes, name: str = "photo.jpg") -> tuple[str, tuple[str, bytes, str]]:
-    return "images", (name, content, "image/jpeg")
-
-
-def problem(answer: Any, status: int) -> str:
-    """Return the message of an error, after making sure that it is one line of JSON and nothing else."""
-    assert answer.status_code == status, answer.text[:300]
-    assert answer.headers["content-type"].startswith("application/json")
-    told = answer.json()
-    assert set(told) == {"error"} and "\n" not in told["error"] and len(told["error"]) <= 300
-    return told["error"]
+from experiments.search.server import create_app
 
 
 def test_an_image_and_a_text_find_what_the_text_says(client):
@@ -257,176 +221,12 @@ def test_names_that_no_text_can_hold_are_told_all_the_same(tmp_path):
         assert len(client.post("/api/export", data={"paths": ids, "format": "json"}).json()) == len(names)
 
 
-def test_only_names_of_this_machine_are_answered(searcher):
-    with TestClient(create_app(searcher), base_url=HERE) as client:
-        for host in ("127.0.0.1:7860", "localhost", "LOCALHOST:1", "[::1]:7860"):
-            assert client.get("/", headers={"host": host}).status_code == 200, host
-        for host in (
-            "evil.example",
-            "127.0.0.1.evil.example",
-            "",
-            "evil.example:7860",
-            "localhost@evil.example",
-            "[",
-            "127.0.0.2",
-        ):
-            problem(client.get("/", headers={"host": host}), 421)
-
-
-def test_pages_of_other_sites_get_no_answer(client):
-    for headers in ({"origin": "https://evil.example"}, {"origin": "null"}, {"sec-fetch-site": "cross-site"}):
-        problem(client.post("/api/search", data={"text": "red"}, headers=headers), 403)
-    own = {"origin": HERE, "sec-fetch-site": "same-origin"}
-    answer = client.post("/api/search", data={"text": "red"}, headers=own)
-    assert answer.status_code == 200 and not [name for name in answer.headers if name.startswith("access-control")]
-    problem(client.options("/api/search", headers={"origin": HERE, "access-control-request-method": "POST"}), 405)
-
-
-def test_every_answer_restricts_the_browser(client):
-    for path in ("/", "/docs", "/api/about", "/api/nothing", "/page/script.js"):
-        headers = client.get(path).headers
-        assert {name: headers[name] for name in HEADERS} == HEADERS
-    assert "unsafe" not in HEADERS["content-security-policy"]
-
-
-def test_a_token_is_needed_and_set_as_a_cookie_once(searcher):
-    app = create_app(searcher, TOKEN, hosts=None)
-    with TestClient(app, base_url="http://studio.example:7860", follow_redirects=False) as client:
-        for path in ("/", "/api/about", "/?token=wrong", "/page/script.js", "/openapi.json", "/?token="):
-            problem(client.get(path), 401)
-        for headers in (
-            {"authorization": f"Bearer {TOKEN}x"},
-            {"authorization": TOKEN},
-            {"cookie": "contextcir_token=é"},
-        ):
-            problem(client.get("/api/about", headers={k: v.encode() for k, v in headers.items()}), 401)
-        assert client.get("/api/about", headers={"authorization": f"Bearer {TOKEN}"}).status_code == 200
-        answer = client.get(f"//evil.example/?token={TOKEN}")
-        assert not answer.headers.get("location", "").startswith("//")
-        client.cookies.clear()
-        answer = client.get(f"/?token={TOKEN}")
-        assert answer.status_code == 303 and answer.headers["location"] == "/"
-        assert {"HttpOnly", "SameSite=Strict"} <= set(answer.headers["set-cookie"].split("; "))
-        assert client.get("/api/about").status_code == 200  # by the cookie
-    with pytest.raises(InputError, match="token"):
-        create_app(searcher, None, hosts=None)
-
-
-def test_a_server_for_others_makes_a_token_and_one_for_this_machine_none(searcher):
-    assert is_loopback("127.0.0.1") and is_loopback("localhost") and not is_loopback("0.0.0.0")  # noqa: S104
-    with running(searcher) as address:
-        assert "token" not in address
-    with running(searcher, host="0.0.0.0") as address:  # noqa: S104
-        assert len(address.split("token=")[1]) >= 32
-
-
-def test_a_taken_port_is_named(searcher):
-    with listen("127.0.0.1", 0) as taken, pytest.raises(InputError, match="port"):
-        listen("127.0.0.1", taken.getsockname()[1])
-    for port in (-1, 65536, True):
-        with pytest.raises(InputError):
-            listen("127.0.0.1", port)
-
-
 def test_the_list_of_endpoints_loads_nothing_from_elsewhere(client):
     page = client.get("/docs").text
     assert "<script" not in page and "//" not in page.replace("http://127.0.0.1:7860", "")
     for path in client.get("/openapi.json").json()["paths"]:
         assert path in page
     assert all(word in page for word in ("references", "balance", "0 to 1", "1 to 200", "without"))
-
-
-def test_clients_at_once_are_answered_in_fewer_calls_each_with_its_own_answer(searcher):
-    searcher.seconds = 0.2
-    colours = ["red", "green", "blue", "yellow"] * 4
-    app = create_app(searcher, limits=Limits(gather=0.05))
-    with TestClient(app, base_url=HERE) as client, ThreadPoolExecutor(16) as pool:
-        answers = list(pool.map(lambda c: client.post("/api/search", data={"text": c, "k": 1}).json(), colours))
-    for colour, answer in zip(colours, answers, strict=True):
-        assert colour in answer["results"][0]["path"]
-    assert sum(searcher.calls) == 16 and len(searcher.calls) <= 5 and len(searcher.threads) == 1
-
-
-def test_an_error_of_one_query_spoils_no_other(searcher):
-    searcher.seconds = 0.1
-    texts = ["red", "fault", "blue", "fault red", "green"]
-    app = create_app(searcher, limits=Limits(gather=0.2))
-    with TestClient(app, base_url=HERE, raise_server_exceptions=False) as client, ThreadPoolExecutor(5) as pool:
-        answers = list(pool.map(lambda text: client.post("/api/search", data={"text": text}), texts))
-        assert [answer.status_code for answer in answers] == [200, 500, 200, 500, 200]
-        assert "Traceback" not in answers[1].text and "model fails" not in answers[1].text
-        assert client.post("/api/search", data={"text": "red"}).status_code == 200
-    assert max(searcher.calls) > 1  # they were together
-
-
-def test_a_full_queue_turns_clients_away(searcher):
-    searcher.seconds = 0.4
-    app = create_app(searcher, limits=Limits(waiting=2, batch=1))
-    with TestClient(app, base_url=HERE) as client, ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda _: client.post("/api/search", data={"text": "red"}), range(8)))
-        states = [answer.status_code for answer in answers]
-        assert set(states) == {200, 503} and states.count(200) >= 2
-        turned = next(answer for answer in answers if answer.status_code == 503)
-        assert "try again" in problem(turned, 503) and turned.headers["retry-after"] == "1"
-
-
-def test_a_query_whose_client_has_gone_is_not_answered():
-    asked: list[list[int]] = []
-    busy = threading.Event()
-
-    def answer(queries):
-        asked.append(list(queries))
-        busy.wait(5)
-        return [10 * query for query in queries]
-
-    async def run() -> list[int]:
-        batcher = Batcher(answer, Limits(gather=0))
-        await batcher.start()
-        first = asyncio.create_task(batcher.ask(1))
-        while not asked:
-            await asyncio.sleep(0.01)
-        others = [asyncio.create_task(batcher.ask(number)) for number in (2, 3, 4)]
-        await asyncio.sleep(0.01)
-        others[1].cancel()
-        first.cancel()  # the model is at it
-        busy.set()
-        answers = await asyncio.gather(others[0], others[2])
-        await batcher.stop()
-        return answers
-
-    assert asyncio.run(run()) == [20, 40]
-    assert asked == [[1], [2, 4]]
-
-
-def test_a_client_that_hangs_up_frees_its_place(searcher):
-    searcher.seconds = 0.5
-    with running(searcher, limits=Limits(batch=1)) as address:
-        place = urlsplit(address)
-        kind = {"content-type": "application/x-www-form-urlencoded"}
-        connections = []
-        for _ in range(6):
-            connection = http.client.HTTPConnection(place.hostname, place.port, timeout=10)
-            connection.request("POST", "/api/search", b"text=red", kind)
-            connections.append(connection)
-            time.sleep(0.05)
-        for connection in connections[1:]:
-            connection.close()
-        assert connections[0].getresponse().status == 200
-        time.sleep(1.2)
-        assert sum(searcher.calls) <= 3  # of six
-
-
-def test_a_queue_tells_that_it_is_full():
-    async def run() -> None:
-        batcher = Batcher(list, Limits(waiting=1))
-        first = asyncio.create_task(batcher.ask(1))  # nobody answers yet
-        batcher._arrived = asyncio.Event()
-        await asyncio.sleep(0)
-        with pytest.raises(QueueFull):
-            await batcher.ask(2)
-        first.cancel()
-
-    asyncio.run(run())
 
 
 @pytest.mark.parametrize("name", ["image_bytes", "images", "text", "count", "batch", "waiting", "side", "gather"])

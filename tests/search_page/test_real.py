@@ -95,7 +95,9 @@ def test_the_page_works_on_it(request, browser, kind, scenes):
         seen = Watched(browser, address)
         assert len(seen.names()) == 24 and "42 photos" in seen.page.inner_text("#about")
         seen.page.set_input_files("#file", scenes / "img_raw" / "test" / "test-0-0.jpg")
-        assert len(seen.ask(TEXT)) == 24 and seen.page.locator(".phrase").count() > 0
+        seen.ask(TEXT)
+        assert seen.page.inner_text("#message p") == "" and seen.rounds() == ["Start", TEXT]
+        assert len(seen.names()) == 24 and seen.page.locator(".phrase").count() > 0
         if kind == "attending":
             seen.page.locator("button.phrase").first.hover()
             assert seen.page.locator("#overlay").is_visible()

@@ -49,6 +49,7 @@ async function ask(next, focus = false) {
   running?.abort();
   const control = (running = new AbortController());
   pending = next;
+  writeForm(next); // now, and not with the answer: somebody may go on typing meanwhile
   busy(true);
   say("");
   try {
@@ -85,10 +86,6 @@ function keep(next) {
 
 function show(focus = false) {
   const round = rounds[current];
-  text.value = round.text;
-  element("balance").value = round.balance;
-  describeBalance();
-  writeFilters(round.filters);
   showReferences(round.references, removeReference, about.crops);
   showReading(round.answer);
   showRounds();
@@ -238,7 +235,10 @@ function readFilters() {
   return { ...fields, formats, fold: element("fold").checked };
 }
 
-function writeFilters(filters) {
+function writeForm({ text: words, balance, filters }) {
+  text.value = words;
+  element("balance").value = balance;
+  describeBalance();
   for (const name of ["folder", "since", "until"]) element(name).value = filters[name];
   for (const box of element("formats").querySelectorAll("input")) box.checked = filters.formats.includes(box.value);
   element("fold").checked = filters.fold;
@@ -309,6 +309,7 @@ addEventListener("popstate", (event) => {
   busy(false);
   say("");
   current = number;
+  writeForm(rounds[current]);
   show(document.activeElement?.classList.contains("pick"));
 });
 addEventListener("resize", placeMap);
