@@ -18,7 +18,7 @@ from contextcir.errors import InputError, MissingFileError, shown
 from contextcir.files import one_writer, read_json
 from contextcir.search.database import Change, Database, Entry, Snapshot, as_key
 from contextcir.search.index import Hit, Index, Photo, Stored, Where
-from contextcir.search.rows import HalfRows
+from contextcir.search.rows import Best, HalfRows
 from contextcir.search.vectors import moved_away, parts, unit
 
 DATABASE = "photos.sqlite"
@@ -92,7 +92,7 @@ class EmbeddedIndex(Index):
             rows = change.free_rows(len(chosen))
             features.write(rows, vectors)
             change.remove(change.rows_of([photo.path for photo in chosen]))
-            change.add(rows, chosen, [zlib.crc32(vector.tobytes()) for vector in vectors], width)
+            change.add(rows, chosen, [zlib.crc32(vector) for vector in vectors], width)
 
     def delete(self, paths: Collection[str]) -> int:
         """Remove images as one change; see `Index.delete`.
@@ -135,7 +135,7 @@ class EmbeddedIndex(Index):
             features = self._rows(width)
             features.require(len(wanted))
             found = features.best(queries, wanted, count)
-            return [self._hits(snapshot, features, rows, scores, count) for rows, scores in found]
+            return self._hits(snapshot, [self._first(snapshot, best, count) for best in found])
 
     def fetch(
         self, paths: Collection[str] | None = None, embeddings: bool = False, thumbnails: bool = True
@@ -151,7 +151,7 @@ class EmbeddedIndex(Index):
                 continue
             vectors = features.read(np.array([entry.row for entry in entries], np.int64))
             for entry, vector in zip(entries, vectors, strict=True):
-                self._compare(entry, vector)
+                self._compare(entry, zlib.crc32(vector))
                 yield Stored(entry.photo, torch.from_numpy(vector).float())
 
     def damaged(self) -> Iterator[str]:
@@ -211,21 +211,22 @@ class EmbeddedIndex(Index):
                 self._masks = version, masks
         return masks[where]
 
-    def _hits(
-        self, snapshot: Snapshot, features: HalfRows, rows: np.ndarray, scores: np.ndarray, count: int
-    ) -> list[Hit]:
-        """Return the best of rows (K,) that are in the order of their scores, equal scores by path."""
-        keys = snapshot.keys(rows)
-        order = sorted(zip(rows.tolist(), scores.tolist(), strict=True), key=lambda hit: (-hit[1], keys[hit[0]]))[
-            :count
-        ]
-        entries = {entry.row: entry for entry in snapshot.entries(np.array([row for row, _ in order], np.int64))}
-        for entry, vector in zip(entries.values(), features.read(np.array(list(entries), np.int64)), strict=True):
-            self._compare(entry, vector)
-        return [Hit(entries[row].photo, score) for row, score in order]
+    def _first(self, snapshot: Snapshot, found: list[Best], count: int) -> list[Best]:
+        """Return the ``count`` best of rows that are in the order of their scores, equal scores by path."""
+        if len({best.score for best in found}) < len(found):
+            keys = snapshot.keys(np.array([best.row for best in found], np.int64))
+            found = sorted(found, key=lambda best: (-best.score, keys[best.row]))
+        return found[:count]
 
-    def _compare(self, entry: Entry, vector: np.ndarray) -> None:
-        if zlib.crc32(vector.tobytes()) != entry.crc:
+    def _hits(self, snapshot: Snapshot, found: list[list[Best]]) -> list[list[Hit]]:
+        rows = np.unique(np.array([best.row for of_query in found for best in of_query], np.int64))
+        entries = {entry.row: entry for entry in snapshot.entries(rows)}
+        for best in (best for of_query in found for best in of_query):
+            self._compare(entries[best.row], best.crc)
+        return [[Hit(entries[best.row].photo, best.score) for best in of_query] for of_query in found]
+
+    def _compare(self, entry: Entry, crc: int) -> None:
+        if crc != entry.crc:
             problem = (
                 f"the embedding of {shown(entry.photo.path)} is damaged: delete the folder, and index the images again"
             )

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from contextcir import checks
 from contextcir.errors import InputError
 from contextcir.files import in_shard
+from contextcir.search.embedded import EmbeddedIndex
 from contextcir.search.index import Index, Photo
 from contextcir.search.listing import LeftOut, Listing, list_photos
 from contextcir.search.photos import PhotoReader, ReadPhoto, Transform, load_imagehash
@@ -132,6 +133,8 @@ def index_folder(
     start, progress = time.monotonic(), progress or Progress()
     load_imagehash()  # if it were missing, every photo would count as damaged
     listing = list_photos(folder, leave_out)
+    if isinstance(index, EmbeddedIndex):
+        index.delete(list(index.damaged()))  # to be encoded again
     known = {
         stored.photo.path: _Known(stored.photo.size, stored.photo.modified, stored.photo.sha256)
         for stored in index.fetch(thumbnails=False)

@@ -7,8 +7,10 @@ a search costs a copy of it, in pieces that fit into the processor's cache.
 
 import os
 import threading
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,11 +22,21 @@ from contextcir.errors import InputError
 BLOCK = 2**20  # bytes that are read at a time
 BLOCKS = 32  # after which the best rows are picked
 QUERIES = 64  # of a pass over the file
+SPARSE = 16  # a row that is read by itself costs as much as this many rows of a block
+LEAST = torch.finfo(torch.float32).min
 ROUNDING = 2.0**-24  # of a number in single precision, relative
 
 REMEDY = "delete the folder of the index, and index the images again"
 
 Rows = np.ndarray  # (N,) int64
+
+
+class Best(NamedTuple):
+    """A row that was found, its score, and the CRC-32 of its bytes as they were read."""
+
+    row: int
+    score: float
+    crc: int
 
 
 class HalfRows:
@@ -75,10 +87,10 @@ class HalfRows:
             self._read(found[place : place + 1], row)
         return found
 
-    def best(self, queries: Tensor, wanted: np.ndarray, count: int) -> Iterator[tuple[Rows, np.ndarray]]:
-        """Yield for each query (Q, E) the rows (K,) of its ``count`` best vectors, and their scores (K,) float32.
+    def best(self, queries: Tensor, wanted: np.ndarray, count: int) -> Iterator[list["Best"]]:
+        """Yield for each query (Q, E) the rows of its ``count`` best vectors.
 
-        The best one comes first. All vectors whose score equals the last one's are there, so K may be larger than
+        The best one comes first. All vectors whose score equals the last one's are there, so they may be more than
         ``count``. A score is the product with the stored vector, computed in double precision and rounded to single: it
         depends neither on the other queries nor on the place of the row, and equal vectors have equal scores. Half
         precision changes it by 2^-11 of itself at most.
@@ -91,14 +103,10 @@ class HalfRows:
         Raises:
             InputError: if the file was cut off.
         """
-        for part in queries.split(QUERIES):
+        for part in queries.split(QUERIES) if len(queries) else ():
             for query, rows in zip(part, self._candidates(part, wanted, count), strict=True):
-                scores = self._exact(query, rows)
-                if len(rows) > count:
-                    least = np.partition(scores, len(scores) - count)[len(scores) - count]
-                    rows, scores = rows[scores >= least], scores[scores >= least]
-                order = np.argsort(-scores, kind="stable")
-                yield rows[order], scores[order]
+                found = sorted(self._exact(query, rows), key=lambda one: -one.score)
+                yield [one for one in found if len(found) <= count or one.score >= found[count - 1].score]
 
     def _candidates(self, queries: Tensor, wanted: np.ndarray, count: int) -> list[Rows]:
         """Return for each query the rows among which its best are: by scores in single precision, with a margin.
@@ -108,49 +116,61 @@ class HalfRows:
         """
         margin = 2.01 * self.width * ROUNDING
         pools = [(torch.empty(0), torch.empty(0, dtype=torch.int64)) for _ in queries]
-        floors = [torch.finfo(torch.float32).min] * len(queries)
-        for rows, scores in self._scores(queries, wanted):
-            for place, (values, kept) in enumerate(pools):
+        floors = [LEAST] * len(queries)
+        for begin, scores in self._scores(queries, wanted):
+            if min(floors) == LEAST and scores.shape[1] > count:
+                floors = (scores.topk(count).values[:, -1] - margin).clamp(min=LEAST).tolist()
+            for place, (values, rows) in enumerate(pools):
                 chosen = (scores[place] >= floors[place]).nonzero().squeeze(1)
                 if not len(chosen):
                     continue
-                values, kept = torch.cat((values, scores[place, chosen])), torch.cat((kept, rows[chosen]))
+                values, rows = torch.cat((values, scores[place, chosen])), torch.cat((rows, chosen + begin))
                 if len(values) > count:
                     floors[place] = float(values.topk(count).values[-1]) - margin
                     good = values >= floors[place]
-                    values, kept = values[good], kept[good]
-                pools[place] = values, kept
-        return [kept.numpy() for _, kept in pools]
+                    values, rows = values[good], rows[good]
+                pools[place] = values, rows
+        return [rows.numpy() for _, rows in pools]
 
-    def _scores(self, queries: Tensor, wanted: np.ndarray) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield rows (R,) and their scores (Q, R), for some blocks at a time; rows that are not wanted have -inf."""
+    def _scores(self, queries: Tensor, wanted: np.ndarray) -> Iterator[tuple[int, Tensor]]:
+        """Yield a row and the scores (Q, R) of it and those after it; rows that are not wanted have -inf."""
         length = max(1, BLOCK // self.size)
         halves, floats = torch.empty(length, self.width, dtype=torch.half), torch.empty(length, self.width)
-        content = halves.numpy()
-        columns, one = queries.T.contiguous(), len(queries) == 1
+        content, columns = halves.numpy(), queries.T.contiguous()
+        everything = bool(wanted.all())
         for begin in range(0, len(wanted), BLOCKS * length):
-            all_of_them = torch.arange(begin, min(begin + BLOCKS * length, len(wanted)))
-            scores = torch.full((len(queries), len(all_of_them)), -torch.inf)
-            for start in range(begin, begin + len(all_of_them), length):
-                places = wanted[start : start + length].nonzero()[0]
-                if not len(places):
-                    continue
-                first, number = start + int(places[0]), int(places[-1] - places[0]) + 1
+            end = min(begin + BLOCKS * length, len(wanted))
+            scores = torch.full((len(queries), end - begin), -torch.inf)
+            for start in range(begin, end, length):
+                first, number = start, min(length, end - start)
+                if not everything:
+                    places = wanted[start : start + length].nonzero()[0]
+                    if not len(places):
+                        continue
+                    first, number = start + int(places[0]), int(places[-1] - places[0]) + 1
+                    if len(places) * SPARSE < number:
+                        vectors = torch.from_numpy(self.read(start + places)).float()
+                        scores[:, torch.from_numpy(start - begin + places)] = (vectors @ columns).T
+                        continue
                 self._read(content[:number], first)
                 vectors = floats[:number].copy_(halves[:number])
                 target = scores[:, first - begin : first - begin + number]
-                if one:
+                if len(queries) == 1:
                     torch.mv(vectors, queries[0], out=target[0])
                 else:
                     target.copy_((vectors @ columns).T)
-            mask = torch.from_numpy(wanted[begin : begin + len(all_of_them)])
-            yield all_of_them, scores.masked_fill_(~mask, -torch.inf)
+            if not everything:
+                scores.masked_fill_(torch.from_numpy(~wanted[begin:end]), -torch.inf)
+            # What is no number is damaged: as the best of all, it is found, and its checksum is looked at.
+            yield begin, scores.nan_to_num_(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
 
-    def _exact(self, query: Tensor, rows: Rows) -> np.ndarray:
-        wide, scores = query.double().numpy(), np.empty(len(rows), np.float32)
+    def _exact(self, query: Tensor, rows: Rows) -> Iterator["Best"]:
+        wide = query.double().numpy()
         for start in range(0, len(rows), 4096):
-            scores[start : start + 4096] = (self.read(rows[start : start + 4096]) * wide).sum(1)
-        return scores
+            part = rows[start : start + 4096]
+            vectors = self.read(part)
+            scores = np.nan_to_num((vectors * wide).sum(1).astype(np.float32), nan=np.inf, posinf=np.inf)
+            yield from map(Best, part.tolist(), scores.tolist(), map(zlib.crc32, vectors))
 
     def _read(self, target: np.ndarray, row: int) -> None:
         if os.preadv(self._file(), [target.view(np.uint8).data], row * self.size) < target.nbytes:

@@ -180,6 +180,34 @@ def _run(folder: Path) -> Fuzzed:
     return Fuzzed(run, flags, files, ("--data.num_workers", "--trainer.fast_dev_run", "--data.root"))
 
 
+def _search(folder: Path) -> Fuzzed:
+    from experiments.search.__main__ import main
+    from tests.helpers import tiny
+    from tests.helpers.photos import save
+
+    tiny.clip_folder(folder / "clip")
+    for number in range(4):
+        save(folder / "photos" / f"{number}.png", number)
+    flags = ["index", "photos", "--model=clip", "--out=photos.index", "--workers=0", "--device=cpu", "--json=r.json"]
+    files = ("photos/0.png", "clip/open_clip_config.json", "clip/open_clip_model.safetensors")
+    return Fuzzed(main, flags, files, ("--workers",))
+
+
+def _search_query(folder: Path) -> Fuzzed:
+    from experiments.search.__main__ import main
+
+    made = _search(folder)
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        main(made.flags)
+    finally:
+        os.chdir(before)
+    flags = ["query", "photos.index", "--model=clip", "--image=photos/0.png", "--text=a red dog", "--k=3"]
+    flags += ["--since=2020", "--balance=0.3", "--html=a.html", "--json=b.json", "--device=cpu"]
+    return Fuzzed(main, flags, ("photos/0.png", "photos.index/about.json", "photos.index/photos.sqlite"))
+
+
 COMMANDS = {
     "check_data": _check_data,
     "phrases": _phrases,
@@ -190,6 +218,8 @@ COMMANDS = {
     "sweep": _sweep,
     "scenes": _scenes,
     "run": _run,
+    "search index": _search,
+    "search query": _search_query,
 }
 
 

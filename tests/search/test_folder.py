@@ -112,6 +112,18 @@ def test_files_that_are_exchanged_keep_what_they_show(album: Path, index: Index,
     check(album, index)
 
 
+def test_an_embedding_that_is_damaged_on_disk_is_made_again(album: Path, tmp_path: Path) -> None:
+    index = EmbeddedIndex(tmp_path / "photos.index", {"model": "a"})
+    run(album, index)
+    file = tmp_path / "photos.index" / "features.bin"
+    content = bytearray(file.read_bytes())
+    content[5] ^= 0xFF
+    file.write_bytes(content)
+    report, encoded = run(album, EmbeddedIndex(tmp_path / "photos.index"))
+    assert (report.unchanged, report.new, encoded) == (5, 1, 1)
+    check(album, EmbeddedIndex(tmp_path / "photos.index"))
+
+
 def test_damaged_files_are_listed_and_lose_their_place(album: Path, index: Index) -> None:
     names = damaged(album)
     report, _ = run(album, index)
