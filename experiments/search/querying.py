@@ -67,7 +67,12 @@ def span_of(date: str, setting: str) -> tuple[int, int]:
     if not re.fullmatch(r"\d{4}(-\d{2}){0,2}", date, re.ASCII):
         raise InputError(problem, setting=setting)
     year, month, day = (int(part) for part in (f"{date}-00-00" if len(date) == 4 else f"{date}-00")[:10].split("-"))
-    if not 1 <= year < 9999 or month > 12 or (month and day > calendar.monthrange(year, month)[1]) or (date.endswith("-00")):
+    if (
+        not 1 <= year < 9999
+        or month > 12
+        or (month and day > calendar.monthrange(year, month)[1])
+        or (date.endswith("-00"))
+    ):
         raise InputError(problem, setting=setting)
     begin = calendar.timegm((year, month or 1, day or 1, 0, 0, 0))
     if day:

@@ -94,8 +94,7 @@ def create_app(
         """Tell the model, whether it sees only the middle of an image, and how many images there are of which kinds."""
         overview = await asyncio.to_thread(catalogue.overview)
         bounds = {"images": limits.images, "image_bytes": limits.image_bytes, "text": limits.text, "k": limits.count}
-        model = str(searcher.about.get("model", ""))
-        return reply({"model": model, "crops": crops, "limits": bounds, **overview})
+        return reply({"model": str(searcher.described["model"]), "crops": crops, "limits": bounds, **overview})
 
     @app.get("/api/sample")
     async def sample(

@@ -20,7 +20,18 @@ import pytest
 from tests.helpers.paths import PROJECT
 
 PACKAGES = ("contextcir", "data_modules", "callbacks", "experiments")
-EXTRAS = ("openai", "httpx2", "jsonschema", "py3langid", "faiss", "imagehash", "transformers", "spacy")
+EXTRAS = (
+    "fastapi",
+    "uvicorn",
+    "openai",
+    "httpx2",
+    "jsonschema",
+    "py3langid",
+    "faiss",
+    "imagehash",
+    "transformers",
+    "spacy",
+)
 
 
 def run(*command: str | Path, folder: Path, **variables: str) -> str:

@@ -69,7 +69,7 @@ class FakeSearcher:
 
     def __init__(self, folder: Path, pictures: Mapping[str, Image.Image], seconds: float = 0.0) -> None:
         self.folder, self.index, self.seconds = folder, MemoryIndex(), seconds
-        self.about = {"model": "colours", "fusion": "sum"}
+        self.described = {"model": "colours"}
         self.model = SimpleNamespace(preprocess=whole)
         self.calls: list[int] = []
         self.threads: set[int] = set()

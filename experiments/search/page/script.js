@@ -330,11 +330,13 @@ function writeAbout() {
     element("formats").append(label);
   }
   const day = (seconds) => new Date(seconds * 1000).toISOString().slice(0, 10);
-  for (const name of ["since", "until"]) {
-    element(name).disabled = !about.dated;
-    if (!about.dated) element(name).title = "No photo tells when it was taken.";
-    else [element(name).min, element(name).max] = [day(about.first), day(about.last)];
+  if (about.dated) {
+    for (const name of ["since", "until"]) [element(name).min, element(name).max] = [day(about.first), day(about.last)];
   }
+  // a filter that would change nothing is not shown
+  element("folder").parentElement.hidden = !about.folders.length;
+  element("formats").hidden = Object.keys(about.formats).length < 2;
+  for (const name of ["since", "until"]) element(name).parentElement.hidden = !about.dated;
   text.maxLength = about.limits.text;
   listenForFiles(element("file"), element("dropping"), addFiles);
 }
