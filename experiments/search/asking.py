@@ -68,9 +68,7 @@ class Asked:
         if len(self.without) > limits.without:
             raise InputError(f"at most {limits.without} images, got {len(self.without)}", setting="without")
         for content in self.uploads:
-            if len(content) > limits.image_bytes:
-                problem = f"an image of {len(content):,} bytes, expected at most {limits.image_bytes:,}"
-                raise TooLargeError(problem, setting="images")
+            check_size(len(content), limits)
         self.where()
 
     def where(self) -> Where:
@@ -90,6 +88,12 @@ class Asked:
             fold=self.fold,
             maps=self.maps,
         )
+
+
+def check_size(size: int, limits: Limits) -> None:
+    """Raise `TooLargeError` for an uploaded file of too many bytes."""
+    if size > limits.image_bytes:
+        raise TooLargeError(f"an image of {size:,} bytes, expected at most {limits.image_bytes:,}", setting="images")
 
 
 def read_upload(content: bytes, name: str, side: int) -> Image.Image:

@@ -7,10 +7,13 @@ request that another site's page has made; and elsewhere than on this machine, n
 
 import hmac
 import json
+import re
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
+
+from contextcir.errors import InputError
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -29,6 +32,17 @@ HEADERS = {
     "cross-origin-opener-policy": "same-origin",
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
 }
+
+
+def check_token(token: str | None, hosts: Collection[str] | None) -> None:
+    """Raise an `InputError` for a token that no cookie can hold or that is soon guessed, or for none that is needed.
+
+    See `Guard` for the arguments.
+    """
+    if hosts is None and not token:
+        raise InputError("a server that other machines can reach needs a token", setting="token")
+    if token is not None and not re.fullmatch(r"[A-Za-z0-9._~-]{8,200}", token):
+        raise InputError("expected a token of 8 to 200 letters, digits, '-', '_', '.' and '~'", setting="token")
 
 
 class Guard:
@@ -86,7 +100,7 @@ class Guard:
         """Return where to go on, without the token in the address, if a page is opened with the right one."""
         given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [])
         right = scope["method"] == "GET" and given and self._is_token(given[0])
-        return "/" + scope["path"].lstrip("/") if right else None  # "//name" would be another server
+        return "/" + quote(scope["path"].lstrip("/")) if right else None  # "//name" would be another server
 
     def _known(self, headers: dict[str, str]) -> bool:
         scheme, _, bearer = headers.get("authorization", "").partition(" ")

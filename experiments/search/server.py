@@ -22,11 +22,11 @@ from contextcir.errors import InputError, one_line, shown
 from contextcir.search.index import Where
 from contextcir.search.queries import Found, Query
 from experiments.search.answers import as_json, export, found_json, photo_json
-from experiments.search.asking import Asked, BadImageError, TooLargeError, read_upload, sees_a_square
+from experiments.search.asking import Asked, BadImageError, TooLargeError, check_size, read_upload, sees_a_square
 from experiments.search.batching import Batcher, QueueFull
 from experiments.search.catalogue import Catalogue, UnknownImageError
 from experiments.search.endpoints import endpoints_page
-from experiments.search.guard import LOOPBACK, Guard
+from experiments.search.guard import LOOPBACK, Guard, check_token
 from experiments.search.limits import Limits
 
 if TYPE_CHECKING:
@@ -59,13 +59,12 @@ def create_app(
         hosts: names that the server may be called by; None for any, which needs a token.
 
     Raises:
-        InputError: if neither a token nor a name protects.
+        InputError: if neither a token nor a name protects, or the token is none that a cookie can hold.
     """
     from fastapi import FastAPI, File, Form, Request, Response, UploadFile
     from fastapi import Query as Parameter
 
-    if hosts is None and not token:
-        raise InputError("a server that other machines can reach needs a token", setting="token")
+    check_token(token, hosts)
     catalogue = Catalogue(searcher.index, searcher.folder)
     batcher: Batcher[Any, Found] = Batcher(searcher.search_many, limits)
     decoders = asyncio.Semaphore(limits.decoders)
@@ -126,6 +125,8 @@ def create_app(
         maps: Annotated[bool, Form(description="tell what each phrase attends to")] = False,
     ) -> Response:
         """Return the images that fit the references as the text changes them, the best one first."""
+        for upload in images:
+            check_size(upload.size or 0, limits)
         uploads = [await upload.read() for upload in images]
         asked = Asked(uploads, references, text, k, balance, without, folder, since, until, formats, fold, maps)
         asked.check(limits)

@@ -68,6 +68,27 @@ def test_a_token_is_needed_and_set_as_a_cookie_once(searcher):
         create_app(searcher, None, hosts=None)
 
 
+@pytest.mark.parametrize(
+    "token", ["", "short", "with space in it", "semi;colon;here", "line\nfeed-in-it", "é" * 10, "x" * 201]
+)
+def test_a_token_that_no_cookie_can_hold_is_refused(searcher, token):
+    with pytest.raises(InputError, match="token"):
+        create_app(searcher, token)
+
+
+def test_a_token_in_an_address_leads_back_to_the_address_without_it(searcher):
+    app = create_app(searcher, TOKEN, hosts=None)
+    with TestClient(app, base_url="http://studio.example", follow_redirects=False) as client:
+        for path, place in {
+            "/docs": "/docs",
+            "/a%0d%0aset-cookie:b": "/a%0D%0Aset-cookie%3Ab",
+            "//e.example/": "/e.example/",
+        }.items():
+            answer = client.get(f"http://studio.example{path}?token={TOKEN}")
+            assert (answer.status_code, answer.headers["location"]) == (303, place)
+            client.cookies.clear()
+
+
 def test_a_server_for_others_makes_a_token_and_one_for_this_machine_none(searcher):
     assert is_loopback("127.0.0.1") and is_loopback("localhost") and not is_loopback("0.0.0.0")  # noqa: S104
     with running(searcher) as address:
