@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
 from contextcir.errors import InputError, one_line, printable
@@ -35,26 +35,27 @@ class ProgressBar(Progress):
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
         )
         self.bar = Bar(*columns, console=Console(stderr=True))
         self._task: Any = None
 
     def __enter__(self) -> "ProgressBar":
-        self.bar.start()
         return self
 
     def __exit__(self, *error: object) -> None:
         self.bar.stop()
 
     def compared(self, photos: int, to_read: int) -> None:
-        """Begin."""
+        """Begin, if there is anything to read."""
         if to_read:
+            self.bar.start()
             self._task = self.bar.add_task(f"{photos:,} photos, to read:", total=to_read, rate="")
 
     def advanced(self, done: int, total: int, rate: float, left: float) -> None:
         """Go on."""
-        self.bar.update(self._task, completed=done, rate=f"{rate:,.1f} a second")
+        minutes, seconds = divmod(round(left), 60)
+        told = f"{rate:,.1f} a second, {minutes}:{seconds:02d} left"
+        self.bar.update(self._task, completed=done, rate=told)
 
 
 def index(

@@ -31,6 +31,8 @@ EXTRAS = (
     "imagehash",
     "transformers",
     "spacy",
+    "pillow_heif",
+    "qdrant_client",
 )
 
 

@@ -110,6 +110,28 @@ def test_it_holds_and_finds_what_lists_do(make: Make, steps: list[tuple[str, Any
         assert stored.embedding.tolist() == pytest.approx(lists.stored[stored.photo.path][1], abs=1e-3)
 
 
+def test_conditions_hold_for_the_photos_that_they_should(make: Make) -> None:
+    index, lists = make("conditions"), Lists()
+    dates = [None, -2, -1, 0, 1, 2, 3]
+    kept = [photo(path, dates[n % 7], FORMATS[n % 3], 2**64 - 1 - n) for n, path in enumerate(PATHS)]
+    directions = [[1, n] for n in range(len(PATHS))]
+    index.upsert(kept, torch.tensor(directions, dtype=torch.float32))
+    lists.upsert(kept, directions)
+    times = [(None, None), (0, None), (None, 1), (-1, 2), (2, 2)]
+    formats: list[tuple[str, ...]] = [(), ("PNG",), ("PNG", "HEIF"), ("GIF",)]
+    for where in [
+        *(Where(folder) for folder in FOLDERS),
+        *(Where(folder, since, until) for folder in (None, "a") for since, until in times),
+        *(Where(folder, 0, None, kinds) for folder in (None, "a") for kinds in formats),
+        *(Where(formats=kinds) for kinds in formats),
+    ]:
+        scores = lists.scores([1, 0], where)
+        assert index.count(where) == len(scores), where
+        (found,) = index.search(torch.tensor([[1.0, 0.0]]), len(PATHS), where)
+        assert set(paths(found)) == set(scores), where
+        assert all(where.holds(hit.photo) and hit.photo == lists.stored[hit.photo.path][0] for hit in found)
+
+
 def test_an_empty_index_finds_nothing(make: Make) -> None:
     index = make("empty")
     assert index.search(torch.ones(2, 5), 3, Where("a"), ["b"], torch.ones(1, 5)) == [[], []]
@@ -128,6 +150,14 @@ def test_equal_scores_are_in_order_of_paths(make: Make) -> None:
         (found,) = index.search(torch.tensor([[1.0, 2.0, 3.0]]), count)
         assert paths(found) == ["best", *names, "worst"][:count]
         assert len({hit.score for hit in found[1 : SPARE + 1]}) <= 1
+
+
+def test_an_image_that_is_left_out_is_there_the_next_time(make: Make) -> None:
+    index = make("left out")
+    fill(index, {"a": [1, 0], "b": [1, 1]})
+    for where in (None, Where(formats=("JPEG",))):
+        for without, left in ((["a", "unknown"], ["b"]), ((), ["a", "b"]), (["a", "b"], [])):
+            assert paths(index.search(torch.tensor([[1.0, 0.0]]), 5, where, without)[0]) == left
 
 
 def test_embeddings_and_queries_may_have_any_length_and_precision(make: Make) -> None:

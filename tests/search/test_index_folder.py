@@ -277,7 +277,7 @@ def test_all_images_may_have_the_same_embedding(tmp_path: Path, monkeypatch: pyt
         assert paths(found) == ["0000", "0002", "0003"] and {hit.score for hit in found} == {1.0}
 
 
-@pytest.mark.parametrize("kept", [0.01, 0.3, 0.97])
+@pytest.mark.parametrize("kept", [0.01, 0.03, 0.3, 0.97])
 def test_conditions_leave_out_rows_in_every_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: float) -> None:
     monkeypatch.setattr(rows, "BLOCK", 2 * 8 * 64)
     monkeypatch.setattr(rows, "BLOCKS", 2)
