@@ -5,12 +5,13 @@ READY := .venv/.ready
 # Processes of the tests; each has one thread.
 JOBS ?= 2
 
-.PHONY: install demo demo-smoke synth-demo synth-demo-smoke sweep test test-slow test-slurm lint format help
+.PHONY: install demo demo-smoke synth-demo synth-demo-smoke search-demo search-demo-smoke sweep test test-slow test-slurm lint format help
 
 help:
 	@echo "make install    .venv with all packages and this project; TORCH=cpu: on Linux, without CUDA"
 	@echo "make demo       draw scenes, train, test: the whole of it in minutes"
 	@echo "make synth-demo  triplets from unlabelled scenes, and fits on them against fits on hand-made ones: half an hour"
+	@echo "make search-demo  the search page on drawn scenes, with the model of the newest make demo if there is one"
 	@echo "make sweep      what a sweep would run (FILE=experiments/sweeps/NAME.yaml)"
 	@echo "make test       the tests;  make test-slow: those over 30 s"
 	@echo "make test-slurm the tests of jobs, on a SLURM of one node that they start and stop (root installs it)"
@@ -50,6 +51,15 @@ synth-demo-smoke: $(READY)
 	$(BIN)/python -m experiments.synth_demo --out=runs/synth-demo-smoke --study=experiments/studies/synthesis_smoke.yaml \
 	  --root=datasets/scenes-synth-smoke --size.train_references=20 --size.references=4 --size.shared_references=4 \
 	  --unlabelled=datasets/scenes-unlabelled-smoke --unlabelled_references=6 --triplets=120 $(FLAGS)
+
+# The search page on the val images of scenes, with the newest run of the demo, else with the small CLIP; FLAGS=--port=8000.
+search-demo: $(READY)
+	$(BIN)/python -m experiments.search.demo $(FLAGS)
+
+# The same on a few scenes: one query over HTTP, then it stops.
+search-demo-smoke: $(READY)
+	$(BIN)/python -m experiments.search.demo --once=true --model=scenes-vit --out=runs/search-demo-smoke \
+	  --root=datasets/scenes-search-smoke --size.train_references=1 --size.references=2 --size.shared_references=1 $(FLAGS)
 
 # What a sweep would run, for example: make sweep FILE=experiments/sweeps/cirr_losses.yaml FLAGS="--count 3"
 sweep: $(READY)

@@ -21,6 +21,8 @@ from tests.helpers.paths import PROJECT
 
 PACKAGES = ("contextcir", "data_modules", "callbacks", "experiments")
 EXTRAS = (
+    "fastapi",
+    "uvicorn",
     "openai",
     "httpx2",
     "jsonschema",
