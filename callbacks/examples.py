@@ -1,4 +1,4 @@
-"""Which queries are worth a look, chosen by rule: the worst failures and the nearest misses, of all and of each group."""
+"""Which queries are worth a look, by rule: the worst failures and the nearest misses, of all and of each group."""
 
 from collections.abc import Mapping, Sequence
 

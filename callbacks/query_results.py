@@ -15,7 +15,7 @@ from callbacks.negatives import NegativeRoles
 from callbacks.retrieved import Found, Head, Picture, path_of, write_retrieved
 from contextcir.checks import whole
 from contextcir.errors import InputError
-from contextcir.evaluation.composition import COMPOSED, CompositionMetric
+from contextcir.evaluation.composition import COMPOSED
 from contextcir.evaluation.protocol import Protocol
 from contextcir.evaluation.scoring import Scored
 from contextcir.files import read_json, write_json
@@ -35,15 +35,16 @@ class QueryResults(EvaluationCallback):
     """Write what was found for every query into the run's folder, for comparisons of runs and for looking at pictures.
 
     ``queries.json``, beside ``metrics.json``, has by split: ``benchmark``; ``queries`` (ids); ``references`` (image
-    names, null for one outside the gallery); ``strata`` (positions of a group's queries); ``rows`` (by row of the recall
-    table ``rank`` in the gallery and, with subsets, ``subset_rank``) and, where `NegativeRoles` is among the callbacks
-    and knows roles, ``target_before`` (by role, whether the target came before all members of it, null where there are
-    none). Every list has one item a query. A rank is 0 where the target was not ranked, and null where the query was not
-    seen. Each evaluation replaces the entries of its splits; one before training is not kept.
+    names, null for one outside the gallery); ``strata`` (positions of a group's queries); ``rows`` (by row of the
+    recall table ``rank`` in the gallery and, with subsets, ``subset_rank``) and, where `NegativeRoles` is among the
+    callbacks and knows roles, ``target_before`` (by role, whether the target came before all members of it, null where
+    there are none). Every list has one item a query. A rank is 0 where the target was not ranked, and null where the
+    query was not seen. Each evaluation replaces the entries of its splits; one before training is not kept.
 
     ``retrieved/SPLIT.jsonl.gz`` has the captions, the nearest images of the composed query and of the sum, their scores
-    and places on the disk, and for the worst failures and nearest misses (`examples`) the attention of the noun phrases,
-    if the fusion has any: see `callbacks.retrieved`. `experiments.report` makes a page of both without any model.
+    and places on the disk, and for the worst failures and nearest misses (`examples`) the attention of the noun
+    phrases, if the fusion has any: see `callbacks.retrieved`. `experiments.report` makes a page of both without any
+    model.
 
     Args:
         nearest: how many images of each query to keep; 0 writes ranks only.
@@ -81,7 +82,7 @@ class QueryResults(EvaluationCallback):
     on_test_epoch_end = on_validation_epoch_end
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write everything, with the outcomes by role, which another callback may have computed after this one's turn."""
+        """Write everything, with the outcomes by role, which a callback may have computed after this one's turn."""
         self._write(trainer, pl_module, "val")
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -277,4 +278,3 @@ def _merge(path: Path, entries: Mapping[str, dict[str, Any]]) -> None:
     if not isinstance(kept, dict):
         raise InputError("holds something else than results of queries: move it away", file=path)
     write_json(path, kept | dict(entries), indent=None)
-

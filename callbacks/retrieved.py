@@ -32,8 +32,8 @@ class Head(NamedTuple):
 
     ``benchmark``, ``split`` and ``gallery`` (its size) of the protocol. ``in_subsets``: whether the images of a query's
     own subset were ranked, and not those of the gallery. ``of_first``: whether ranks are of the first target, not the
-    best one. ``root``: folder of the benchmark. ``pictures``: by name, of all images that the lines name. ``grid``: rows
-    and columns of attention maps, where there are any.
+    best one. ``root``: folder of the benchmark. ``pictures``: by name, of all images that the lines name. ``grid``:
+    rows and columns of attention maps, where there are any.
     """
 
     benchmark: str
@@ -49,10 +49,10 @@ class Head(NamedTuple):
 class Found(NamedTuple):
     """What was found for a query.
 
-    ``text``: the caption as the tokenizer sees it, to which the characters ``[start, end)`` of ``phrases`` refer. ``top``
-    (by row of the recall table, of the ones that are kept): names and scores of the nearest images, best first.
-    ``own``: by row, the score of the target that the rank is of, None where that is missing. ``kinds``: by name, what an
-    image among them is to the query, where that is known: ``target``, ``reference``, its role, or ``same set``.
+    ``text``: the caption as the tokenizer sees it, to which the characters ``[start, end)`` of ``phrases`` refer.
+    ``top`` (by row of the recall table, of the ones that are kept): names and scores of the nearest images, best first.
+    ``own``: by row, the score of the target that the rank is of, None where that is missing. ``kinds``: by name, what
+    an image among them is to the query, where that is known: ``target``, ``reference``, its role, or ``same set``.
     ``attention``: a map for each phrase, row after row in 0..255 of the highest value of all; None where there is none.
     """
 
