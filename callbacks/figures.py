@@ -3,7 +3,6 @@
 Imported when something is drawn: matplotlib takes a second to load.
 """
 
-import itertools
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,8 +21,8 @@ from matplotlib.patheffects import Normal, Stroke
 from PIL import Image
 from torch import Tensor
 
-# Readable on white, and apart for colour-blind readers (Wong, Nature Methods 2011).
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#8C6D00", "#3B9DD6", "#7A4FBF", "#555555")
+from callbacks.spans import COLOURS, Pieces, Spans, underlines, wrap
+
 GREY = "#777777"
 PANEL, GAP = 1.75, 0.12  # inches: a panel, and between two
 COLUMNS = 6
@@ -32,8 +31,6 @@ CHARACTERS_PER_INCH = 13.29  # of the caption: 9 points, of which a character is
 TITLE_LINE, TITLE_CHARACTERS = 0.15, 24  # of a panel
 SCALE = 0.55  # inches below the panels: legend and colour bar
 COLOUR_MAP = "inferno"
-
-Spans = Sequence[Sequence[Any]]  # of each phrase, first its start and end
 
 
 class PhraseFigure(NamedTuple):
@@ -67,7 +64,7 @@ def draw_query(
     drawn = [(number, phrase) for number, phrase in enumerate(phrases) if phrase.heat.isfinite().all()]
     heads = [["reference"], *([] if target is None else [["target"]])]
     heads += [title_lines(caption[phrase.start : phrase.end]) for _, phrase in drawn]
-    columns = min(COLUMNS, max(len(heads), 3))
+    columns = max(-(-len(heads) // -(-len(heads) // COLUMNS)), 3)  # rows of about equal length
     rows = [heads[start : start + columns] for start in range(0, len(heads), columns)]
     title_heights = [TITLE_LINE * max(map(len, row)) + 0.06 for row in rows]
     width = columns * (PANEL + GAP) + GAP
@@ -131,11 +128,13 @@ def draw_scale(figure: Figure, scale: Scale, boxes: bool) -> None:
     axis.axis("off")
     style = {"fontsize": 7.5, "va": "center", "color": "#333333"}
     y = 0.3
+    for x in (GAP, GAP + 0.96) if boxes else (GAP,):
+        axis.add_patch(Rectangle((x, y - 0.1), 0.2, 0.2, color="#6B6B6B", linewidth=0))
     axis.plot(GAP + 0.1, y, marker="+", color="white", markersize=8, markeredgewidth=1.5, path_effects=outline())
     axis.text(GAP + 0.26, y, "maximum", **style)
     if boxes:
         square = {"fill": False, "edgecolor": "white", "linewidth": 1.2, "path_effects": outline()}
-        axis.add_patch(Rectangle((GAP + 0.98, y - 0.08), 0.16, 0.16, **square))
+        axis.add_patch(Rectangle((GAP + 1.0, y - 0.06), 0.12, 0.12, **square))
         axis.text(GAP + 1.24, y, "object", **style)
     bar = (width - 1.9, 0.3, 1.7, 0.09)  # left, bottom, width, height
     colours = torch.linspace(0, 1, 256)[None].numpy()
@@ -219,23 +218,22 @@ def show_heat(axis: Axes, reference: Tensor, phrase: PhraseFigure, text: str, co
         axis.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, **style))
 
 
-def write_caption(
-    figure: Figure, lines: Sequence[Sequence[tuple[str, int | None]]], phrases: Spans, left: float, top: float
-) -> None:
+def write_caption(figure: Figure, lines: Sequence[Pieces], phrases: Spans, left: float, top: float) -> None:
     """Write the lines of a caption, in inches from the left and the top; a phrase that holds others is underlined."""
     width, height = figure.get_size_inches()
     under = underlines(lines, phrases)
+    letter = round(9 * 0.602 * figure.dpi / 72) / figure.dpi  # inches: letters are drawn a whole number of pixels apart
     for number, (line, strokes) in enumerate(zip(lines, under, strict=True)):
         y = top + LINE * number
         write_line(figure, line, left / width, 1 - y / height)
         for start, end, phrase, depth in strokes:
-            across = [(left + column / CHARACTERS_PER_INCH) / width for column in (start, end)]
+            across = [(left + column * letter) / width for column in (start, end)]
             down = 1 - (y + 0.085 + 0.025 * depth) / height
             style = {"color": COLOURS[phrase % len(COLOURS)], "linewidth": 1.2, "solid_capstyle": "butt"}
             figure.add_artist(Line2D(across, [down, down], **style))
 
 
-def write_line(figure: Figure, pieces: Sequence[tuple[str, int | None]], x: float, y: float) -> None:
+def write_line(figure: Figure, pieces: Pieces, x: float, y: float) -> None:
     """Write coloured pieces of text one after the other, from the left, centred on height ``y``."""
     areas = []
     for text, phrase in pieces:
@@ -248,55 +246,3 @@ def write_line(figure: Figure, pieces: Sequence[tuple[str, int | None]], x: floa
     figure.add_artist(
         AnnotationBbox(line, (x, y), xycoords="figure fraction", box_alignment=(0, 0.5), frameon=False, pad=0)
     )
-
-
-def owners(length: int, phrases: Spans) -> list[int | None]:
-    """Return for each character of a caption the innermost phrase that it belongs to, of equal ones the first."""
-    owner: list[int | None] = [None] * length
-    outer_first = sorted(enumerate(phrases), key=lambda item: (item[1][0] - item[1][1], -item[0]))
-    for number, (start, end, *_) in outer_first:
-        owner[start:end] = [number] * len(owner[start:end])
-    return owner
-
-
-def underlines(
-    lines: Sequence[Sequence[tuple[str, int | None]]], phrases: Spans
-) -> list[list[tuple[int, int, int, int]]]:
-    """Return for each line what to underline: first and last column, phrase, and how many phrases it holds in turn.
-
-    Only phrases that hold others are underlined: of these the inner ones take the colour.
-    """
-    spans = [(phrase[0], phrase[1]) for phrase in phrases]
-
-    def depth(number: int) -> int:
-        start, end = spans[number]
-        inner = [n for n, (a, b) in enumerate(spans) if start <= a and b <= end and b - a < end - start]
-        return 1 + max(map(depth, inner)) if inner else 0
-
-    found: list[list[tuple[int, int, int, int]]] = []
-    begin = 0
-    for line in lines:
-        length = sum(len(text) for text, _ in line)
-        strokes = []
-        for number, (start, end) in enumerate(spans):
-            first, last = max(start, begin), min(end, begin + length)
-            if first < last and (deep := depth(number)):
-                strokes.append((first - begin, last - begin, number, deep))
-        found.append(strokes)
-        begin += length
-    return found
-
-
-def wrap(caption: str, phrases: Spans, width: int) -> list[list[tuple[str, int | None]]]:
-    """Break a caption into lines of about ``width`` characters, each a list of (text, phrase number or None)."""
-    owner = owners(len(caption), phrases)
-    lines, start = [], 0
-    while start < len(caption):
-        end = len(caption)
-        if end - start > width:
-            space = caption.rfind(" ", start + 1, start + width + 1)
-            end = start + width if space == -1 else space + 1
-        cuts = [start, *(i for i in range(start + 1, end) if owner[i] != owner[i - 1]), end]
-        lines.append([(caption[a:b], owner[a]) for a, b in itertools.pairwise(cuts)])
-        start = end
-    return lines or [[("(blank caption)", None)]]

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from callbacks.figures import CHARACTERS_PER_INCH, GREY, LINE, wrap, write_caption
+from callbacks.figures import CHARACTERS_PER_INCH, GREY, LINE, write_caption
+from callbacks.spans import Pieces, wrap
 
 SIDE, GAP = 1.0, 0.08  # inches: of an image, and between two
 UNDER = 0.2  # below an image, for its score
@@ -75,7 +76,7 @@ def draw_panel(
     figure: Figure,
     axis: Axes,
     panel: QueryPanel,
-    lines: Sequence[Sequence[tuple[str, int | None]]],
+    lines: Sequence[Pieces],
     left: float,
     top: float,
 ) -> None:

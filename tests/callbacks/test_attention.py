@@ -16,7 +16,8 @@ from PIL import Image
 from torchvision.transforms import Compose, Normalize, ToTensor
 
 from callbacks import AttentionFigures
-from callbacks.figures import PhraseFigure, displayable, draw_query, wrap
+from callbacks.figures import PhraseFigure, displayable, draw_query
+from callbacks.spans import wrap
 from tests.helpers.toy_evaluation import NAN, QUERIES, ToyData, ToyModule, caption
 
 # The first phrase is in all 7 captions and always on its object, the second in the 4 even ones and never on it.
