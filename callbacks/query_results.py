@@ -12,7 +12,7 @@ from torch import Tensor
 from callbacks.evaluation import EvaluationCallback
 from callbacks.examples import examples
 from callbacks.negatives import NegativeRoles
-from callbacks.retrieved import Found, Head, Picture, path_of, write_retrieved
+from callbacks.retrieved import QUERIES_FILE, Found, Head, Picture, path_of, write_retrieved
 from contextcir.checks import whole
 from contextcir.errors import InputError
 from contextcir.evaluation.composition import COMPOSED
@@ -21,7 +21,6 @@ from contextcir.evaluation.scoring import Scored
 from contextcir.files import read_json, write_json
 from contextcir.losses.maps import phrase_attention
 
-QUERIES_FILE = "queries.json"
 NOT_RANKED = 0  # ranks start at 1
 WITH_IMAGES = (COMPOSED, "sum")  # rows whose nearest images are kept
 MOST = 1000  # images or maps; the file would grow out of hand
@@ -239,7 +238,8 @@ class Retrieved:
             for row, place in enumerate(places):
                 mine = maps[batch.phrases.owner.cpu() == row]  # (p, N)
                 if mine.numel() and mine.max() > 0:
-                    levels = (255 * mine / mine.max()).round().int().tolist()
+                    low, high = mine.min(), mine.max()
+                    levels = (255 * (mine - low) / (high - low).clamp(min=1e-12)).round().int().tolist()
                     of[place] = tuple(tuple(values) for values in levels)
         return Maps(tuple(module.backbone.grid), of)
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from contextcir.errors import InputError
 from contextcir.files import ordinary_file, parse_json, whole_file
 
+QUERIES_FILE = "queries.json"  # of the ranks of all splits, beside the folder of these files
 FOLDER = "retrieved"
 FORMAT = 1
 MOST_BYTES = 4_000_000_000  # of the lines, unpacked
@@ -53,7 +54,8 @@ class Found(NamedTuple):
     ``top`` (by row of the recall table, of the ones that are kept): names and scores of the nearest images, best first.
     ``own``: by row, the score of the target that the rank is of, None where that is missing. ``kinds``: by name, what
     an image among them is to the query, where that is known: ``target``, ``reference``, its role, or ``same set``.
-    ``attention``: a map for each phrase, row after row in 0..255 of the highest value of all; None where there is none.
+    ``attention``: a map for each phrase, row after row, in 0..255 from the lowest value of all of them to the highest;
+    None where there is none.
     """
 
     query: int
