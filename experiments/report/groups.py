@@ -14,10 +14,10 @@ TITLES = {
     "answerable": "What it takes to answer",
 }
 ANSWERABLE = {  # of scenes
-    "text": "the text alone",
-    "unbound": "text, and attributes of the reference",
-    "bound": "text, and which object has which",
-    "several": "can't be: several images fit",
+    "text": "the text",
+    "unbound": "text + attributes",
+    "bound": "text + whole reference",
+    "several": "several images fit",
 }
 OTHER, LENGTH = "Other groups", "Length of the caption"
 LENGTHS = 4  # groups of about equal size

@@ -106,7 +106,7 @@ def part(name: str, runs: Mapping[str, Run], look: Look, root: Path | None) -> d
         "runs": [tables(label, split) for label, split in splits.items()],
         "cards": cards,
         "cards_note": (
-            f"Chosen by rule: of each kind the first {look.examples} of all queries, and {look.of_group} of each group. "
+            f"Chosen by rule: of each kind the first {look.examples} of all queries and {look.of_group} of each group. "
             "Worst failures: the target comes last; near misses: it comes 2nd to 5th, its score closest to the first "
             "one. Framed: a right answer; below the others, what they are to the query, where that is known."
         ),
