@@ -19,6 +19,7 @@ QUERIES_FILE = "queries.json"  # of the ranks of all splits, beside the folder o
 FOLDER = "retrieved"
 FORMAT = 1
 MOST_BYTES = 4_000_000_000  # of the lines, unpacked
+PART = 2**20
 
 
 class Picture(NamedTuple):
@@ -90,15 +91,24 @@ def read_retrieved(path: Path) -> tuple[Head, list[Found]]:
     """
     ordinary_file(path)
     try:
-        with gzip.open(path, "rb") as packed:
-            content = packed.read(MOST_BYTES)
-        lines = [parse_json(line, file=path) for line in io.StringIO(content.decode())]
+        lines = [parse_json(line, file=path) for line in io.StringIO(_unpacked(path).decode())]
         return _head(lines[0]), [_found(line) for line in lines[1:]]
     except InputError:
         raise
     except (OSError, EOFError, zlib.error, ValueError, LookupError, TypeError, AttributeError) as error:
         problem = f"no results of queries that this version reads ({type(error).__name__}): evaluate the run again"
         raise InputError(problem, file=path) from None
+
+
+def _unpacked(path: Path) -> bytes:
+    parts, size = [], 0
+    with gzip.open(path, "rb") as packed:
+        while part := packed.read(PART):  # at once, as many bytes as it may hold at most would be asked for
+            size += len(part)
+            if size > MOST_BYTES:
+                raise InputError(f"expected at most {MOST_BYTES:,} bytes of lines", file=path)
+            parts.append(part)
+    return b"".join(parts)
 
 
 def _lean(found: Found) -> dict[str, Any]:
@@ -130,8 +140,8 @@ def _found(line: dict[str, Any]) -> Found:
         text=str(line.get("text", "")),
         phrases=tuple((int(start), int(end)) for start, end in line.get("phrases", ())),
         targets=tuple(map(str, line.get("targets", ()))),
-        top={row: tuple((str(name), float(score)) for name, score in best) for row, best in line["top"].items()},
-        own={row: None if score is None else float(score) for row, score in line["own"].items()},
+        top={row: tuple((str(name), float(score)) for name, score in best) for row, best in line.get("top", {}).items()},
+        own={row: None if score is None else float(score) for row, score in line.get("own", {}).items()},
         kinds=dict(line.get("kinds", {})),
         attention=None if maps is None else tuple(tuple(map(int, values)) for values in maps),
     )
