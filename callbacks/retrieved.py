@@ -140,7 +140,9 @@ def _found(line: dict[str, Any]) -> Found:
         text=str(line.get("text", "")),
         phrases=tuple((int(start), int(end)) for start, end in line.get("phrases", ())),
         targets=tuple(map(str, line.get("targets", ()))),
-        top={row: tuple((str(name), float(score)) for name, score in best) for row, best in line.get("top", {}).items()},
+        top={
+            row: tuple((str(name), float(score)) for name, score in best) for row, best in line.get("top", {}).items()
+        },
         own={row: None if score is None else float(score) for row, score in line.get("own", {}).items()},
         kinds=dict(line.get("kinds", {})),
         attention=None if maps is None else tuple(tuple(map(int, values)) for values in maps),

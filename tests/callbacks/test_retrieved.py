@@ -101,7 +101,7 @@ lines = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=20)
 @given(st.lists(lines, max_size=4), st.dictionaries(names, st.sampled_from([Picture("a"), Picture("b", (0, 1, 2, 3))])))
 def test_what_is_written_is_read_back(tmp_path_factory: Any, found: list[Found], pictures: dict[str, Picture]) -> None:
     path = tmp_path_factory.mktemp("r") / "val.jsonl.gz"
