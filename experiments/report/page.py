@@ -131,7 +131,11 @@ def tables(label: str, split: Split) -> dict[str, Any]:
     """Return the tables of a run."""
     columns = recall_columns(split)
     found, totals = confusions(split)
-    named = {"target": "the target", "reference": "the reference itself", "same set": "an image of the same set"}
+    named = {
+        "target": "a right answer" if split.several_targets else "the target",
+        "reference": "the reference itself",
+        "same set": "an image of the same set",
+    }
     explained = "R@k: the target is among the first k."
     if any(column.title == "Rsub@1" for column in columns):
         explained += " Rsub@1: it comes first of the query's own set."
