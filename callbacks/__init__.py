@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from callbacks.query_results import QueryResults
     from callbacks.randomness import StepSeeds
     from callbacks.recall import RecallTable
+    from callbacks.retrieval import RetrievalFigures
     from callbacks.submission import SubmissionFiles
     from callbacks.summary import RunSummary
     from callbacks.throughput import TrainingSpeed
@@ -28,6 +29,7 @@ __all__ = [
     "QueryResults",
     "RecallTable",
     "ResumePoints",
+    "RetrievalFigures",
     "RunSummary",
     "StepSeeds",
     "StopWhenNotFinite",
@@ -51,6 +53,7 @@ __getattr__ = lazy_exports(
         "query_results": ["QueryResults"],
         "randomness": ["StepSeeds"],
         "recall": ["RecallTable"],
+        "retrieval": ["RetrievalFigures"],
         "submission": ["SubmissionFiles"],
         "summary": ["RunSummary"],
         "throughput": ["TrainingSpeed"],

@@ -3,7 +3,7 @@
 Imported when something is drawn: matplotlib takes a second to load.
 """
 
-import itertools
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,17 +14,23 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.offsetbox import AnnotationBbox, HPacker, TextArea
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal, Stroke
 from PIL import Image
 from torch import Tensor
 
-# Readable on white, and apart for colour-blind readers (Wong, Nature Methods 2011).
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#8C6D00", "#3B9DD6", "#7A4FBF", "#555555")
-PANEL = 1.75  # inches
+from callbacks.spans import COLOURS, Pieces, Spans, underlines, wrap
+
+GREY = "#777777"
+PANEL, GAP = 1.75, 0.12  # inches: a panel, and between two
 COLUMNS = 6
-CHARACTERS_PER_INCH = 13.4  # of the caption
+LINE = 0.2  # inches: of the caption
+CHARACTERS_PER_INCH = 13.29  # of the caption: 9 points, of which a character is 0.602 wide
+TITLE_LINE, TITLE_CHARACTERS = 0.15, 24  # of a panel
+SCALE = 0.55  # inches below the panels: legend and colour bar
+COLOUR_MAP = "inferno"
 
 
 class PhraseFigure(NamedTuple):
@@ -50,34 +56,113 @@ def draw_query(
 ) -> Figure:
     """Return the figure of one query.
 
-    ``reference`` (3, S, S) in 0..1: what the model saw, so that patches fall where they belong. ``caption``: the text
-    that the phrases' characters refer to. Phrases whose map is NaN (cut off the caption) are left out of the panels.
+    All maps have one scale of colours, in multiples of an even map: 1 is what each patch would have if a phrase looked
+    everywhere alike. ``reference`` (3, S, S) in 0..1: what the model saw, so that patches fall where they belong.
+    ``caption``: the text that the phrases' characters refer to. Phrases whose map is NaN (cut off the caption) are left
+    out of the panels.
     """
     drawn = [(number, phrase) for number, phrase in enumerate(phrases) if phrase.heat.isfinite().all()]
-    pictures = 1 if target is None else 2
-    columns = min(COLUMNS, max(pictures + len(drawn), 3))
-    rows = -(-(pictures + len(drawn)) // columns)
-    lines = wrap(caption, phrases, int(columns * PANEL * CHARACTERS_PER_INCH))
-    head = 0.2 * (len(lines) + 1) + 0.05  # inches above the panels: title and caption
-    height = head + rows * (PANEL + 0.1)
-    figure = Figure(figsize=(columns * PANEL, height), dpi=150, facecolor="white")
+    heads = [["reference"], *([] if target is None else [["target"]])]
+    heads += [title_lines(caption[phrase.start : phrase.end]) for _, phrase in drawn]
+    columns = max(-(-len(heads) // -(-len(heads) // COLUMNS)), 3)  # rows of about equal length
+    rows = [heads[start : start + columns] for start in range(0, len(heads), columns)]
+    title_heights = [TITLE_LINE * max(map(len, row)) + 0.06 for row in rows]
+    width = columns * (PANEL + GAP) + GAP
+    lines = wrap(caption, phrases, int((width - 2 * GAP) * CHARACTERS_PER_INCH))
+    head = LINE * (len(lines) + 1) + 0.15  # inches above the panels: title and caption
+    height = head + sum(title_heights) + len(rows) * (PANEL + 0.06) + (SCALE if drawn else 0.06)
+    figure = Figure(figsize=(width, height), dpi=150, facecolor="white")
     FigureCanvasAgg(figure)  # draws without a screen, and without touching the process-wide backend
-    figure.text(0.01, 1 - 0.16 / height, title, fontsize=7, color="#777777", va="center")
-    for number, line in enumerate(lines):
-        write_line(figure, line, 0.01, 1 - (0.4 + 0.2 * number) / height)
-    grid = figure.add_gridspec(
-        rows, columns, left=0.01, right=0.99, bottom=0.01, top=1 - (head + 0.26) / height, wspace=0.06, hspace=0.2
-    )
-    axes = (figure.add_subplot(grid[place // columns, place % columns]) for place in range(rows * columns))
-    picture = reference.permute(1, 2, 0).numpy()  # (S, S, 3)
-    show_picture(next(axes), picture, "reference")
+    figure.text(GAP / width, 1 - 0.16 / height, title, fontsize=7, color=GREY, va="center", parse_math=False)
+    write_caption(figure, lines, phrases, GAP, 0.4)
+    axes, top = [], head
+    for row, above in zip(rows, title_heights, strict=True):
+        top += above
+        for column in range(len(row)):
+            place = GAP + column * (PANEL + GAP), height - top - PANEL, PANEL, PANEL
+            axes.append(figure.add_axes((place[0] / width, place[1] / height, PANEL / width, PANEL / height)))
+        top += PANEL + 0.06
+    show_picture(axes[0], reference.permute(1, 2, 0).numpy(), "reference")
     if target is not None:
-        show_picture(next(axes), target.convert("RGB"), "target")
-    for number, phrase in drawn:
-        show_heat(next(axes), reference, phrase, caption[phrase.start : phrase.end], COLOURS[number % len(COLOURS)])
-    for axis in axes:
-        axis.axis("off")
+        show_picture(axes[1], target.convert("RGB"), "target")
+    scale = Scale.of([phrase.heat for _, phrase in drawn])
+    first = len(heads) - len(drawn)
+    for axis, words, (number, phrase) in zip(axes[first:], heads[first:], drawn, strict=True):
+        show_heat(axis, reference, phrase, "\n".join(words), COLOURS[number % len(COLOURS)], scale)
+    if drawn:
+        boxes = any(phrase.box.isfinite().all() for _, phrase in drawn)
+        draw_scale(figure, scale, boxes)
     return figure
+
+
+class Scale(NamedTuple):
+    """The lowest and the highest value of all maps of a figure, in multiples of an even map."""
+
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, maps: Sequence[Tensor]) -> "Scale":
+        """Return the scale of maps (rows, columns), each a share of 1 or in any other unit."""
+        levels = [multiples(heat) for heat in maps]
+        low = min((level.min().item() for level in levels), default=0.0)
+        high = max((level.max().item() for level in levels), default=1.0)
+        return cls(low, high)
+
+    def place(self, level: Tensor) -> Tensor:
+        """Return values as places on the scale, in 0..1."""
+        return ((level - self.low) / max(self.high - self.low, 1e-12)).clamp(0, 1)
+
+
+def multiples(heat: Tensor) -> Tensor:
+    """Return a map (rows, columns) in multiples of its mean."""
+    return heat.float() / heat.float().mean().clamp(min=1e-12)
+
+
+def draw_scale(figure: Figure, scale: Scale, boxes: bool) -> None:
+    """Draw what cross and frame mean, and the bar of colours, below the panels."""
+    width, height = figure.get_size_inches()
+    axis = figure.add_axes((0, 0, 1, SCALE / height), label="scale")
+    axis.set_xlim(0, width)
+    axis.set_ylim(0, SCALE)
+    axis.axis("off")
+    style = {"fontsize": 7.5, "va": "center", "color": "#333333"}
+    y = 0.3
+    for x in (GAP, GAP + 0.96) if boxes else (GAP,):
+        axis.add_patch(Rectangle((x, y - 0.1), 0.2, 0.2, color="#6B6B6B", linewidth=0))
+    axis.plot(GAP + 0.1, y, marker="+", color="white", markersize=8, markeredgewidth=1.5, path_effects=outline())
+    axis.text(GAP + 0.26, y, "maximum", **style)
+    if boxes:
+        square = {"fill": False, "edgecolor": "white", "linewidth": 1.2, "path_effects": outline()}
+        axis.add_patch(Rectangle((GAP + 1.0, y - 0.06), 0.12, 0.12, **square))
+        axis.text(GAP + 1.24, y, "object", **style)
+    bar = (width - 1.9, 0.3, 1.7, 0.09)  # left, bottom, width, height
+    colours = torch.linspace(0, 1, 256)[None].numpy()
+    axis.imshow(
+        colours, cmap=COLOUR_MAP, extent=(bar[0], bar[0] + bar[2], bar[1], bar[1] + bar[3]), aspect="auto", zorder=2
+    )
+    axis.text(bar[0] - 0.12, bar[1] + bar[3] / 2, "attention, 1 = even", ha="right", **style)
+    ticks = [(0.0, scale.low), (1.0, scale.high)]
+    even = (1 - scale.low) / max(scale.high - scale.low, 1e-12)
+    if 0.15 < even < 0.85:  # else its number would stand in that of an end
+        ticks.append((even, 1.0))
+    for place, value in ticks:
+        x = bar[0] + place * bar[2]
+        axis.plot([x, x], [bar[1] - 0.03, bar[1]], color="#333333", linewidth=0.8)
+        number = f"{value:.0f}" if value == 1 else f"{value:.2f}" if value < 1 else f"{value:.1f}"
+        axis.text(x, bar[1] - 0.1, number, ha="center", **{**style, "fontsize": 7})
+    axis.set_xlim(0, width)
+    axis.set_ylim(0, SCALE)
+
+
+def outline() -> list[Any]:
+    """Return the effects by which white can be seen on bright colours too."""
+    return [Stroke(linewidth=3, foreground="#00000090"), Normal()]
+
+
+def title_lines(text: str) -> list[str]:
+    """Break the title of a panel into lines; nothing is cut off."""
+    return textwrap.wrap(text, TITLE_CHARACTERS) or [""]
 
 
 def same_size(files: Sequence[Path]) -> list[Image.Image]:
@@ -104,37 +189,51 @@ def show_picture(axis: Axes, picture: Any, title: str) -> None:
         spine.set_color("#BBBBBB")
 
 
-def show_heat(axis: Axes, reference: Tensor, phrase: PhraseFigure, text: str, colour: str) -> None:
-    """Draw a phrase's map over the reference, from its lowest (dark) to its highest value (bright), with its box.
+def show_heat(axis: Axes, reference: Tensor, phrase: PhraseFigure, text: str, colour: str, scale: Scale) -> None:
+    """Draw a phrase's map over the reference, in the colours of the scale (dark is low), with its box.
 
     The cross marks the centre of the best patch, as in the pointing game.
     """
     side = reference.shape[-1]
     rows, columns = phrase.heat.shape
-    heat = phrase.heat.float()
-    heat = (heat - heat.min()) / (heat.max() - heat.min()).clamp(min=1e-12)  # 0..1 over the patches
+    heat = scale.place(multiples(phrase.heat))
     smooth = F.interpolate(heat[None, None], size=(side, side), mode="bilinear", align_corners=False)[0, 0]
     # Half the colour is kept, so that "the red square" can still be told from the others.
     faded = (0.5 * reference + 0.5 * reference.mean(0)).permute(1, 2, 0)  # (S, S, 3)
-    glow = torch.from_numpy(colormaps["inferno"](smooth.numpy())[:, :, :3].copy()).float()
+    glow = torch.from_numpy(colormaps[COLOUR_MAP](smooth.numpy())[:, :, :3].copy()).float()
     share = 0.45 + 0.2 * smooth[:, :, None]
     show_picture(axis, ((1 - share) * faded + share * glow).clamp(0, 1).numpy(), "")
-    axis.set_title(shorten(text, 24), fontsize=8, pad=3, color=colour, fontweight="bold", parse_math=False)
+    style = {"fontsize": 8, "pad": 3, "color": colour, "fontweight": "bold", "linespacing": 1.05}
+    axis.set_title(text, parse_math=False, **style)
     for spine in axis.spines.values():
         spine.set_color(colour)
         spine.set_linewidth(1.5)
-    best = int(heat.argmax())
+    best = int(phrase.heat.argmax())
     x, y = (best % columns + 0.5) / columns * side, (best // columns + 0.5) / rows * side
     # Pixel centres are at whole numbers, so the picture begins at -0.5.
-    outline = [Stroke(linewidth=3, foreground="#00000090"), Normal()]  # white has to be seen on bright yellow too
-    axis.plot(x - 0.5, y - 0.5, marker="+", color="white", markersize=8, markeredgewidth=1.5, path_effects=outline)
+    axis.plot(x - 0.5, y - 0.5, marker="+", color="white", markersize=8, markeredgewidth=1.5, path_effects=outline())
     if phrase.box.isfinite().all():
         x0, y0, x1, y1 = (phrase.box.float() * side - 0.5).tolist()
-        style = {"fill": False, "edgecolor": "white", "linewidth": 1.2, "path_effects": outline}
+        style = {"fill": False, "edgecolor": "white", "linewidth": 1.2, "path_effects": outline()}
         axis.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, **style))
 
 
-def write_line(figure: Figure, pieces: Sequence[tuple[str, int | None]], x: float, y: float) -> None:
+def write_caption(figure: Figure, lines: Sequence[Pieces], phrases: Spans, left: float, top: float) -> None:
+    """Write the lines of a caption, in inches from the left and the top; a phrase that holds others is underlined."""
+    width, height = figure.get_size_inches()
+    under = underlines(lines, phrases)
+    letter = round(9 * 0.602 * figure.dpi / 72) / figure.dpi  # inches: letters are drawn a whole number of pixels apart
+    for number, (line, strokes) in enumerate(zip(lines, under, strict=True)):
+        y = top + LINE * number
+        write_line(figure, line, left / width, 1 - y / height)
+        for start, end, phrase, depth in strokes:
+            across = [(left + column * letter) / width for column in (start, end)]
+            down = 1 - (y + 0.085 + 0.025 * depth) / height
+            style = {"color": COLOURS[phrase % len(COLOURS)], "linewidth": 1.2, "solid_capstyle": "butt"}
+            figure.add_artist(Line2D(across, [down, down], **style))
+
+
+def write_line(figure: Figure, pieces: Pieces, x: float, y: float) -> None:
     """Write coloured pieces of text one after the other, from the left, centred on height ``y``."""
     areas = []
     for text, phrase in pieces:
@@ -147,25 +246,3 @@ def write_line(figure: Figure, pieces: Sequence[tuple[str, int | None]], x: floa
     figure.add_artist(
         AnnotationBbox(line, (x, y), xycoords="figure fraction", box_alignment=(0, 0.5), frameon=False, pad=0)
     )
-
-
-def wrap(caption: str, phrases: Sequence[PhraseFigure], width: int) -> list[list[tuple[str, int | None]]]:
-    """Break a caption into lines of about ``width`` characters, each a list of (text, phrase number or None)."""
-    owner: list[int | None] = [None] * len(caption)
-    for number, phrase in enumerate(phrases):
-        owner[phrase.start : phrase.end] = [number] * (phrase.end - phrase.start)
-    lines, start = [], 0
-    while start < len(caption):
-        end = len(caption)
-        if end - start > width:
-            space = caption.rfind(" ", start + 1, start + width + 1)
-            end = start + width if space == -1 else space + 1
-        cuts = [start, *(i for i in range(start + 1, end) if owner[i] != owner[i - 1]), end]
-        lines.append([(caption[a:b], owner[a]) for a, b in itertools.pairwise(cuts)])
-        start = end
-    return lines or [[("(blank caption)", None)]]
-
-
-def shorten(text: str, length: int) -> str:
-    """Cut a text that is too long for a title."""
-    return text if len(text) <= length else text[: length - 1] + "…"

@@ -1,6 +1,6 @@
 """What all data modules share: loaders, protocols, and single queries and images for callbacks."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ from contextcir.phrases.sources import PhraseSource
 from contextcir.weights import harmless, read_weights
 from data_modules.loading.features import FeatureSetting
 from data_modules.loading.gallery import Collate, GallerySampler, gallery_source
-from data_modules.loading.images import ImageStore
+from data_modules.loading.images import ImagePlace, ImageStore
 from data_modules.loading.missing import Part, drop_missing, find_missing
 from data_modules.loading.phrases import (
     check_phrases,
@@ -47,7 +47,7 @@ from data_modules.loading.triplets import (
 )
 from data_modules.loading.workers import outlast_sigterm
 from data_modules.reading.reader import BenchmarkReader, check_split
-from data_modules.records import Evaluation, TrainingSet
+from data_modules.records import Evaluation, QueryRecord, TrainingSet
 
 MOST_WORKERS = 1024  # per rank; no machine has more to give
 
@@ -222,6 +222,22 @@ class CompositionDataModule(LightningDataModule):
     def target_image(self, stage: str, protocol_index: int, index: int) -> Image.Image | None:
         """Return the (first) target image of a query as it is on disk, None where labels are hidden."""
         return self._queries(self._evaluations_of(stage)[protocol_index]).image(index, "target")
+
+    def gallery_image(self, stage: str, protocol_index: int, index: int) -> Image.Image:
+        """Return an image of the gallery as it is on disk."""
+        evaluation = self._evaluations_of(stage)[protocol_index]
+        images = self._images(evaluation.protocol.split, evaluation.image_paths)
+        return images.load(evaluation.protocol.gallery[index], f"image {index} of the gallery")
+
+    def query_records(self, stage: str, protocol_index: int) -> Sequence[QueryRecord]:
+        """Return the queries of a protocol as its loader has them: each with its noun phrases, view after view."""
+        return with_phrases(self._evaluations_of(stage)[protocol_index].records, self.phrases, self._needs_clauses())
+
+    def image_places(self, stage: str, protocol_index: int, names: Iterable[str]) -> dict[str, ImagePlace]:
+        """Return where the images of a protocol lie, by name."""
+        evaluation = self._evaluations_of(stage)[protocol_index]
+        images = self._images(evaluation.protocol.split, evaluation.image_paths)
+        return {name: images.place(name) for name in names}
 
     def train_dataloader(self) -> DataLoader:
         """Return the loader of `TripletBatch`es of this rank.

@@ -16,7 +16,7 @@ from contextcir.evaluation.metrics import SubsetRecallAt
 from contextcir.evaluation.protocol import Protocol
 from contextcir.files import Inside
 from data_modules.loading.folders import entries_of, stand_ins
-from data_modules.loading.images import ImageStore
+from data_modules.loading.images import ImagePlace, ImageStore
 from data_modules.reading.annotations import (
     AnnotationFile,
     CaptionRecord,
@@ -71,6 +71,10 @@ class CropStore(ImageStore):
                 f"{image.width} x {image.height} pixels of {self.file(name)}{reason}"
             )
         return square
+
+    def place(self, name: str) -> ImagePlace:
+        """Return the file and the box that `cut` takes the crop around."""
+        return ImagePlace(self.file(name), tuple(self.crops[name]))
 
     def size(self, name: str, purpose: str = "") -> tuple[int, int]:
         """Return width and height of the crop."""

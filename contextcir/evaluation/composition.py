@@ -178,6 +178,11 @@ class CompositionMetric(EvaluationEmbeddings):
         super().__init__(protocol, **kwargs)
         self._coverage: dict[str, Coverage] = {}
         self._scored: dict[str, tuple[Tensor, Scored]] = {}
+        self._nearest = 0
+
+    def keep_nearest(self, count: int) -> None:
+        """Let `compute` also find at least so many of the nearest images of every query (`Scored.nearest`)."""
+        self._nearest = max(self._nearest, count)
 
     def compute(self) -> dict[str, dict[str, Tensor]]:
         """Return by row every metric of the protocol in percent, by name without split prefix, then by stratum.
@@ -195,7 +200,10 @@ class CompositionMetric(EvaluationEmbeddings):
             if self.protocol.labelled and len(query_index) and len(gallery_index):
                 if known is None or not torch.equal(known[0], query_index):
                     known = query_index, known_answers(self.protocol, query_index, gallery_index)
-                scored = score_queries(self.protocol, known[1], score_chunks(queries, gallery))
+                scored = score_queries(self.protocol, known[1], score_chunks(queries, gallery), self._nearest)
+                if scored.nearest is not None:
+                    places = torch.cat([gallery_index, gallery_index.new_tensor([-1])])  # the last is for "none"
+                    scored = scored._replace(nearest=scored.nearest._replace(images=places[scored.nearest.images]))
                 self._scored[row] = query_index, scored
                 figures[row] = self._means(scored.values, query_index)
         return figures

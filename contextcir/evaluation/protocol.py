@@ -97,6 +97,11 @@ class Protocol:
         return any(isinstance(metric, FirstTargetRecallAt) for metric in self.metrics)
 
     @property
+    def only_subsets(self) -> bool:
+        """Whether all metrics are of the queries' own subsets, so that ranks in the whole gallery mean nothing."""
+        return all("subsets" in metric.needs for metric in self.metrics)
+
+    @property
     def means(self) -> tuple[str, ...]:
         """The names of the metrics that are means of others."""
         return tuple(metric.name for metric in self.metrics if isinstance(metric, MeanOf))

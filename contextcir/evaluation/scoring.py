@@ -10,12 +10,14 @@ from torch import Tensor
 from contextcir.evaluation.metrics import Graded, Ranks
 from contextcir.evaluation.protocol import Protocol
 from contextcir.evaluation.ranking import (
+    OUT,
     graded_ranks,
     pad_rows,
     pad_values,
     pick,
     subset_ranks,
     target_ranks,
+    top_columns,
     without,
 )
 
@@ -112,30 +114,60 @@ class ScoredRanks(Ranks):
     def highest(self, values: Tensor) -> Tensor:
         return values.amax(1)
 
+    def nearest(self, count: int, in_subsets: bool) -> Tensor:
+        """Return the columns (Q, k) of the candidates with the highest scores, -1 where there are no more.
+
+        ``in_subsets``: only the members of the query's own subset compete, targets among them.
+        """
+        scores = self._candidates.nan_to_num(nan=OUT, posinf=None, neginf=OUT)
+        if in_subsets:
+            pool = torch.cat([self._answers.targets, self._answers.rivals], 1)  # (Q, K + M)
+            rows, places = (pool >= 0).nonzero(as_tuple=True)
+            outside = torch.ones_like(scores, dtype=torch.bool)
+            outside[rows, pool[rows, places]] = False
+            scores = scores.masked_fill(outside, OUT)
+        columns = top_columns(scores, min(count, scores.shape[1]))
+        return columns.masked_fill(scores.gather(1, columns) == OUT, -1)
+
     @cached_property
     def _candidates(self) -> Tensor:
         return without(self._scores, self._answers.references) if self._exclude_reference else self._scores
+
+
+class Nearest(NamedTuple):
+    """The images of the highest scores for N queries: ``images`` (N, k) gallery positions, best first, -1 for none.
+
+    ``scores`` (N, k), and ``own`` (N,) of the target that the rank is of; -inf where there is none.
+    """
+
+    images: Tensor
+    scores: Tensor
+    own: Tensor
 
 
 class Scored(NamedTuple):
     """What the scores say of N queries: ``values`` in 0..1 (N,) by metric, and ranks (N,) of the best target.
 
     ``rank`` in the gallery, of the first target alone where recall is that of the first; ``subset_rank`` in the query's
-    own subset, None without subsets. Infinite where the target is missing.
+    own subset, None without subsets. Infinite where the target is missing. ``nearest``: None if it was not asked for.
     """
 
     values: dict[str, Tensor]
     rank: Tensor
     subset_rank: Tensor | None
+    nearest: Nearest | None = None
 
 
-def score_queries(protocol: Protocol, answers: Answers, chunks: Iterable[tuple[slice, Tensor]]) -> Scored:
+def score_queries(
+    protocol: Protocol, answers: Answers, chunks: Iterable[tuple[slice, Tensor]], nearest: int = 0
+) -> Scored:
     """Return every metric of the protocol, and the ranks of the targets, of every query.
 
     ``chunks``: slices of the queries, in order, with their scores (rows, G), as `ranking.score_chunks` yields them;
-    excluded images have the score -inf.
+    excluded images have the score -inf. ``nearest``: how many of the best images of every query to return, as columns.
     """
     parts: list[dict[str, Tensor]] = []
+    best: list[Nearest] = []
     own: list[Tensor] = []
     own_subset: list[Tensor] = []
     for rows, scores in chunks:
@@ -144,5 +176,10 @@ def score_queries(protocol: Protocol, answers: Answers, chunks: Iterable[tuple[s
         own.append((ranks.first_target if protocol.recall_of_first else ranks.targets)[:, 0])
         if protocol.subsets is not None:
             own_subset.append(ranks.subset_targets[:, 0])
+        if nearest:
+            counted = answers.targets[rows][:, :1] if protocol.recall_of_first else answers.targets[rows]
+            columns = ranks.nearest(nearest, protocol.only_subsets)
+            best.append(Nearest(columns, pick(scores, columns), pick(scores, counted).amax(1)))
     values = {name: torch.cat([part[name] for part in parts]) for name in protocol.metric_names()}
-    return Scored(values, torch.cat(own), torch.cat(own_subset) if own_subset else None)
+    found = Nearest(*map(torch.cat, zip(*best, strict=True))) if best else None
+    return Scored(values, torch.cat(own), torch.cat(own_subset) if own_subset else None, found)

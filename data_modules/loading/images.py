@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from contextcir.errors import InputError, MissingFileError, printable
 from contextcir.files import Inside, leads_out, ordinary_file
@@ -13,6 +13,13 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Rewrite = Callable[[PurePosixPath], PurePosixPath]
+
+
+class ImagePlace(NamedTuple):
+    """The file of an image; ``box``: left, top, width and height of the object that it is a crop of, None for all."""
+
+    file: Path
+    box: tuple[float, float, float, float] | None = None
 
 
 class ImageStore:
@@ -91,6 +98,10 @@ class ImageStore:
         if folder not in self._found and not os.path.lexists(self.root / folder / file):
             self._list(folder)
         return self.root / folder / (self._found.get(folder, {}).get(file) or file)
+
+    def place(self, name: str) -> "ImagePlace":
+        """Return where an image lies, for whoever wants to show it later."""
+        return ImagePlace(self.file(name))
 
     def complaint(self, name: str) -> str:
         """Return why there is no file of an image."""

@@ -118,7 +118,8 @@ def write_report(plan: Plan, root: Path, choices: Choices | None, commands: Sequ
         parts.append(tuning_table(plan, choices))
     parts += [text for table in tables for text in markdown(plan, table)]
     if tables:
-        add_picture("", "Means and 95 % intervals", lambda path: draw(tables, plan.references, path))
+        what = "Differences from the reference" if plan.references else "Means"
+        add_picture("", f"{what} and 95 % intervals", lambda path: draw(tables, plan.references, path))
     files = {f"{plan.name}.md": "\n\n".join(parts) + "\n", f"{plan.name}.csv": csv_text(tables, answers)}
     for name, text in files.items():
         write_text(root / name, text)

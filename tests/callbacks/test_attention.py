@@ -16,7 +16,8 @@ from PIL import Image
 from torchvision.transforms import Compose, Normalize, ToTensor
 
 from callbacks import AttentionFigures
-from callbacks.figures import PhraseFigure, displayable, draw_query, wrap
+from callbacks.figures import PhraseFigure, displayable, draw_query
+from callbacks.spans import owners, underlines, wrap
 from tests.helpers.toy_evaluation import NAN, QUERIES, ToyData, ToyModule, caption
 
 # The first phrase is in all 7 captions and always on its object, the second in the 4 even ones and never on it.
@@ -201,4 +202,57 @@ def test_odd_captions_and_phrases_can_be_drawn(tmp_path: Path) -> None:
     titles = [axis.get_title() for axis in figure.axes if axis.axison]
     assert titles == ["reference", *["$x^{ costs $"] * 7]
     figure.savefig(tmp_path / "odd.png")
-    assert len(draw_query(torch.rand(3, 8, 8), None, "", [], "title").axes) == 3
+    assert len(draw_query(torch.rand(3, 8, 8), None, "", [], "title").axes) == 1
+
+
+def test_all_maps_of_a_figure_have_one_scale_with_a_bar_and_a_legend() -> None:
+    """A map twice as far from even is brighter, and the bar ends with the highest and the lowest multiple."""
+    even, peaked = torch.full((2, 2), 0.25), torch.tensor([[0.7, 0.1], [0.1, 0.1]])
+    box = torch.tensor([0.0, 0.0, 0.5, 0.5])
+    phrases = [PhraseFigure(0, 3, even, box), PhraseFigure(4, 7, peaked, torch.full((4,), NAN))]
+    figure = draw_query(torch.full((3, 16, 16), 0.5), None, "one two", phrases, "title")
+    shown = [axis.images[0].get_array() for axis in figure.axes[1:3]]
+    assert shown[0].std(axis=(0, 1)).max() < 1e-6  # an even map has one colour, which is not that of its own maximum
+    assert shown[1][0, 0].sum() > shown[0][0, 0].sum() > shown[1][-1, -1].sum()
+    texts = [text.get_text() for text in figure.axes[-1].texts]
+    assert {"maximum", "object", "attention, 1 = even", "0.40", "2.8"} <= set(texts)
+    without = draw_query(torch.full((3, 16, 16), 0.5), None, "one two", phrases[1:], "title")
+    assert "object" not in [text.get_text() for text in without.axes[-1].texts]
+
+
+def test_titles_of_panels_are_broken_and_not_cut() -> None:
+    words = "the dog in the photograph with the extraordinarily long title"
+    phrase = PhraseFigure(0, len(words), torch.rand(2, 2), torch.full((4,), NAN))
+    figure = draw_query(torch.rand(3, 8, 8), None, words, [phrase], "title")
+    title = figure.axes[1].get_title()
+    assert title.replace("\n", " ") == words and max(map(len, title.split("\n"))) <= 24
+
+
+@st.composite
+def nested_spans(draw: st.DrawFn) -> list[tuple[int, int]]:
+    """Spans of which any two are apart, equal, or one inside the other, as noun phrases are."""
+    spans: list[tuple[int, int]] = []
+    for _ in range(draw(st.integers(0, 6))):
+        start, end = sorted((draw(st.integers(0, 20)), draw(st.integers(0, 20))))
+        apart_or_inside = (
+            end <= a or b <= start or (a <= start and end <= b) or (start <= a and b <= end) for a, b in spans
+        )
+        if start < end and all(apart_or_inside):
+            spans.append((start, end))
+    return draw(st.permutations(spans))
+
+
+@settings(deadline=None)
+@given(nested_spans())
+def test_a_character_has_the_colour_of_the_innermost_phrase_around_it(spans: list[tuple[int, int]]) -> None:
+    owner = owners(20, spans)
+    for place in range(20):
+        around = [(end - start, number) for number, (start, end) in enumerate(spans) if start <= place < end]
+        assert owner[place] == (min(around)[1] if around else None)
+    under = underlines([[("x" * 12, None)], [("x" * 8, None)]], spans)
+    marked = {(number, 12 * line + column) for line, strokes in enumerate(under) for a, b, number, _ in strokes
+              for column in range(a, b)}  # fmt: skip
+    holders = {
+        number for number, (a, b) in enumerate(spans) if any(a <= c and d <= b and d - c < b - a for c, d in spans)
+    }
+    assert marked == {(number, place) for number in holders for place in range(*spans[number])}

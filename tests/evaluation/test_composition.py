@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from contextcir.evaluation.composition import CompositionMetric
-from contextcir.evaluation.metrics import FirstTargetRecallAt, RecallAt
+from contextcir.evaluation.composition import COMPOSED, CompositionMetric
+from contextcir.evaluation.metrics import FirstTargetRecallAt, RecallAt, SubsetRecallAt
 from contextcir.evaluation.protocol import Protocol
 from tests.helpers.distributed import run_ranks
 from tests.helpers.metric_oracle import (
@@ -207,3 +207,42 @@ def test_any_number_of_ranks_equals_one_process_exactly(world: int, queries: int
 
 def test_two_ranks_without_any_gallery_agree_that_there_is_nothing() -> None:
     assert run_ranks(compute_on_rank, 2, make_protocol(), NOTHING_ANYWHERE) == [[{}, QUERIES, 0]] * 2
+
+
+@pytest.mark.parametrize("exclude_reference", [True, False])
+@pytest.mark.parametrize("only_subsets", [True, False])
+def test_the_nearest_images_are_the_first_of_a_sorted_list(exclude_reference: bool, only_subsets: bool) -> None:
+    metrics = (SubsetRecallAt(1),) if only_subsets else make_metrics()
+    headline = metrics[0].name
+    protocol = replace(
+        make_protocol(1, exclude_reference=exclude_reference), metrics=metrics, headline=headline, strata={}
+    )
+    assert protocol.only_subsets == only_subsets
+    queries, gallery = make_embeddings(11)
+    fed_once = fed(protocol, queries, gallery)
+    fed_once.keep_nearest(4)
+    fed_once.keep_nearest(2)  # others may ask for fewer
+    fed_once.compute()
+    index, scored = fed_once.scored(COMPOSED)
+    cosines = torch.nn.functional.normalize(queries, dim=1) @ torch.nn.functional.normalize(gallery, dim=1).T
+    for line, query in enumerate(index.tolist()):
+        pool = set(range(GALLERY))
+        if only_subsets:
+            pool = ({*protocol.subsets[query]} - {protocol.references[query]}) | {*protocol.targets[query]}
+        elif exclude_reference:
+            pool -= {protocol.references[query]}
+        expected = sorted(pool, key=lambda image: -cosines[query, image].item())[:4]
+        found = [image for image in scored.nearest.images[line].tolist() if image >= 0]
+        assert found == expected
+        assert scored.nearest.scores[line, : len(found)].tolist() == pytest.approx(
+            [cosines[query, image].item() for image in expected], abs=1e-5
+        )
+        counted = protocol.targets[query][:1] if protocol.recall_of_first else protocol.targets[query]
+        best = max(cosines[query, target].item() for target in counted)
+        assert scored.nearest.own[line].item() == pytest.approx(best, abs=1e-5)
+
+
+def test_nothing_is_kept_that_nobody_asked_for() -> None:
+    metric = fed(make_protocol(), *make_embeddings())
+    metric.compute()
+    assert metric.scored(COMPOSED)[1].nearest is None

@@ -12,10 +12,10 @@ from tests.search_page.fake import FakeSearcher, drawn, gallery, jpeg
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     """Chromium, without a window."""
-    from tests.search_page.browsing import CHROMIUM, playwright
+    from tests.search_page.browsing import chromium, playwright
 
     with playwright.sync_playwright() as started:
-        launched = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        launched = started.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
         yield launched
         launched.close()
 

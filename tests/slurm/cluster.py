@@ -18,6 +18,8 @@ import sys
 import time
 from pathlib import Path
 
+from tests.helpers.debian import Unavailable, install_packages
+
 PACKAGES = ("slurm-wlm", "munge")
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol")
 DAEMONS = ("munged", "slurmctld", "slurmd")  # in the order of their start
@@ -55,10 +57,6 @@ PartitionName=test Nodes=localhost Default=YES MaxTime=INFINITE State=UP
 """
 
 
-class Unavailable(RuntimeError):
-    """SLURM can't be had on this machine; says why."""
-
-
 def missing_programs() -> list[str]:
     """Return which of SLURM's programs are not installed."""
     return [program for program in PROGRAMS if shutil.which(program, path=PATH) is None]
@@ -70,16 +68,10 @@ def install() -> None:
     Raises:
         Unavailable: where that can't be done.
     """
-    if not (missing := missing_programs()):
-        return
-    absent = f"SLURM is not installed (no {', '.join(missing)})"
-    if os.geteuid() != 0 or shutil.which("apt-get") is None:
-        raise Unavailable(f"{absent}, and only root on Debian or Ubuntu can install it here: {' '.join(PACKAGES)}")
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for arguments in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", *PACKAGES]):
-        done = subprocess.run(["apt-get", *arguments], env=environment, capture_output=True, text=True, timeout=300)
-    if done.returncode or missing_programs():
-        raise Unavailable(f"{absent}, and apt-get could not: {(done.stderr.strip() or 'no reason').splitlines()[-1]}")
+    if missing := missing_programs():
+        install_packages(PACKAGES, f"SLURM is not installed (no {', '.join(missing)})")
+    if missing := missing_programs():
+        raise Unavailable(f"its packages are installed, but not all of SLURM is there (no {', '.join(missing)})")
 
 
 class Cluster:

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from data_modules.scenes.writer import Size, write_scenes
-from tests.slurm.cluster import Cluster, Unavailable, install
+from tests.helpers.debian import Unavailable
+from tests.slurm.cluster import Cluster, install
 from tests.slurm.jobs import PROJECT, Jobs
 
 CONFIGS = PROJECT / "experiments" / "configs"
