@@ -25,9 +25,17 @@ ENDS = {
     "python -m experiments.run fit --config cirr_b32": r"/path/to/CIRR|/photos|pretrained",
     "python -m experiments.run predict": r"/path/to/CIRR|FILE|pretrained",
     "python -m experiments.run test --config runs/": r"no file runs/cirr_losses/ID/config.yaml",
+    "python -m experiments.search index": r"runs/NAME/ID",
+    "python -m experiments.search serve": r"no index",
+    "python -m experiments.report": r"runs/NAME/ID",
     "synthesize --stage": r"/photos|no (file|folder)|pretrained|--stage|chat|pairs|run the stage",
 }
-QUICK = ("python -m experiments.check_data", "python -m experiments.submission", "python -m experiments.phrases")
+QUICK = (
+    "python -m experiments.check_data",
+    "python -m experiments.search",
+    "python -m experiments.submission",
+    "python -m experiments.phrases",
+)
 LEFT_OUT = {
     "make ": "needs the checkout; .ci/run runs the targets, and test_readme.py looks for them",
     "wandb ": "W&B's own, with an account",
