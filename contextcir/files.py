@@ -223,7 +223,12 @@ def writing(path: Path, setting: str | None = None) -> Iterator[None]:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a file to write; it takes its name when the block ends without an error."""
+    """Open a file to write; it takes its name when the block ends without an error.
+
+    Raises:
+        InputError: if a folder, a named pipe, a device or a socket has that name: it would be replaced.
+    """
+    _refuse_odd(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     new = _beside(path)
     try:
@@ -238,9 +243,10 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def whole_array(path: Path, shape: tuple[int, ...], kind: "type[np.generic]") -> "Iterator[np.ndarray]":
-    """Give an array on disk to fill; it takes its name when the block ends without an error."""
+    """Give an array on disk to fill; it takes its name when the block ends without an error; raises as `whole_file`."""
     import numpy as np  # here, so that whoever only writes text starts without it
 
+    _refuse_odd(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     new = _beside(path)
     try:
@@ -253,6 +259,16 @@ def whole_array(path: Path, shape: tuple[int, ...], kind: "type[np.generic]") ->
         new.replace(path)
     finally:
         new.unlink(missing_ok=True)
+
+
+def _refuse_odd(path: Path) -> None:
+    """Raise InputError if something else than a file would be replaced: for root, that may be /dev/null."""
+    try:
+        kind = stat.S_IFMT(path.stat().st_mode)
+    except (OSError, ValueError):  # nothing is there, or whoever writes will say what is wrong
+        return
+    if kind != stat.S_IFREG:
+        raise InputError(f"expected a file, found {_KINDS.get(kind, 'something else')}", file=path)
 
 
 def write_text(path: Path, text: str) -> None:

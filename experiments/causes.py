@@ -37,6 +37,10 @@ EXTRAS = {  # of pyproject.toml, by the packages that they bring
     "faiss": "mining",
     "imagehash": "mining",
     "transformers": "local",
+    "fastapi": "search",
+    "uvicorn": "search",
+    "pillow_heif": "heic",
+    "qdrant_client": "qdrant",
 }
 SYSTEM = {  # what the system's errors mean for a path
     errno.ENOSPC: "no space left on this disk",

@@ -8,6 +8,7 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from filelock import SoftFileLease
 
@@ -28,6 +29,31 @@ def test_a_failure_while_writing_leaves_the_old_file(tmp_path: Path) -> None:
         file.write(b"half of the n")
         raise KeyError
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("b.txt", "old")]
+
+
+@pytest.mark.parametrize(
+    ("make", "words"), [(os.mkfifo, "a named pipe"), (os.mkdir, "a folder"), (lambda path: None, None)]
+)
+@pytest.mark.parametrize("linked", [False, True])
+def test_only_a_file_is_ever_replaced(make, words: str | None, linked: bool, tmp_path: Path) -> None:
+    path = tmp_path / "odd"
+    make(path)
+    if linked:
+        (tmp_path / "link").symlink_to(path)
+        path = tmp_path / "link"
+    for write in (lambda: files.write_text(path, "x"), lambda: files.write_json(path, 1), lambda: fill_array(path)):
+        if words is None:
+            write()
+            assert path.is_file()
+        else:
+            with pytest.raises(InputError, match=f"expected a file, found {words}"):
+                write()
+            assert not path.is_file() and [item.name for item in tmp_path.iterdir() if "~" in item.name] == []
+
+
+def fill_array(path: Path) -> None:
+    with files.whole_array(path, (2,), np.float32) as array:
+        array[:] = 1
 
 
 def test_json_that_python_would_change_or_die_of_is_refused() -> None:

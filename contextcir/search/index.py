@@ -19,7 +19,7 @@ class Photo:
         sha256: of the file, in hexadecimal.
         look: perceptual hash of 64 bits: images that look alike differ in few of them.
         taken: when the photo was taken, in seconds since 1970 by the camera's clock; None if the file does not say.
-        format: one of `contextcir.images.FORMATS`, or HEIF.
+        format: one of `FORMATS` of contextcir/images.py, or HEIF.
         width: of the upright image, in pixels.
         height: likewise.
         thumbnail: a small JPEG of the upright image.

@@ -22,6 +22,7 @@ from contextcir.search.listing import LeftOut
 from contextcir.search.places import check_same, make_index, open_index
 from contextcir.search.searcher import Searcher
 from experiments.command import read_shard
+from experiments.outputs import output_file
 
 SHOWN = 10  # damaged files that are listed
 
@@ -70,6 +71,7 @@ def index(
 ) -> None:
     """Bring an index up to date, and say what was done; see `Searcher.index_folder`."""
     folders.Loading(workers)  # before seconds of loading a model
+    output_file(report_file, "json")
     shard = read_shard(only, "only")
     searcher = Searcher.load(model, device=device)
     with ProgressBar() as progress:

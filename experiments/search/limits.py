@@ -17,7 +17,7 @@ class Limits:
         without: images of the index that a query does not want.
         export: images of an exported list.
         side: pixels of the longer side of an image that is sent, or that waits for the model.
-        decoders: images that are decoded at a time; one of `contextcir.images.MOST_PIXELS` takes about 0.5 GB.
+        decoders: images that are decoded at a time; one of `MOST_PIXELS` of contextcir/images.py takes about 0.5 GB.
         batch: queries that the model answers at a time.
         waiting: queries that wait for the model; further ones are turned away.
         gather: seconds that a query waits for others while the model is idle.

@@ -19,6 +19,7 @@ from contextcir.search.index import Photo, Where
 from contextcir.search.photos import HEIF
 from contextcir.search.queries import Found, Query, read_pictures
 from contextcir.search.searcher import Searcher
+from experiments.outputs import output_file
 from experiments.search.sheet import page_of
 
 
@@ -94,6 +95,8 @@ def query(
 ) -> None:
     """Search an index, and print what was found; write it too, where files are named."""
     asked.where()  # before seconds of loading a model
+    output_file(file, "json")
+    output_file(html, "html")
     searcher = Searcher.load(model, index, device)
     if not searcher.index.count():
         raise InputError("the index holds no photo: index a folder of photos first")
