@@ -92,6 +92,7 @@ def test_the_plan_command_writes_a_column_for_each_number_of_gpus(
     assert "| batch of all GPUs | 16 | 128 | 1,024 |" in text.splitlines()
 
 
+@pytest.mark.slow
 def test_the_memory_command_compares_both_ways(clip_folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "new" / "memory.md"
     flags = [f"--model=local-dir:{clip_folder}", "--batches=[16, 128]", "--chunk=8", "--rows=16", "--device=cpu"]

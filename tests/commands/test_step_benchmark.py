@@ -115,6 +115,7 @@ def test_captions_and_phrases_have_the_lengths_they_are_said_to_have() -> None:
 @pytest.mark.parametrize(
     ("model", "most"), [("ViT-B-32", 1.14), ("ViT-B-16", 1.13), ("ViT-L-14", 1.07), ("ViT-H-14", 1.06)]
 )
+@pytest.mark.slow
 def test_the_loss_is_nearly_free(model: str, most: float) -> None:
     found = benchmark.operations(Setting(model, 8, 4, "32"), recipes([TextConceptConsistency()]))
     assert 1.0 < found[OURS] / found[BASELINE] <= most
@@ -123,6 +124,7 @@ def test_the_loss_is_nearly_free(model: str, most: float) -> None:
         assert found[PUBLISHED] / found[OURS] > 2.0
 
 
+@pytest.mark.slow
 def test_the_command_measures_every_variant(
     clip_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -82,6 +82,7 @@ def data_of(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[st
 
 
 @pytest.mark.parametrize("name", FILES)
+@pytest.mark.slow
 def test_a_trial_of_every_sweep_trains(
     name: str, agent: Any, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

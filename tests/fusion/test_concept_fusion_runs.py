@@ -104,6 +104,7 @@ def weights(cli: ExperimentCLI) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in cli.model.state_dict().items()}
 
 
+@pytest.mark.slow
 def test_it_trains_resumes_and_predicts_through_the_command_line(on_cirr: list[str], runs: Path) -> None:
     flags = ["fit", *on_cirr, "--trainer.max_epochs=2", "--trainer.num_sanity_val_steps=0"]
     whole = main([*flags, "--name=whole"])
