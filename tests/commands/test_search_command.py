@@ -188,7 +188,7 @@ def test_another_model_is_refused_with_the_command_that_makes_a_new_index(
         (["query", "INDEX", "--image=none.jpg"], "no file none.jpg (--image)"),
         (["query", "INDEX", "--text=a", "--device=cuda:99"], "can't use 'cuda:99'"),
         (["query", "INDEX", "--text=a", "--txt=b"], "the closest: --text"),
-        (["query", "INDEX", "--text=a", "--json=INDEX"], "can't be written"),
+        (["query", "INDEX", "--text=a", "--json=INDEX"], "expected a file to write"),
         (["recall", "INDEX", "--queries=0"], "(--queries)"),
         (["recall", "none"], "no index in none"),
         (["merge", "--out=x"], "missing: SHARD"),
