@@ -145,5 +145,5 @@ def test_a_full_tmpfs_ends_in_one_line_and_not_in_a_bus_error(tmp_path: Path) ->
 
 def test_what_belongs_to_a_store_is_written_or_told(tmp_path: Path) -> None:
     (tmp_path / "about.json").mkdir()
-    with pytest.raises(InputError, match="no features can be stored"):
+    with pytest.raises(InputError, match=r"about\.json: expected a file, found a folder"):
         embeddings.write_about(tmp_path, {"count": 1})
