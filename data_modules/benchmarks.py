@@ -3,13 +3,13 @@
 A benchmark needs no class of its own here to be trained on: `CompositionDataModule` takes any reader.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from contextcir.checks import whole
 from contextcir.errors import InputError
+from contextcir.processors import available_processors
 from data_modules.base import CompositionDataModule, split_chosen_by
 from data_modules.circo import CIRCOReader, QueryText, SharedConceptSentence
 from data_modules.cirr import CIRRReader
@@ -226,7 +226,7 @@ class Scenes(CompositionDataModule):
         """Make sure that the benchmark is there; Lightning calls this in one process of each node."""
         if self.draw:
             self._check_batch_of_scenes()
-            write_scenes(self.root, self.seed, self.size, os.cpu_count() or 1, self.version)
+            write_scenes(self.root, self.seed, self.size, available_processors(), self.version)
         else:
             require_scenes(self.root, self.seed, self.size, self.version)
 

@@ -5,7 +5,6 @@ python -m experiments.check_data circo --root datasets/CIRCO --split val --no-de
 """
 
 import json
-import os
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -14,6 +13,7 @@ from jsonargparse import ArgumentParser
 
 from contextcir.checks import whole
 from contextcir.errors import LONGEST, InputError, one_line
+from contextcir.processors import available_processors
 from data_modules.checking.images import unwatched
 from data_modules.checking.inspection import Report, inspect
 from data_modules.readers import READERS
@@ -103,7 +103,7 @@ def main(args: Sequence[str] | None = None) -> None:
             settings.root,
             settings.split,
             decode=not settings.no_decode,
-            workers=settings.workers or os.cpu_count() or 1,
+            workers=settings.workers or available_processors(),
             watch=unwatched if settings.json else show_progress,
             name_setting=lambda setting: flag(setting.replace("_", "-")),
             allow_links=settings.allow_links,

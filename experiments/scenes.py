@@ -3,13 +3,13 @@
 python -m experiments.scenes --root datasets/scenes --seed 0 --size.references 150 --report true
 """
 
-import os
 import time
 from collections import Counter
 from pathlib import Path
 
 from contextcir.checks import whole
 from contextcir.errors import InputError
+from contextcir.processors import available_processors
 from data_modules.scenes import ScenesReader
 from data_modules.scenes.answerable import KINDS
 from data_modules.scenes.writer import ADDED_SPLITS, SPLITS, VERSION, Size, write_scenes
@@ -40,7 +40,7 @@ def scenes(
     start = time.time()
     whole(workers, 0, "workers")
     try:
-        write_scenes(root, seed, size, workers or os.cpu_count() or 1, version)
+        write_scenes(root, seed, size, workers or available_processors(), version)
     except InputError as error:
         raise (
             error.relocate("data.root", "root").relocate("data.seed", "seed").relocate("data.version", "version")

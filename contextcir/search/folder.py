@@ -4,7 +4,6 @@ The index is compared with the folder each time. Photos are committed in batches
 so that at every moment an index holds photos as they are or as they were, and the next run does the rest.
 """
 
-import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from contextcir import checks
 from contextcir.errors import InputError
 from contextcir.files import in_shard
+from contextcir.processors import available_processors
 from contextcir.search.embedded import EmbeddedIndex
 from contextcir.search.index import Index, Photo
 from contextcir.search.listing import LeftOut, Listing, list_photos
@@ -64,7 +64,7 @@ class Loading:
         """Return how many processes decode so many photos."""
         if self.workers is not None:
             return self.workers
-        return 0 if photos <= FEW else min(len(os.sched_getaffinity(0)) - 1, MOST_WORKERS)
+        return 0 if photos <= FEW else min(available_processors() - 1, MOST_WORKERS)
 
 
 class Progress:

@@ -25,6 +25,7 @@ from contextcir.errors import InputError, shown
 from contextcir.files import in_shard, one_writer, write_text, writing
 from contextcir.phrases.bank import About, PhraseBank, byte_order, write_bank
 from contextcir.phrases.parser import Parse, PhraseParser
+from contextcir.processors import available_processors
 from experiments.arguments import Parser
 from experiments.command import read_shard
 from experiments.failures import one_line_errors
@@ -170,7 +171,7 @@ def _parse(typed: Sequence[str]) -> None:
         print(f"{path}: {len(captions):,} captions, {len(set(captions)):,} different")
     chosen = [caption for caption in distinct if shard is None or in_shard(caption, *shard)]
     out = settings.out if shard is None else _shard_path(settings.out, *shard)
-    workers = settings.workers or len(os.sched_getaffinity(0))
+    workers = settings.workers or available_processors()
     about = fill(chosen, parser, About(parser.key, _arguments(typed), 0, shard), out, workers, settings.batch)
     megabytes = out.stat().st_size / 1e6
     print(f"{about.captions:,} captions in {out} ({megabytes:.1f} MB): {_shard_name(shard)}, by {about.key}")

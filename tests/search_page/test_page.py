@@ -117,6 +117,18 @@ def test_a_phrase_shows_its_attention_over_the_photo(opened, photo):
     assert overlay["x"] >= image["x"] - 1 and overlay["y"] > image["y"] + 5
 
 
+def test_a_model_without_attention_says_so_where_a_photo_is_given(opened, photo, searcher, monkeypatch):
+    monkeypatch.setattr(searcher, "_map", lambda number, query: None)
+    seen = opened()
+    seen.ask("a blue disc")
+    assert seen.page.locator("#reading .phrase").count() == 1
+    assert seen.page.locator("#reading .hint").count() == 0  # nothing to look at, so nothing is missed
+    seen.page.set_input_files("#file", photo)
+    seen.ask("the yellow ball")
+    assert "no attention" in seen.page.locator("#reading .hint").inner_text()
+    assert seen.page.locator("button.phrase").count() == 0
+
+
 def test_words_typed_while_a_photo_is_on_its_way_belong_to_it(opened, photo, searcher):
     seen = opened()
     searcher.seconds = 0.5

@@ -74,10 +74,13 @@ export function showReading(answer) {
   }
   parts.push(document.createTextNode(slice(end, characters.length)));
   reading.replaceChildren(...parts);
-  if (phrases.some((phrase) => phrase.attention)) {
+  const attends = phrases.some((phrase) => phrase.attention);
+  if (attends || (phrases.length && !element("reference-image").hidden)) {
     const hint = document.createElement("span");
     hint.className = "hint";
-    hint.textContent = "Point at a phrase, or touch it, to see where the model looks for it.";
+    hint.textContent = attends
+      ? "Point at a phrase, or touch it, to see where the model looks for it."
+      : "This model has no attention, so it can't show where it looks.";
     reading.append(hint);
   }
 }
