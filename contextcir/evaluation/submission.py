@@ -214,6 +214,12 @@ class ListedRanks(Ranks):
     def highest(self, values: np.ndarray) -> np.ndarray:
         return values.max(1)
 
+    def falling(self, values: np.ndarray) -> np.ndarray:
+        return -np.sort(-values, axis=1)
+
+    def log2(self, values: np.ndarray) -> np.ndarray:
+        return np.log2(values)
+
 
 def places(lists: Sequence[RankedList], wanted: Sequence[Sequence[int]]) -> np.ndarray:
     """Return the rank (Q, K), from 1, of every wanted image in its query's list; infinity where it is not listed."""

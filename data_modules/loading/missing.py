@@ -73,15 +73,15 @@ def drop_from_protocol(
     """
     present = [image for image, name in enumerate(protocol.gallery) if name not in missing]
     place = {image: new for new, image in enumerate(present)}
-    count = len(protocol.query_ids)
+    count, of_records = len(protocol.query_ids), protocol.record_queries()
+    without_reference = {
+        query for query, record in zip(of_records, records, strict=True) if record.reference in missing
+    }
 
     def lost(query: int) -> bool:
-        views = (records[view * count + query] for view in range(protocol.query_views))
         targets = protocol.targets[query]
         needed = targets[:1] if protocol.recall_of_first else targets
-        return any(record.reference in missing for record in views) or (
-            bool(needed) and not any(image in place for image in needed)
-        )
+        return query in without_reference or (bool(needed) and not any(image in place for image in needed))
 
     kept = [query for query in range(count) if not lost(query)]
     if not kept or not present:
@@ -99,7 +99,7 @@ def drop_from_protocol(
         name: tuple(new_query[query] for query in members if query in new_query)
         for name, members in protocol.strata.items()
     }
-    graded = protocol.graded_targets
+    graded, groups, further = protocol.graded_targets, protocol.query_groups, protocol.further_references
     restricted = replace(
         protocol,
         gallery=tuple(protocol.gallery[image] for image in present),
@@ -111,11 +111,16 @@ def drop_from_protocol(
         if graded is None
         else tuple({place[i]: value for i, value in graded[query].items() if i in place} for query in kept),
         strata={name: members for name, members in strata.items() if members},
+        negatives=None if protocol.negatives is None else left(protocol.negatives),
+        query_groups=None if groups is None else tuple(groups[query] for query in kept),
+        further_references=None
+        if further is None
+        else tuple(tuple(place.get(image, -1) for image in further[query]) for query in kept),
     )
-    positions = [view * count + query for view in range(protocol.query_views) for query in kept]
     left_records = (
-        _with_present_target(records[position], protocol, protocol.targets[position % count], missing)
-        for position in positions
+        _with_present_target(record, protocol, protocol.targets[query], missing)
+        for query, record in zip(of_records, records, strict=True)
+        if query in new_query
     )
     return restricted, tuple(left_records)
 
