@@ -33,10 +33,10 @@ class RecallTable(EvaluationCallback):
     check (``num_sanity_val_steps`` of -1) are saved, and printed on request. The table goes to ``metrics.json`` and
     ``recall_table.md`` in the run's folder, figures in percent; the baselines' headline figures also go to the loggers,
     as ``val_sum_recall_at_1``. Protocols that are averaged (``Protocol.averaged_as``) have one more entry and table for
-    their mean. Every entry states the protocol with all its options, what made the figures (see `provenance`), how
-    many missing images the data module left out (``missing_images``), and ``composition``: the ``ndcg`` of every row in
-    percent (`CompositionMetric.gains`), their ``gap`` (`composition_gap`, a fraction; null where it is not defined), and
-    ``strata`` with the gap of each group of queries.
+    their mean. Every entry states the protocol with all its options, what made the figures (see `provenance`), how many
+    missing images the data module left out (``missing_images``), and ``composition``: the ``ndcg`` of every row in
+    percent (`CompositionMetric.gains`), their ``gap`` (`composition_gap`, a fraction; null where it is not defined),
+    and ``strata`` with the gap of each group of queries.
 
     Args:
         show_before_training: whether to print the table before training, too.

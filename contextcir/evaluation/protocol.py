@@ -199,7 +199,7 @@ class Protocol:
             self._fail("targets", "is empty for some queries only: give labels for all of them or for none", query)
         self._check_indices("targets", targets, query)
         self._check_indices("references", () if reference == -1 else (reference,), query)
-        references = (reference,)
+        references: tuple[int, ...] = (reference,)
         if self.further_references is not None:
             references = (reference, *self.further_references[query])
             self._check_indices("further_references", tuple(image for image in references if image != -1), query)

@@ -93,7 +93,7 @@ class SpreadOfGroups(GroupMetric):
     """
 
     suffix = "spread"
-    lower_is_better = True  # type: ignore[assignment]
+    lower_is_better = True
 
     def chosen(self, groups: Iterable[list[float]]) -> list[list[float]]:
         return [group for group in groups if len(group) > 1]

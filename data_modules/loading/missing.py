@@ -33,6 +33,7 @@ def find_missing(part: TrainingSet | Evaluation, images: ImageStore, command: st
     else:
         what = part.file
         names |= dict.fromkeys(record.target for record in part.records if record.target is not None)
+        names |= dict.fromkeys(name for record in part.records for name in record.negatives)
     missing = images.missing(list(names))
     if missing:
         named = ", ".join(map(label, missing[:3])) + (", ..." if len(missing) > 3 else "")
@@ -48,14 +49,19 @@ def find_missing(part: TrainingSet | Evaluation, images: ImageStore, command: st
 
 
 def drop_missing(part: Part, missing: Collection[str]) -> Part:
-    """Return a training set without the triplets, or an evaluation without the queries, that need missing images."""
+    """Return a training set without the triplets, or an evaluation without the queries, that need missing images.
+
+    A triplet does not need its hard negatives: those that are missing are left out of it.
+    """
     if not missing:
         return part
     if isinstance(part, Evaluation):
         protocol, records = drop_from_protocol(part.protocol, part.records, missing)
         return part._replace(protocol=protocol, records=records)
     records = tuple(
-        record for record in part.records if record.reference not in missing and record.target not in missing
+        record._replace(negatives=tuple(name for name in record.negatives if name not in missing))
+        for record in part.records
+        if record.reference not in missing and record.target not in missing
     )
     return part._replace(records=records)
 
