@@ -35,7 +35,6 @@ from data_modules.reading.json_files import read_records
 from data_modules.reading.reader import BenchmarkReader, Strata, check_split, positions_of, user_path
 from data_modules.records import Evaluation, Origin, QueryRecord, TrainingSet
 
-
 DEPTH = 10  # images that the metrics of several targets and of wrong answers look at
 
 
@@ -118,12 +117,12 @@ class ManifestReader(BenchmarkReader):
     one split. Where no record has a ``target``, queries can only be predicted.
 
     Further fields for harder tests: ``further_references`` and ``further_targets`` (paths beside the first one),
-    ``negatives`` (paths of wrong answers) and ``query_group`` (an integer; records with the same one ask for the same in
-    other words). Training takes the first reference and target of a record, and its ``negatives`` as hard negatives.
+    ``negatives`` (paths of wrong answers), and ``query_group`` (an integer; records with the same one ask for the same
+    in other words). Training takes the first reference and target of a record, and ``negatives`` as hard negatives.
 
-    Scored by recall on the whole gallery: all images that records of the split name, or those that a file lists. Where
-    any record has more targets, average precision and precision at 10 stand beside it; with wrong answers `NegRecallAt`,
-    `AnyNegativeAt` and the average precision without them; with groups the spread and the worst of recall.
+    Scored by recall on the whole gallery: all images that the records of the split name, or those that a file lists.
+    Where a record has more targets, average precision and precision at 10 stand beside it; with wrong answers
+    `NegRecallAt`, `AnyNegativeAt` and the average precision without them; with groups the spread and worst of recall.
 
     The arguments are explained in `data_modules.benchmarks.Manifest`.
     """

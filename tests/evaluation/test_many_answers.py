@@ -170,7 +170,6 @@ def test_a_broken_score_counts_as_the_worst_case_for_wrong_answers_too() -> None
 
 
 def test_the_gain_of_a_submission_file_is_that_of_the_same_ranking_as_scores() -> None:
-    queries, gallery = make_embeddings()
     protocol = many(exclude_reference=False, metrics=(NDCG(), *NDCGAt.at(5), *GradedNDCGAt.at(5)))
     order = torch.randperm(GALLERY, generator=torch.Generator().manual_seed(2)).tolist()
     scores = torch.empty(QUERIES, GALLERY)
