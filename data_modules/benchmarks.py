@@ -23,8 +23,11 @@ from data_modules.fashioniq import (
     OriginalGallery,
 )
 from data_modules.genecis import TASKS, GeneCISReader
+from data_modules.icir import ICIRReader
 from data_modules.lasco import LaSCoReader
 from data_modules.manifest import ManifestReader
+from data_modules.patterncom import ATTRIBUTES, PatternComReader
+from data_modules.pinpoint import PinPointReader
 from data_modules.records import Evaluation, TrainingSet
 from data_modules.scenes import ScenesReader
 from data_modules.scenes.groups import MAX_EDITS
@@ -152,6 +155,66 @@ class GeneCIS(CompositionDataModule):
     ) -> None:
         reader = GeneCISReader(root)
         super().__init__(reader, train_split="train", val_splits=val_splits, test_splits=test_splits, **options)
+
+
+class ICIR(CompositionDataModule):
+    """i-CIR for validate, test and predict: see `ICIRReader`. It has one split, test, and none to train on.
+
+    Args:
+        root: folder with annotations and images.
+        val_splits: splits scored by ``validate``.
+        test_splits: splits scored by ``test``, and ranked by ``predict``.
+        options: see CompositionDataModule.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        val_splits: Sequence[str] = ("test",),
+        test_splits: Sequence[str] = ("test",),
+        **options: Any,
+    ) -> None:
+        super().__init__(ICIRReader(root), val_splits=val_splits, test_splits=test_splits, **options)
+
+
+class PinPoint(CompositionDataModule):
+    """PinPoint for validate, test and predict: see `PinPointReader`. It has one split, test, and none to train on.
+
+    Args:
+        root: folder with annotations and images.
+        val_splits: splits scored by ``validate``.
+        test_splits: splits scored by ``test``, and ranked by ``predict``.
+        options: see CompositionDataModule.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        val_splits: Sequence[str] = ("test",),
+        test_splits: Sequence[str] = ("test",),
+        **options: Any,
+    ) -> None:
+        super().__init__(PinPointReader(root), val_splits=val_splits, test_splits=test_splits, **options)
+
+
+class PatternCom(CompositionDataModule):
+    """PatternCom for validate, test and predict: see `PatternComReader`. Its attributes are splits.
+
+    Args:
+        root: folder of PatternNet.
+        val_splits: attributes scored by ``validate``.
+        test_splits: attributes scored by ``test``, and ranked by ``predict``.
+        options: see CompositionDataModule.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        val_splits: Sequence[str] = ATTRIBUTES,
+        test_splits: Sequence[str] = ATTRIBUTES,
+        **options: Any,
+    ) -> None:
+        super().__init__(PatternComReader(root), val_splits=val_splits, test_splits=test_splits, **options)
 
 
 class Manifest(CompositionDataModule):
