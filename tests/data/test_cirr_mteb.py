@@ -9,7 +9,7 @@ from contextcir.errors import InputError, MissingFileError
 from contextcir.evaluation.submission import formats_of
 from data_modules import CIRR
 from data_modules.cirr_mteb import MTEBCIRRReader, query_text
-from tests.helpers.make_data import edited, make_cirr
+from tests.helpers.make_data import edited, make_cirr, preprocess
 
 
 def test_the_official_files_give_the_numbers_of_mteb(shared: Path) -> None:
@@ -42,7 +42,7 @@ def test_its_rules(tmp_path: Path) -> None:
     assert [record.caption for record in evaluation.records] == ["Show two."] and not protocol.exclude_reference
     assert protocol.headline == "ndcg_at_10" and protocol.benchmark == "cirr_mteb" and formats_of(protocol) == ()
     assert protocol.describe()["scored_as"] == "MTEB CIRRIT2IRetrieval"
-    data = CIRR(root, protocol="mteb")
+    data = CIRR(root, protocol="mteb", preprocess=preprocess)
     assert data.reference_image("val", 0, 0).size == data.gallery_image("val", 0, 17).size
     assert len(data.read_training().records) == 3, "trained on as ever"
 
