@@ -65,15 +65,15 @@ def entry_of(reader: BenchmarkReader, split: str) -> dict[str, Any]:
 
 
 def figures(protocol: Protocol) -> dict[str, float]:
-    """Return all figures of fixed random embeddings of the records and the gallery, and their nDCG, of several draws."""
+    """Return all figures, and the nDCG, of fixed random embeddings of the records and the gallery, drawn repeatedly."""
     generator, found = torch.Generator().manual_seed(17), {}
     records, images = len(protocol.record_queries()), len(protocol.gallery)
-    for draw in range(DRAWS):
+    for number in range(DRAWS):
         metric = CompositionMetric(protocol)
         metric.update_gallery(torch.arange(images), torch.randn(images, WIDTH, generator=generator))
         metric.update_queries(torch.arange(records), torch.randn(records, WIDTH, generator=generator))
-        found |= {f"{draw} {name}": value.item() for name, value in metric.figures().items()}
-        found |= {f"{draw} gain {name}": rows["composed"] for name, rows in metric.gains().items()}
+        found |= {f"{number} {name}": value.item() for name, value in metric.figures().items()}
+        found |= {f"{number} gain {name}": rows["composed"] for name, rows in metric.gains().items()}
     return found
 
 
