@@ -28,7 +28,6 @@ from data_modules.loading.phrases import (
     reads_clauses,
     with_phrases,
 )
-from data_modules.loading.query_subsets import QuerySubsets
 from data_modules.loading.rows import GalleryRows, ImageRows, QueryRows, TripletRows
 from data_modules.loading.sampling import (
     ResumableLoader,
@@ -47,6 +46,7 @@ from data_modules.loading.triplets import (
     collate_triplets,
 )
 from data_modules.loading.workers import outlast_sigterm
+from data_modules.reading.query_subsets import QuerySubsets
 from data_modules.reading.reader import BenchmarkReader, check_split
 from data_modules.records import Evaluation, QueryRecord, TrainingSet
 
