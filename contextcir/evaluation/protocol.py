@@ -189,6 +189,9 @@ class Protocol:
             description["query_groups"] = len(set(self.query_groups))
         if self.further_references is not None:
             description["references_per_query_max"] = 1 + max(map(len, self.further_references))
+        lower = [metric.name for metric in self.metrics if metric.lower_is_better]
+        if lower:
+            description["lower_is_better"] = lower
         for metric in self.metrics:
             metric.describe(description)
         return description | dict(self.options)

@@ -247,6 +247,7 @@ def test_what_is_there_is_described() -> None:
     assert {name: described[name] for name in ("version", "query_groups", "references_per_query_max")} == {
         "version": 3, "query_groups": 5, "references_per_query_max": 2,
     }  # fmt: skip
+    assert "any_negative_at_5_worst" in described["lower_is_better"] and "ndcg" not in described["lower_is_better"]
     assert described["ndcg_at"] == [1, 5] and described["over_query_groups"][0] == "precision_at_5_spread"
 
 
