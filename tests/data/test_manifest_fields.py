@@ -6,9 +6,15 @@ from typing import Any
 import pytest
 import torch
 
+from contextcir.encoders.backbone import OpenCLIPBackbone
+from contextcir.encoders.frozen import StoredImages
 from contextcir.errors import InputError
+from contextcir.fusion import Sum
+from contextcir.training.module import ContextCIR
 from data_modules import Manifest, Mixture
-from data_modules.loading.triplets import chosen_negatives
+from data_modules.loading.rows import ImageRows, TripletRows
+from data_modules.loading.sampling import Draw
+from data_modules.loading.triplets import chosen_negatives, collate_triplets
 from data_modules.records import QueryRecord
 from tests.helpers.make_data import preprocess, write_image, write_json
 
@@ -178,3 +184,25 @@ def test_a_mixture_keeps_the_hard_negatives_of_its_sets(tmp_path: Path) -> None:
 def test_the_number_of_hard_negatives_is_checked(tmp_path: Path, count: Any) -> None:
     with pytest.raises(InputError, match=r"whole number from 0 to 1000.*data.negatives"):
         module(tmp_path, negatives=count)
+
+
+def test_rows_of_stored_features_have_the_same_hard_negatives(tmp_path: Path, clip_folder: Path) -> None:
+    backbone = OpenCLIPBackbone(f"local-dir:{clip_folder}", trainable_image_blocks=0)
+    make(tmp_path, TRIPLETS, "train.json")
+    data = Manifest(
+        tmp_path, val_splits=[], batch_size=4, num_workers=0, preprocess=backbone.preprocess, negatives=2
+    )  # fmt: skip
+    pixels = data.train_dataloader().dataset
+    stored = StoredImages(tmp_path / "features")
+    rows = TripletRows(
+        pixels.queries.records, ImageRows(pixels.queries.images, backbone.preprocess, stored), negatives=2
+    )
+    draws = [Draw(index, seed) for seed, index in enumerate((0, 1, 2, 3, 0, 0))]
+    whole, light = (collate_triplets([dataset[draw] for draw in draws]) for dataset in (pixels, rows))
+    assert light.negatives.image_id.tolist() == whole.negatives.image_id.tolist() and len(whole.negatives.image_id) == 8
+    assert light.negatives.image.shape == (8, 2) and len({*whole.negatives.image_id.tolist()}) > 3
+    model = ContextCIR(backbone, Sum)
+    expected = model.losses(whole)["loss"]
+    backbone.stored = stored
+    torch.testing.assert_close(model.losses(light)["loss"], expected, rtol=1e-3, atol=1e-3)
+    assert not torch.isclose(expected, model.losses(light._replace(negatives=None))["loss"], rtol=1e-3)
