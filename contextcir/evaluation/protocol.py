@@ -17,6 +17,8 @@ PER_QUERY = (
     "negatives",
     "query_groups",
     "further_references",
+    "counted_targets",
+    "counted_negatives",
 )
 IN_STRATA = ("recall_at_1", "subset_recall_at_1", "map_at_10")
 
@@ -54,6 +56,9 @@ class Protocol:
         further_references: gallery indices of the reference images of each query beyond the first, -1 as in
             `references`. Each is composed with the query's text, and the mean of the normalised embeddings of all its
             references is what is scored: see `record_queries`.
+        counted_targets: how many right answers of each query metrics divide by, where the benchmark's own code counts
+            other ones than `targets` (an image that it lists twice); at least as many as there are.
+        counted_negatives: likewise for `negatives`.
 
     Raises:
         ValueError: if a field contradicts another; the message names the field and the query.
@@ -78,6 +83,8 @@ class Protocol:
     negatives: tuple[tuple[int, ...], ...] | None = None
     query_groups: tuple[int, ...] | None = None
     further_references: tuple[tuple[int, ...], ...] | None = None
+    counted_targets: tuple[int, ...] | None = None
+    counted_negatives: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         for name, word in (("split", self.split), ("averaged_as", self.averaged_as)):
@@ -129,6 +136,15 @@ class Protocol:
     def means(self) -> tuple[str, ...]:
         """The names of the metrics that are means of others."""
         return tuple(metric.name for metric in self.metrics if isinstance(metric, MeanOf))
+
+    def target_count(self, query: int) -> int:
+        """Return how many right answers of a query metrics divide by."""
+        return len(self.targets[query]) if self.counted_targets is None else self.counted_targets[query]
+
+    def negative_count(self, query: int) -> int:
+        """Return how many wrong answers of a query metrics divide by."""
+        known = 0 if self.negatives is None else len(self.negatives[query])
+        return known if self.counted_negatives is None else self.counted_negatives[query]
 
     def reference_images(self, query: int) -> tuple[int, ...]:
         """Return the gallery indices of all reference images of a query; () where none is in the gallery."""
@@ -210,6 +226,10 @@ class Protocol:
             self._fail("targets", "holds the reference, which `exclude_reference` takes out of the gallery", query)
         if self.negatives is not None:
             self._check_indices("negatives", self.negatives[query], query)
+        for name, counted in (("targets", self.target_count(query)), ("negatives", self.negative_count(query))):
+            there = len((getattr(self, name) or {query: ()})[query])
+            if type(counted) is not int or counted < there:
+                self._fail(f"counted_{name}", f"expected a whole number from {there} on, got {shown(counted)}", query)
         if self.subsets is not None:
             self._check_indices("subsets", self.subsets[query], query)
             if not set(references).isdisjoint(targets):

@@ -27,9 +27,10 @@ from contextcir.evaluation.ranking import (
 class Answers(NamedTuple):
     """The right answers to N queries; images are columns of the score matrix, -1 for padding and missing images.
 
-    ``targets`` (N, K), and their number ``relevant`` (N,), missing ones included. ``references`` (N, F). ``rivals``
-    (N, M): the images that compete with the targets in the query's own subset. ``graded`` (N, R) images of
-    ``relevance`` (N, R). ``negatives`` (N, W) wrong answers, and their number ``wrong`` (N,), missing ones included.
+    ``targets`` (N, K), and their number ``relevant`` (N,), missing ones included, as `Protocol.target_count` has it.
+    ``references`` (N, F). ``rivals`` (N, M): the images that compete with the targets in the query's own subset.
+    ``graded`` (N, R) images of ``relevance`` (N, R). ``negatives`` (N, W) wrong answers, and their number ``wrong``
+    (N,), likewise.
     """
 
     targets: Tensor
@@ -73,13 +74,13 @@ def known_answers(protocol: Protocol, query_index: Tensor, gallery_index: Tensor
     grades = [protocol.graded_targets[query] if protocol.graded_targets else {} for query in chosen]
     return Answers(
         targets=targets,
-        relevant=torch.tensor([len(protocol.targets[query]) for query in chosen], device=device),
+        relevant=torch.tensor([protocol.target_count(query) for query in chosen], device=device),
         references=columns([images or (-1,) for images in references]),  # (N, F)
         rivals=columns(rivals),  # (N, M)
         graded=columns([tuple(grade) or (-1,) for grade in grades]),
         relevance=pad_values([tuple(grade.values()) or (0.0,) for grade in grades]).to(device),
         negatives=columns([images or (-1,) for images in negatives]),  # (N, W)
-        wrong=torch.tensor([len(images) for images in negatives], device=device),
+        wrong=torch.tensor([protocol.negative_count(query) for query in chosen], device=device),
     )
 
 

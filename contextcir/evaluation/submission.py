@@ -184,7 +184,7 @@ class ListedRanks(Ranks):
 
     @property
     def target_counts(self) -> np.ndarray:
-        return np.array([len(targets) for targets in self._protocol.targets])
+        return np.array([self._protocol.target_count(query) for query in range(len(self._protocol.targets))])
 
     @cached_property
     def targets(self) -> np.ndarray:

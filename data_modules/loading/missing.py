@@ -101,6 +101,11 @@ def drop_from_protocol(
     def left(rows: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
         return tuple(tuple(place[image] for image in rows[query] if image in place) for query in kept)
 
+    def fewer(counts: Sequence[int] | None, rows: Sequence[Sequence[int]]) -> tuple[int, ...] | None:
+        if counts is None:
+            return None
+        return tuple(counts[query] - sum(image not in place for image in rows[query]) for query in kept)
+
     strata = {
         name: tuple(new_query[query] for query in members if query in new_query)
         for name, members in protocol.strata.items()
@@ -122,6 +127,8 @@ def drop_from_protocol(
         further_references=None
         if further is None
         else tuple(tuple(place.get(image, -1) for image in further[query]) for query in kept),
+        counted_targets=fewer(protocol.counted_targets, protocol.targets),
+        counted_negatives=fewer(protocol.counted_negatives, protocol.negatives or ()),
     )
     left_records = (
         _with_present_target(record, protocol, protocol.targets[query], missing)

@@ -233,6 +233,12 @@ def test_all_references_of_a_query_are_taken_out_of_the_gallery() -> None:
         ({"further_references": ((29,), *((),) * 12)}, r"further_references of query 100.*0\.\.28"),
         ({"further_references": ((),) * 13, "query_views": 2}, "beside several query_views"),
         ({"further_references": ((make_protocol().targets[0][0],), *((),) * 12)}, "targets of query 100.*reference"),
+        (
+            {"counted_targets": (0, *(9,) * 12)},
+            "counted_targets of query 100.* from 1 on, got 0",
+        ),
+        ({"counted_negatives": (0,) * 13}, "counted_negatives of query 101"),
+        ({"counted_targets": (1,)}, "counted_targets expected one per query"),
         ({"version": 0}, "version expected a whole number from 1 on, got 0"),
         ({"version": True}, "version expected a whole number"),
     ],
