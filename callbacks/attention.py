@@ -81,7 +81,7 @@ class AttentionFigures(EvaluationCallback):
         self._games = []
         if not trainer.sanity_checking:
             for protocol in trainer.datamodule.protocols(stage):
-                size = (protocol.query_views * len(protocol.query_ids), pl_module.backbone.grid)
+                size = (len(protocol.record_queries()), pl_module.backbone.grid)
                 self._games.append([kind(*size).to(pl_module.device) for kind in (PointingGame, AttentionInside)])
 
     def add(

@@ -150,17 +150,20 @@ class Retrieved:
         top = {row: self._tops(row) for row in self.rows}
         maps = self._maps(top.get(COMPOSED, {}), attention) if attention else None
         clean = self.module.backbone.tokenizer.clean
+        numbers: list[list[int]] = [[] for _ in protocol.query_ids]  # of each query's records
+        for number, place in enumerate(protocol.record_queries()):
+            numbers[place].append(number)
         found = []
         for place, query in enumerate(protocol.query_ids):
             best = {row: of[place] for row, of in top.items() if place in of}
-            views = [records[place + view * len(protocol.query_ids)] for view in range(protocol.query_views)]
+            views = [records[number] for number in numbers[place]]
             named = {name for of in best.values() for name, _ in of[0]}
             kinds = {name: kind for name, kind in self._kinds(place, views[0], roles).items() if name in named}
             found.append(
                 Found(
                     query=query,
                     reference=views[0].reference,
-                    text=" / ".join(clean(view.caption) for view in views),
+                    text=" / ".join(dict.fromkeys(clean(view.caption) for view in views)),
                     phrases=tuple((phrase.start, phrase.end) for phrase in views[0].phrases),
                     targets=tuple(protocol.gallery[target] for target in protocol.targets[place]),
                     top={row: of[0] for row, of in best.items()},

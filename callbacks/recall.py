@@ -15,6 +15,7 @@ from contextcir.batch import GalleryBatch, QueryBatch
 from contextcir.encoders.features import ImageFeatures
 from contextcir.encoders.phrase_texts import QueryFeatures
 from contextcir.evaluation.composition import COMPOSED, CompositionMetric, average_figures
+from contextcir.evaluation.composition_gap import gap_of_rows
 from contextcir.evaluation.protocol import Protocol, averaging_groups
 from contextcir.fusion.baselines import ImageOnly, Sum, TextOnly
 
@@ -32,8 +33,10 @@ class RecallTable(EvaluationCallback):
     check (``num_sanity_val_steps`` of -1) are saved, and printed on request. The table goes to ``metrics.json`` and
     ``recall_table.md`` in the run's folder, figures in percent; the baselines' headline figures also go to the loggers,
     as ``val_sum_recall_at_1``. Protocols that are averaged (``Protocol.averaged_as``) have one more entry and table for
-    their mean. Every entry states the protocol with all its options, what made the figures (see `provenance`), and how
-    many missing images the data module left out (``missing_images``).
+    their mean. Every entry states the protocol with all its options, what made the figures (see `provenance`), how many
+    missing images the data module left out (``missing_images``), and ``composition``: the ``ndcg`` of every row in
+    percent (`CompositionMetric.gains`), their ``gap`` (`composition_gap`, a fraction; null where it is not defined),
+    and ``strata`` with the gap of each group of queries.
 
     Args:
         show_before_training: whether to print the table before training, too.
@@ -119,6 +122,7 @@ class RecallTable(EvaluationCallback):
                     "missing_images": missing_images(protocol.split),
                     **made,
                     "rows": {row: _plain(figures) for row, figures in rows.items()},
+                    "composition": _composition(metric.gains()),
                 }
         averages = {row: average_figures(protocols, [rows[row] for rows in computed]) for row in metrics[0].rows}
         for word, members in averaging_groups(protocols).items():
@@ -130,6 +134,7 @@ class RecallTable(EvaluationCallback):
                     "missing_images": sum(results[protocol.split]["missing_images"] for protocol in averaged),
                     **made,
                     "rows": {row: _plain(averages[row][word]) for row in averages},
+                    "composition": _mean_composition([metrics[member].gains() for member in members]),
                 }
         return results
 
@@ -178,6 +183,23 @@ def _describe_mean(protocols: list[Protocol]) -> dict[str, Any]:
         "split": protocols[0].averaged_as,
         "strata": {},
     }
+
+
+def _composition(gains: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """Return what the sides of a query find alone beside what they find together."""
+    gaps = {stratum: _rounded(gap_of_rows(rows)) for stratum, rows in gains.items()}
+    ndcg = {row: round(value, 4) for row, value in gains.get("", {}).items()}
+    return {"ndcg": ndcg, "gap": gaps.pop("", None), "strata": gaps}
+
+
+def _mean_composition(gains: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, Any]:
+    """Return the same for the plain mean of several protocols."""
+    rows = [of.get("", {}) for of in gains]
+    return _composition({"": {row: sum(of[row] for of in rows) / len(rows) for row in rows[0]}})
+
+
+def _rounded(gap: float | None) -> float | None:
+    return None if gap is None else round(gap, 6)
 
 
 def _plain(figures: Mapping[str, Tensor]) -> dict[str, float]:

@@ -24,21 +24,32 @@ PHASES = {
     "validate": "validate",
     "test": "test",
 }
-SHORT = {"recall_at_": "R@", "subset_recall_at_": "Rsub@", "map_at_": "mAP@"}
+SHORT = {
+    "recall_at_": "R@",
+    "subset_recall_at_": "Rsub@",
+    "map_at_": "mAP@",
+    "ndcg_at_": "nDCG@",
+    "precision_at_": "P@",
+    "neg_recall_at_": "NegR@",
+    "any_negative_at_": "AnyNeg@",
+    "map_without_negatives_at_": "mAP@-neg ",
+}
 SOFT = "soft_"
 
 
 class Sheet(NamedTuple):
-    """A table of texts."""
+    """A table of texts, with a line below it, if any."""
 
     title: str
     header: list[str]
     rows: list[list[str]]
+    note: str = ""
 
     def markdown(self) -> str:
         """Return the table in Markdown."""
         lines = [self.header, ["---", *("---:" for _ in self.header[1:])], *self.rows]
-        return f"**{self.title}**\n\n" + "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+        below = f"\n{self.note}\n" if self.note else ""
+        return f"**{self.title}**\n\n" + "".join(f"| {' | '.join(cells)} |\n" for cells in lines) + below
 
 
 def show(sheet: Sheet, left: int = 1, bold: str | None = None) -> None:
@@ -52,6 +63,8 @@ def show(sheet: Sheet, left: int = 1, bold: str | None = None) -> None:
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(sheet.title, style="bold", highlight=False)
     console.print(table)
+    if sheet.note:
+        console.print(sheet.note, highlight=False)
 
 
 def provenance(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
@@ -108,16 +121,21 @@ def make_sheets(phase: str, split: str, entry: Mapping[str, Any]) -> list[Sheet]
     hard = [name for name in names if not name.startswith(SOFT)]
     soft = [name for name in names if name.startswith(SOFT)]
     title = f"{protocol['benchmark']} {split}, {PHASES[phase]}"
-    sheets = [_all_rows(f"{title} ({_scope(entry)}; percent)", hard, rows)]
+    sheets = [_all_rows(f"{title} ({_scope(entry)}; percent)", hard, rows)._replace(note=_gap_note(entry))]
     if soft:
         sheets.append(_all_rows(f"{title}: highest relevance among the first, soft targets", soft, rows))
     if strata:
-        composed = rows["composed"]
+        composed, gaps = rows["composed"], entry.get("composition", {}).get("strata", {})
         body = [
-            [stratum.replace("_", " "), f"{count:,}", *_cells(composed[f"{name}_{stratum}"] for name in hard)]
+            [
+                stratum.replace("_", " "),
+                f"{count:,}",
+                *_cells(composed[f"{name}_{stratum}"] for name in hard),
+                *([_gap(gaps.get(stratum))] if gaps else []),
+            ]
             for stratum, count in strata.items()
         ]
-        header = ["group", "queries", *(_short(name) for name in hard)]
+        header = ["group", "queries", *(_short(name) for name in hard), *(["gap"] if gaps else [])]
         sheets.append(Sheet(f"{title}: composed, by group", header, body))
     return sheets
 
@@ -125,6 +143,20 @@ def make_sheets(phase: str, split: str, entry: Mapping[str, Any]) -> list[Sheet]
 def _all_rows(title: str, names: list[str], rows: Mapping[str, Mapping[str, float]]) -> Sheet:
     body = [[row.replace("_", " "), *_cells(figures[name] for name in names)] for row, figures in rows.items()]
     return Sheet(title, ["query", *(_short(name) for name in names)], body)
+
+
+def _gap_note(entry: Mapping[str, Any]) -> str:
+    """Return a line on the Composition Gap; "" where there are no rows of the query's sides."""
+    found = entry.get("composition", {})
+    ndcg = found.get("ndcg", {})
+    if not {"composed", "image_only", "text_only"} <= ndcg.keys():
+        return ""
+    values = ", ".join(f"{row.replace('_', ' ')} {ndcg[row]:.2f}" for row in ("composed", "image_only", "text_only"))
+    return f"Composition Gap {_gap(found['gap'])} (nDCG of the whole ranking: {values})"
+
+
+def _gap(gap: float | None) -> str:
+    return "not defined" if gap is None else f"{gap:.3f}"
 
 
 def _scope(entry: Mapping[str, Any]) -> str:

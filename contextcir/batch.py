@@ -53,17 +53,29 @@ class QueryBatch(NamedTuple):
     clauses: Clauses | None = None
 
 
+class HardNegatives(NamedTuple):
+    """The hard negatives of all triplets of a batch: ``image`` (M, 3, S, S), and ``image_id`` (M,) int64.
+
+    M may be 0. The ids are those of a `TripletBatch`; an image may be there more than once.
+    """
+
+    image: Tensor
+    image_id: Tensor
+
+
 class TripletBatch(NamedTuple):
     """Training triplets: queries and their target images.
 
     ``target`` (B, 3, S, S). ``reference_id`` and ``target_id`` (B,) int64 name images: two rows with the same id hold
-    the same image, whether as reference or as target, so that it is never counted as its own negative.
+    the same image, whether as reference or as target, so that it is never counted as its own negative. ``negatives``:
+    None where the training set has no hard negatives, on all ranks.
     """
 
     query: QueryBatch
     target: Tensor
     reference_id: Tensor
     target_id: Tensor
+    negatives: HardNegatives | None = None
 
 
 class StoredEmbeddings(NamedTuple):

@@ -6,7 +6,18 @@ from contextcir.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from data_modules.base import CompositionDataModule
-    from data_modules.benchmarks import CIRCO, CIRR, FashionIQ, GeneCIS, LaSCo, Manifest, Scenes
+    from data_modules.benchmarks import (
+        CIRCO,
+        CIRR,
+        ICIR,
+        FashionIQ,
+        GeneCIS,
+        LaSCo,
+        Manifest,
+        PatternCom,
+        PinPoint,
+        Scenes,
+    )
     from data_modules.circo import QueryText, RelativeCaption, SharedConceptMagicLens, SharedConceptSentence
     from data_modules.fashioniq import (
         BothOrders,
@@ -23,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CIRCO",
     "CIRR",
+    "ICIR",
     "BothOrders",
     "CaptionText",
     "CategoryGallery",
@@ -36,6 +48,8 @@ __all__ = [
     "Manifest",
     "Mixture",
     "OriginalGallery",
+    "PatternCom",
+    "PinPoint",
     "QueryText",
     "RelativeCaption",
     "Scenes",
@@ -52,7 +66,18 @@ __getattr__ = lazy_exports(
     __name__,
     {
         "base": ["CompositionDataModule"],
-        "benchmarks": ["CIRCO", "CIRR", "FashionIQ", "GeneCIS", "LaSCo", "Manifest", "Scenes"],
+        "benchmarks": [
+            "CIRCO",
+            "CIRR",
+            "ICIR",
+            "FashionIQ",
+            "GeneCIS",
+            "LaSCo",
+            "Manifest",
+            "PatternCom",
+            "PinPoint",
+            "Scenes",
+        ],
         "circo": ["QueryText", "RelativeCaption", "SharedConceptMagicLens", "SharedConceptSentence"],
         "fashioniq": [
             "BothOrders",

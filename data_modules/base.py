@@ -46,10 +46,12 @@ from data_modules.loading.triplets import (
     collate_triplets,
 )
 from data_modules.loading.workers import outlast_sigterm
+from data_modules.reading.query_subsets import QuerySubsets
 from data_modules.reading.reader import BenchmarkReader, check_split
 from data_modules.records import Evaluation, QueryRecord, TrainingSet
 
 MOST_WORKERS = 1024  # per rank; no machine has more to give
+MOST_NEGATIVES = 1000  # of a triplet: they are encoded in every step
 
 __all__ = ["CompositionDataModule", "Evaluation", "TrainingSet"]
 
@@ -87,6 +89,10 @@ class CompositionDataModule(LightningDataModule):
         features: null to encode images in every step; ``auto`` to read what a frozen image tower makes of them from
             disk, where it is computed once for all epochs and runs (a trained tower encodes images as before); or the
             folder to keep that in, instead of that in CIR_FEATURES, or ``features`` among the runs.
+        subsets: groups of queries that every metric is repeated for: files with lists of query ids, by name
+            (`QuerySubsets`).
+        negatives: hard negatives of a training triplet that are loaded with it, at most, drawn anew each time; 0 for
+            none. Sets without hard negatives are trained on as before.
     """
 
     usual_features: str | None = None
@@ -106,6 +112,8 @@ class CompositionDataModule(LightningDataModule):
         allow_links: bool = False,
         phrases: PhraseSource | None = None,
         features: str | None = None,
+        subsets: dict[str, str] | None = None,
+        negatives: int = 4,
     ) -> None:
         super().__init__()
         self.reader = reader
@@ -127,6 +135,8 @@ class CompositionDataModule(LightningDataModule):
         reader.allow_links = reader.allow_links or allow_links
         self.phrases = phrases
         self.features = FeatureSetting(self.usual_features if features is None else features)
+        self.subsets = QuerySubsets(subsets)
+        self.negatives = whole(negatives, 0, "data.negatives", most=MOST_NEGATIVES)
         self.gallery_store: GalleryStore | None = None  # set by the callback StoreGallery: embeddings from disk
         self.allow_zero_length_dataloader_with_multiple_devices = True  # of a gallery with fewer images than ranks
         self._follow_model = preprocess is None
@@ -254,7 +264,8 @@ class CompositionDataModule(LightningDataModule):
         filled = with_phrases(records, self.phrases, self._needs_clauses())
         images, preprocess = self._images(None, paths), self._checked_preprocess()
         rows = self._rows_of(images, image_sets)
-        dataset = SeededTriplets(filled, images, preprocess) if rows is None else TripletRows(filled, rows)
+        hard = self.negatives if any(record.negatives for record in records) else 0
+        dataset = SeededTriplets(filled, images, preprocess, hard) if rows is None else TripletRows(filled, rows, hard)
         sampler = ResumableSampler(self.order, [self.order.group(record) for record in records], replicas, rank)
         options = {"sampler": sampler, "drop_last": True, "persistent_workers": self.num_workers > 0 and rows is None}
         loader = self._loader(ResumableLoader, dataset, collate_triplets, batch_size=self.batch_size, **options)
@@ -301,7 +312,8 @@ class CompositionDataModule(LightningDataModule):
             raise InputError(f"expected stage {', '.join(self.splits)}, got {shown(stage)}")
         for split in self.splits[stage]:
             if split not in self._evaluations:
-                self._evaluations[split] = self.read_evaluation(split)
+                evaluation = self.read_evaluation(split)
+                self._evaluations[split] = evaluation._replace(protocol=self.subsets.applied(evaluation.protocol))
         if self.allow_missing:
             self._complete_evaluations(stage)
         return [self._evaluations[split] for split in self.splits[stage]]

@@ -5,14 +5,15 @@ A benchmark needs no class of its own here to be trained on: `CompositionDataMod
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from contextcir.checks import whole
+from contextcir.checks import one_of, whole
 from contextcir.errors import InputError
 from contextcir.processors import available_processors
 from data_modules.base import CompositionDataModule, split_chosen_by
 from data_modules.circo import CIRCOReader, QueryText, SharedConceptSentence
 from data_modules.cirr import CIRRReader
+from data_modules.cirr_mteb import MTEBCIRRReader
 from data_modules.fashioniq import (
     CATEGORIES,
     CaptionText,
@@ -22,14 +23,18 @@ from data_modules.fashioniq import (
     OriginalGallery,
 )
 from data_modules.genecis import TASKS, GeneCISReader
+from data_modules.icir import ICIRReader
 from data_modules.lasco import LaSCoReader
 from data_modules.manifest import ManifestReader
+from data_modules.patterncom import ATTRIBUTES, PatternComReader
+from data_modules.pinpoint import PinPointReader
 from data_modules.records import Evaluation, TrainingSet
 from data_modules.scenes import ScenesReader
 from data_modules.scenes.groups import MAX_EDITS
 from data_modules.scenes.records import draw_base
 from data_modules.scenes.writer import ADDED_SPLITS, VERSION, Size, require_scenes, write_scenes
 
+CIRR_PROTOCOLS = ("official", "mteb")
 USUAL_TRIPLETS, MOST_TRIPLETS = 7, 10  # of a reference of the scenes; 8.7 in the mean
 COUNTED = 100  # references whose triplets are counted before they are drawn, at 0.05 s each
 
@@ -40,11 +45,21 @@ class CIRR(CompositionDataModule):
     Args:
         root: folder with annotations and images.
         test_splits: splits scored by ``test``, and ranked by ``predict``. The labels of test1 are hidden.
+        protocol: official, or mteb for val as MTEB scores it: on 21,551 images, by nDCG@10 (`MTEBCIRRReader`).
         options: see CompositionDataModule.
     """
 
-    def __init__(self, root: str | Path, test_splits: Sequence[str] = ("test1",), **options: Any) -> None:
-        super().__init__(CIRRReader(root), test_splits=test_splits, **options)
+    def __init__(
+        self,
+        root: str | Path,
+        test_splits: Sequence[str] = ("test1",),
+        protocol: Literal["official", "mteb"] = "official",
+        **options: Any,
+    ) -> None:
+        reader = {"official": CIRRReader, "mteb": MTEBCIRRReader}[one_of(protocol, CIRR_PROTOCOLS, "data.protocol")](
+            root
+        )
+        super().__init__(reader, test_splits=test_splits, **options)
 
 
 class CIRCO(CompositionDataModule):
@@ -140,6 +155,66 @@ class GeneCIS(CompositionDataModule):
     ) -> None:
         reader = GeneCISReader(root)
         super().__init__(reader, train_split="train", val_splits=val_splits, test_splits=test_splits, **options)
+
+
+class ICIR(CompositionDataModule):
+    """i-CIR for validate, test and predict: see `ICIRReader`. It has one split, test, and none to train on.
+
+    Args:
+        root: folder with annotations and images.
+        val_splits: splits scored by ``validate``.
+        test_splits: splits scored by ``test``, and ranked by ``predict``.
+        options: see CompositionDataModule.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        val_splits: Sequence[str] = ("test",),
+        test_splits: Sequence[str] = ("test",),
+        **options: Any,
+    ) -> None:
+        super().__init__(ICIRReader(root), val_splits=val_splits, test_splits=test_splits, **options)
+
+
+class PinPoint(CompositionDataModule):
+    """PinPoint for validate, test and predict: see `PinPointReader`. It has one split, test, and none to train on.
+
+    Args:
+        root: folder with annotations and images.
+        val_splits: splits scored by ``validate``.
+        test_splits: splits scored by ``test``, and ranked by ``predict``.
+        options: see CompositionDataModule.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        val_splits: Sequence[str] = ("test",),
+        test_splits: Sequence[str] = ("test",),
+        **options: Any,
+    ) -> None:
+        super().__init__(PinPointReader(root), val_splits=val_splits, test_splits=test_splits, **options)
+
+
+class PatternCom(CompositionDataModule):
+    """PatternCom for validate, test and predict: see `PatternComReader`. Its attributes are splits.
+
+    Args:
+        root: folder of PatternNet.
+        val_splits: attributes scored by ``validate``.
+        test_splits: attributes scored by ``test``, and ranked by ``predict``.
+        options: see CompositionDataModule.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        val_splits: Sequence[str] = ATTRIBUTES,
+        test_splits: Sequence[str] = ATTRIBUTES,
+        **options: Any,
+    ) -> None:
+        super().__init__(PatternComReader(root), val_splits=val_splits, test_splits=test_splits, **options)
 
 
 class Manifest(CompositionDataModule):

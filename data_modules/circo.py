@@ -193,6 +193,7 @@ class CIRCOReader(BenchmarkReader):
             metrics=(*FirstTargetRecallAt.at(1, 5, 10, 25, 50), *AveragePrecisionAt.at(5, 10, 25, 50)),
             strata=strata.as_mapping(),
             headline="map_at_5",
+            version=self.protocol_version,
             options={"query_text": self.query_text.template},
         )
         return Evaluation(protocol, tuple(records), paths)

@@ -177,6 +177,7 @@ class CIRRReader(BenchmarkReader):
             metrics=(*METRICS, *(SOFT_METRICS if graded else ()), MEAN_RECALL),
             strata=strata.as_mapping(),
             headline="recall_at_1",
+            version=self.protocol_version,
         )
         return Evaluation(protocol, records, paths)
 

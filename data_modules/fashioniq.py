@@ -230,6 +230,7 @@ class FashionIQReader(BenchmarkReader):
             metrics=(RecallAt(10), RecallAt(50), MeanOf("mean_recall", RecallAt(10), RecallAt(50))),
             averaged_as=stage,
             headline="mean_recall",
+            version=self.protocol_version,
             options={"query_text": self.query_text.template, "gallery_choice": type(self.gallery).__name__},
         )
         paths = {name: image_path(category, name) for name in gallery}

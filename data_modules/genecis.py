@@ -277,6 +277,7 @@ class GeneCISReader(BenchmarkReader):
             metrics=SubsetRecallAt.at(1, 2, 3),
             averaged_as=self.benchmark,
             headline="subset_recall_at_1",
+            version=self.protocol_version,
             options={"subset_size_max": max(map(len, subsets)), "subset_size_min": min(map(len, subsets))},
         )
         return Evaluation(protocol, tuple(records), paths)

@@ -124,6 +124,7 @@ class LaSCoReader(BenchmarkReader):
             exclude_reference=self.exclude_reference,
             metrics=RecallAt.at(1, 5, 10, 50, 100, 500, 1000),
             headline="recall_at_1",
+            version=self.protocol_version,
         )
         return Evaluation(protocol, records, paths)
 

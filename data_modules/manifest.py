@@ -9,8 +9,11 @@ from pydantic import AfterValidator, ValidationInfo, field_validator
 
 from contextcir.checks import whole
 from contextcir.errors import InputError, MissingFileError, shown
-from contextcir.evaluation.metrics import RecallAt
+from contextcir.evaluation.metrics import AveragePrecisionAt, Metric, RecallAt
 from contextcir.evaluation.protocol import Protocol
+from contextcir.evaluation.query_groups import SpreadOfGroups, WorstOfGroups
+from contextcir.evaluation.whole_rankings import PrecisionAt
+from contextcir.evaluation.wrong_answers import AnyNegativeAt, AveragePrecisionWithoutNegativesAt, NegRecallAt
 from contextcir.files import leads_out
 from data_modules.loading.folders import first_there, is_there
 from data_modules.reading.annotations import (
@@ -31,6 +34,8 @@ from data_modules.reading.annotations import (
 from data_modules.reading.json_files import read_records
 from data_modules.reading.reader import BenchmarkReader, Strata, check_split, positions_of, user_path
 from data_modules.records import Evaluation, Origin, QueryRecord, TrainingSet
+
+DEPTH = 10  # images that the metrics of several targets and of wrong answers look at
 
 
 def _normal_path(listed: str) -> str:
@@ -61,6 +66,10 @@ class ManifestRecord(PlainCaption):
     clauses: list[ClauseSpan] | None = None
     image_size: ImageSize | None = None
     concepts: Concepts | None = None
+    further_references: list[ImagePath] | None = None
+    further_targets: list[ImagePath] | None = None
+    negatives: list[ImagePath] | None = None
+    query_group: int | None = None
 
     @field_validator("target")
     @classmethod
@@ -68,17 +77,52 @@ class ManifestRecord(PlainCaption):
         check_other(target, info.data.get("reference"))
         return target
 
+    @field_validator("further_references", "further_targets", "negatives")
+    @classmethod
+    def _check_further(cls, names: list[str] | None, info: ValidationInfo) -> list[str] | None:
+        known = info.data
+        references = {known.get("reference"), *(known.get("further_references") or ())}
+        targets = {known.get("target"), *(known.get("further_targets") or ())}
+        if info.field_name == "further_targets" and names and known.get("target") is None:
+            raise Problem("is there without target")
+        # A reference may well be a wrong answer, but it is never a right one, and never there twice.
+        taken = {"further_references": references | targets, "further_targets": references | targets}
+        for place, name in enumerate(names or ()):
+            if name in taken.get(str(info.field_name), targets):
+                raise Problem(
+                    "is a reference or a target already" if info.field_name != "negatives" else "is a target",
+                    f": {shown(name)}",
+                    str(place),
+                )
+            if name in (names or ())[:place]:
+                raise Problem("is there twice", f": {shown(name)}", str(place))
+        return names
+
+    def targets(self) -> list[str]:
+        """Return all right answers; [] where labels are hidden."""
+        return [] if self.target is None else [self.target, *(self.further_targets or ())]
+
+    def images(self) -> list[str]:
+        """Return all images that the record names, those that are no wrong answers first."""
+        references = [self.reference, *(self.further_references or ())]
+        return [*references[:1], *self.targets(), *references[1:], *(self.negatives or ())]
+
 
 class ManifestReader(BenchmarkReader):
     """Any triplets: records with ``reference``, ``caption`` and ``target``, for training and evaluation.
 
     Optional fields of a record: ``id`` (an integer), ``split``, ``image_set`` (an integer; images of one set look
-    alike), ``phrases``, ``clauses`` (``[start, end]``
-        each), ``image_size`` and ``concepts`` as in `CIRRReader`. If the records name splits, those of other
-    splits than the one that is read are left out; a file whose records name none is one split. Where no record has a
-    ``target``, queries can only be predicted.
+    alike), ``phrases``, ``clauses`` (``[start, end]`` each), ``image_size`` and ``concepts`` as in `CIRRReader`. If the
+    records name splits, those of other splits than the one that is read are left out; a file whose records name none is
+    one split. Where no record has a ``target``, queries can only be predicted.
 
-    Scored by recall on the whole gallery: all references and targets of the split, or the images that a file lists.
+    Further fields for harder tests: ``further_references`` and ``further_targets`` (paths beside the first one),
+    ``negatives`` (paths of wrong answers), and ``query_group`` (an integer; records with the same one ask for the same
+    in other words). Training takes the first reference and target of a record, and ``negatives`` as hard negatives.
+
+    Scored by recall on the whole gallery: all images that the records of the split name, or those that a file lists.
+    Where a record has more targets, average precision and precision at 10 stand beside it; with wrong answers
+    `NegRecallAt`, `AnyNegativeAt` and the average precision without them; with groups the spread and worst of recall.
 
     The arguments are explained in `data_modules.benchmarks.Manifest`.
     """
@@ -120,35 +164,71 @@ class ManifestReader(BenchmarkReader):
         file = self._open(split)
         file.require("target", lambda record: record.target, ": there is nothing to train on")
         records = tuple(file.build(self._query).values())
-        return TrainingSet(records, _paths(_images(records)), str(file.path))
+        named = (name for record in records for name in record.negatives)
+        return TrainingSet(records, _paths([*_images(records), *named]), str(file.path))
 
     def read_evaluation(self, split: str) -> Evaluation:
         """Return the protocol and queries of a split; without ``target`` in any record its labels are hidden."""
         file = self._open(split)
         file.require_all_or_none("target", lambda record: record.target)
+        file.require_all_or_none("query_group", lambda record: record.query_group)
         gallery = self._read_gallery(split, file)
         built = file.build(self._query)
+        read = [file[position] for position in built]
         records = tuple(built.values())
-        gallery = gallery or tuple(dict.fromkeys(_images(records)))
+        gallery = gallery or tuple(dict.fromkeys(name for record in read for name in record.images()))
         index = positions_of(gallery)
         strata = Strata()
-        for query, position in enumerate(built):
-            if file[position].concepts is not None:
-                strata.put(f"concepts_{file[position].concepts}", query)
+        for query, record in enumerate(read):
+            if record.concepts is not None:
+                strata.put(f"concepts_{record.concepts}", query)
+        further = [record.further_references or [] for record in read]
+        grouped = read[0].query_group is not None
+        negatives = any(record.negatives for record in read)
         protocol = Protocol(
             benchmark=self.benchmark,
             split=split,
             gallery=gallery,
             query_ids=tuple(record.id for record in records),
-            targets=tuple(() if record.target is None else (index[record.target],) for record in records),
+            targets=tuple(tuple(index[name] for name in record.targets()) for record in read),
             references=tuple(index.get(record.reference, -1) for record in records),
             exclude_reference=self.exclude_reference,
-            metrics=RecallAt.at(*self.recall_at),
+            metrics=self._metrics(any(record.further_targets for record in read), negatives, grouped),
             strata=strata.as_mapping(),
             headline=f"recall_at_{self.recall_at[0]}" if self.recall_at else "",
             options={"gallery_of": self.gallery_file or "references and targets"},
+            version=self.protocol_version,
+            negatives=tuple(tuple(index[name] for name in record.negatives or ()) for record in read)
+            if negatives
+            else None,
+            query_groups=tuple(record.query_group or 0 for record in read) if grouped else None,
+            further_references=tuple(tuple(index.get(name, -1) for name in names) for names in further)
+            if any(further)
+            else None,
         )
+        others = (
+            query._replace(reference=name, phrases=tuple(phrase._replace(box=None) for phrase in query.phrases))
+            for query, names in zip(records, further, strict=True)
+            for name in names
+        )
+        records = (*records, *others)
         return Evaluation(protocol, records, _paths([*gallery, *_images(records)]))
+
+    def _metrics(self, several: bool, negatives: bool, grouped: bool) -> tuple[Metric, ...]:
+        """Return the metrics of a split with several targets, wrong answers, or groups of queries."""
+        metrics: list[Metric] = list(RecallAt.at(*self.recall_at))
+        if several:
+            metrics += [AveragePrecisionAt(DEPTH), PrecisionAt(DEPTH)]
+        if negatives:
+            metrics += [
+                *NegRecallAt.at(1, DEPTH),
+                *AnyNegativeAt.at(1, DEPTH),
+                AveragePrecisionWithoutNegativesAt(DEPTH),
+            ]
+        if grouped:
+            k = max((k for k in self.recall_at if k <= DEPTH), default=self.recall_at[0])
+            metrics += [SpreadOfGroups(RecallAt(k)), WorstOfGroups(RecallAt(k))]
+        return tuple(metrics)
 
     def list_splits(self) -> list[str]:
         """Return the splits that exist: of train, val and test those with a file, or those that records name.
@@ -198,9 +278,12 @@ class ManifestReader(BenchmarkReader):
         path = self._path(self.gallery_file, split)
         gallery = dict.fromkeys(read_names(path, "data.gallery_file", _normal_path))
         for position, record in file.items():
-            if record.target is not None and record.target not in gallery:
-                outside = f"names image {shown(record.target)}, which is not in the gallery file {path}"
-                file.reject(position, "target", Problem(outside))
+            fields = (("target", record.targets()), ("negatives", record.negatives or ()))
+            for field, name in ((field, name) for field, names in fields for name in names):
+                if name not in gallery:
+                    outside = f"names image {shown(name)}, which is not in the gallery file {path}"
+                    file.reject(position, field, Problem(outside))
+                    break
         return tuple(gallery)
 
     def _entries(self, path: Path, listed: list[Any]) -> AnnotationFile[ManifestEntry]:
@@ -228,6 +311,7 @@ class ManifestReader(BenchmarkReader):
             image_set=record.image_set,
             image_size=record.image_size,
             origin=origin,
+            negatives=tuple(record.negatives or ()),
         )
 
     def _exists(self, split: str) -> bool:

@@ -30,7 +30,7 @@ class Mixture(CompositionDataModule):
 
     A file that two sets refer to is one image in the contrastive loss, never its own negative; files with equal names
     in different folders are different images. The loaders are set here: the sets' own batch_size, eval_batch_size,
-    num_workers, order, preprocess and phrases do not count.
+    num_workers, order, preprocess, phrases, subsets and negatives do not count.
 
     Args:
         sets: data modules, each under a name of its own: ``cirr``, ``lasco``, ..., and what a Manifest's ``name`` says.
@@ -92,7 +92,8 @@ class Mixture(CompositionDataModule):
                 if group is not None:  # sets number their groups independently of each other
                     group = image_sets.setdefault((name, group), len(image_sets))
                 renamed = {"reference": f"{name}:{record.reference}", "target": f"{name}:{record.target}"}
-                records.append(record._replace(image_set=group, **renamed))
+                negatives = tuple(f"{name}:{image}" for image in record.negatives)
+                records.append(record._replace(image_set=group, negatives=negatives, **renamed))
             paths |= {f"{name}:{image}": path for image, path in training.image_paths.items()}
             files.append(training.file)
             members += [tuple(f"{name}:{image}" for image in one) for one in training.image_sets]

@@ -2,17 +2,33 @@
 
 from data_modules.circo import CIRCOReader
 from data_modules.cirr import CIRRReader
+from data_modules.cirr_mteb import MTEBCIRRReader
 from data_modules.fashioniq import FashionIQReader
 from data_modules.genecis import GeneCISReader
+from data_modules.icir import ICIRReader
 from data_modules.lasco import LaSCoReader
 from data_modules.manifest import ManifestReader
+from data_modules.patterncom import PatternComReader
+from data_modules.pinpoint import PinPointReader
 from data_modules.reading.annotations import CaptionRecord
 from data_modules.reading.reader import BenchmarkReader
 from data_modules.scenes import ScenesReader
 
 READERS: dict[str, type[BenchmarkReader]] = {
     reader.benchmark: reader
-    for reader in (CIRRReader, CIRCOReader, FashionIQReader, LaSCoReader, GeneCISReader, ScenesReader, ManifestReader)
+    for reader in (
+        CIRRReader,
+        CIRCOReader,
+        FashionIQReader,
+        LaSCoReader,
+        GeneCISReader,
+        ScenesReader,
+        ManifestReader,
+        MTEBCIRRReader,
+        ICIRReader,
+        PinPointReader,
+        PatternComReader,
+    )
 }
 
 

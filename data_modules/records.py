@@ -48,6 +48,7 @@ class QueryRecord(NamedTuple):
     ``id``: the benchmark's own key, or the position in the file where records have none. ``image_set``: images of one
     set look alike. ``image_size``: width and height of the image that the boxes refer to; None for that of the file.
     ``clauses``: the parts of the caption that ask for one change each, as those of a `Parse`; () where not known.
+    ``negatives``: images that look like answers and are none, to train against.
     """
 
     reference: str
@@ -59,6 +60,7 @@ class QueryRecord(NamedTuple):
     image_size: tuple[int, int] | None = None
     origin: Origin = Origin()
     clauses: tuple[Span, ...] = ()
+    negatives: tuple[str, ...] = ()
 
 
 class TrainingSet(NamedTuple):

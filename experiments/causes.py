@@ -41,6 +41,7 @@ EXTRAS = {  # of pyproject.toml, by the packages that they bring
     "uvicorn": "search",
     "pillow_heif": "heic",
     "qdrant_client": "qdrant",
+    "pyarrow": "parquet",
 }
 SYSTEM = {  # what the system's errors mean for a path
     errno.ENOSPC: "no space left on this disk",

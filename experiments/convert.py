@@ -3,8 +3,10 @@
 python -m experiments.convert hotel --root datasets/hotel_cir --split train --out datasets/hotel_cir/train.jsonl
 python -m experiments.convert cirr_rewritten --root datasets/CIRR --split train --out rewritten.jsonl
 python -m experiments.convert lasco --root datasets/LaSCo --split val --out val.jsonl --gallery val_gallery.json
+python -m experiments.convert megapairs --root datasets/MegaPairs --out datasets/MegaPairs/train.jsonl
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from data_modules.converters import (
     check_manifest,
     write_manifest,
 )
+from data_modules.streamed import MegaPairsConverter
 from experiments.arguments import Parser
 from experiments.failures import one_line_errors
 from experiments.outputs import output_file
@@ -28,6 +31,7 @@ CONVERTERS: dict[str, type[Converter]] = {
     "cirr_rewritten": RewrittenConverter,
     "lasco": LaSCoConverter,
 }
+STREAMED = "megapairs"
 
 
 def build_parser() -> ArgumentParser:
@@ -43,7 +47,26 @@ def build_parser() -> ArgumentParser:
         )
         sub.add_argument("--skip-broken", action="store_true", help="leave out records that can't be converted")
         subcommands.add_subcommand(name, sub)
+    sub = Parser(description=(MegaPairsConverter.__doc__ or "").partition("\n")[0])
+    sub.add_class_arguments(MegaPairsConverter, as_group=False)
+    sub.add_argument("--out", type=Path, required=True, help="manifest to write, .jsonl")
+    sub.add_argument("--skip-broken", action="store_true", help="leave out records that can't be converted")
+    subcommands.add_subcommand(STREAMED, sub)
     return parser
+
+
+def stream(converter: MegaPairsConverter, out: Path, skip_broken: bool = False) -> None:
+    """Write the manifest of a set that is too large for memory; print what was done."""
+    output_file(out, "out")
+    print(f"{converter.write(out, skip_broken):,} triplets in {out}")
+    _print_broken(converter.broken)
+
+
+def _print_broken(broken: Counter[str]) -> None:
+    if broken:
+        print(f"records left out: {broken.total():,}")
+        for reason, number in broken.most_common():
+            print(f"  {number:,}: {reason}")
 
 
 def convert(converter: Converter, out: Path, gallery: Path | None = None, skip_broken: bool = False) -> None:
@@ -63,10 +86,7 @@ def convert(converter: Converter, out: Path, gallery: Path | None = None, skip_b
     if gallery is not None:
         write_manifest(gallery, conversion.gallery)
         print(f"{len(conversion.gallery):,} gallery images in {gallery}")
-    if conversion.broken:
-        print(f"records left out: {conversion.broken.total():,}")
-        for reason, number in conversion.broken.most_common():
-            print(f"  {number:,}: {reason}")
+    _print_broken(conversion.broken)
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -74,9 +94,12 @@ def main(args: Sequence[str] | None = None) -> None:
     with one_line_errors():
         settings = build_parser().parse_args(args)
         chosen = settings[settings.dataset].as_dict()
-        ours = {name: chosen.pop(name) for name in ("out", "gallery", "skip_broken")}
+        ours = {name: chosen.pop(name) for name in ("out", "gallery", "skip_broken") if name in chosen}
         try:
-            convert(CONVERTERS[settings.dataset](**chosen), **ours)
+            if settings.dataset == STREAMED:
+                stream(MegaPairsConverter(**chosen), **ours)
+            else:
+                convert(CONVERTERS[settings.dataset](**chosen), **ours)
         except InputError as error:
             raise (
                 error.relocate("data.root", "root")

@@ -28,7 +28,7 @@ COMMANDS = {
 
 # Keys as a user types them, without init_args.
 DATA = {
-    "data": "benchmark: Scenes, CIRR, CIRCO, FashionIQ, LaSCo, GeneCIS, Manifest, Mixture",
+    "data": "benchmark: Scenes, CIRR, CIRCO, FashionIQ, LaSCo, GeneCIS, ICIR, PinPoint, PatternCom, Manifest, Mixture",
     "data.root": "its folder",
     "data.batch_size": "training triplets per GPU; negatives come from all GPUs",
     "data.eval_batch_size": "queries or gallery images per GPU",

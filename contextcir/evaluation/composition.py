@@ -66,7 +66,7 @@ class EvaluationEmbeddings(Metric):
         self.update(GALLERY, index, embeddings)
 
     def update_queries(self, index: Tensor, embeddings: Tensor, row: str = COMPOSED) -> None:
-        """Add queries: positions ``index`` (B,) in the protocol (see its ``query_views``), ``embeddings`` (B, E)."""
+        """Add queries: positions ``index`` (B,) among the protocol's `record_queries`, ``embeddings`` (B, E)."""
         self.update(row, index, embeddings)
 
     def update(self, side: str, index: Tensor, embeddings: Tensor) -> None:
@@ -92,21 +92,29 @@ class EvaluationEmbeddings(Metric):
         return self._distinct(GALLERY, len(self.protocol.gallery))
 
     def queries(self, row: str = COMPOSED) -> tuple[Tensor, Tensor]:
-        """Return one embedding (N, E) of each query all of whose views were added, and their positions (N,), rising.
+        """Return one embedding (N, E) of each query all of whose records were added, and their positions (N,), rising.
 
         Raises:
             ValueError: if a position is outside the protocol's queries.
         """
-        count, views = len(self.protocol.query_ids), self.protocol.query_views
-        embeddings, index = self._distinct(row, views * count)
-        if views == 1:
+        of_records = torch.tensor(self.protocol.record_queries(), device=self.device)  # (R,)
+        count = len(self.protocol.query_ids)
+        embeddings, index = self._distinct(row, len(of_records))
+        if len(of_records) == count:
             return embeddings, index
-        query, times = (index % count).unique(return_counts=True)
-        complete = query[times == views]
+        expected = of_records.bincount(minlength=count)  # (Q,)
+        query = of_records[index]  # of each embedding
+        seen = query.bincount(minlength=count)
+        complete = (seen == expected).nonzero().flatten()  # (N,)
         mean = torch.zeros(len(complete), embeddings.shape[1], device=embeddings.device)
-        for view in range(views):
-            chosen = torch.searchsorted(index, complete + view * count)
-            mean += functional.normalize(embeddings[chosen].float(), dim=-1) / views
+        # Records of a query in their order: the first of each, then the second, ...
+        order = query.argsort(stable=True)
+        start = (seen.cumsum(0) - seen)[complete]  # (N,)
+        for number in range(int(expected.max())):
+            rows = (expected[complete] > number).nonzero().flatten()
+            chosen = order[start[rows] + number]
+            share = expected[complete[rows], None]
+            mean[rows] += functional.normalize(embeddings[chosen].float(), dim=-1) / share
         return mean, complete
 
     def sync(
@@ -220,6 +228,21 @@ class CompositionMetric(EvaluationEmbeddings):
         """Return the queries (N,) behind the last `compute` and their values and ranks; None if it gave no figures."""
         return self._scored.get(row)
 
+    def gains(self) -> dict[str, dict[str, float]]:
+        """Return the nDCG of every row behind the last `compute`, in percent: by stratum, "" for all queries.
+
+        Of the whole gallery, or of the queries' own subsets where only these are ranked; {} without figures.
+        """
+        gains: dict[str, dict[str, float]] = {}
+        for row, (query_index, scored) in self._scored.items():
+            if scored.ndcg is not None:
+                gains.setdefault("", {})[row] = 100 * scored.ndcg.mean().item()
+                for stratum, members in self.protocol.strata.items():
+                    chosen = torch.isin(query_index, torch.tensor(members, device=query_index.device))
+                    if chosen.any():
+                        gains.setdefault(stratum, {})[row] = 100 * scored.ndcg[chosen].mean().item()
+        return gains
+
     def reset(self) -> None:
         """Remove all embeddings; the rows stay."""
         super().reset()
@@ -227,12 +250,23 @@ class CompositionMetric(EvaluationEmbeddings):
 
     def _means(self, values: Mapping[str, Tensor], query_index: Tensor) -> dict[str, Tensor]:
         """Return means over all queries and over each stratum, in percent, of values (N,) by metric."""
-        figures = {name: 100 * of_queries.mean() for name, of_queries in values.items()}
+        figures = self._over(values, query_index)
         for stratum, members in self.protocol.strata.items():
             chosen = torch.isin(query_index, torch.tensor(members, device=query_index.device))
             if chosen.any():
-                figures |= {f"{name}_{stratum}": 100 * of_queries[chosen].mean() for name, of_queries in values.items()}
+                part = {name: of_queries[chosen] for name, of_queries in values.items()}
+                means = self._over(part, query_index[chosen])
+                figures |= {f"{name}_{stratum}": mean for name, mean in means.items()}
         return figures
+
+    def _over(self, values: Mapping[str, Tensor], query_index: Tensor) -> dict[str, Tensor]:
+        """Return the figures, in percent, of values (N,) by metric of the queries at ``query_index`` (N,)."""
+        known = self.protocol.query_groups
+        groups = None if known is None else [known[query] for query in query_index.tolist()]
+        return {
+            metric.name: 100 * torch.as_tensor(metric.over(values[metric.name], groups), device=query_index.device)
+            for metric in self.protocol.metrics
+        }
 
 
 def average_figures(

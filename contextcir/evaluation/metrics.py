@@ -62,9 +62,32 @@ class Ranks(ABC):
     def subset_graded(self) -> Graded:
         """Images with a relevance, by their ranks in each query's own subset."""
 
+    @property
+    def negatives(self) -> Array:
+        """Ranks (Q, W) in the gallery of the wrong answers, in any order, before all other images of equal score."""
+        raise NotImplementedError
+
+    @property
+    def negative_counts(self) -> Array:
+        """Number (Q,) of wrong answers, whether they are ranked or not."""
+        raise NotImplementedError
+
+    @property
+    def targets_without_negatives(self) -> Array:
+        """Ranks (Q, K) of the targets in the gallery without the wrong answers, rising."""
+        raise NotImplementedError
+
     @abstractmethod
     def highest(self, values: Array) -> Array:
         """Return the maximum (Q,) of each row of values (Q, R)."""
+
+    def falling(self, values: Array) -> Array:
+        """Return each row of values (Q, R) in falling order."""
+        raise NotImplementedError
+
+    def log2(self, values: Array) -> Array:
+        """Return the logarithm to base 2 of every value."""
+        raise NotImplementedError
 
 
 class Metric(ABC):
@@ -74,6 +97,7 @@ class Metric(ABC):
     """
 
     needs: ClassVar[tuple[str, ...]] = ()
+    lower_is_better: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -83,6 +107,10 @@ class Metric(ABC):
     @abstractmethod
     def values(self, ranks: Ranks) -> Array:
         """Return the value (Q,) of each query, in 0..1."""
+
+    def over(self, values: Array, groups: Sequence[int] | None) -> Any:
+        """Return the figure, in 0..1, of values (Q,) of queries: their mean; ``groups`` (Q,) is for group metrics."""
+        return values.mean()
 
     @abstractmethod
     def describe(self, description: MutableMapping[str, Any]) -> None:
@@ -152,8 +180,12 @@ class AveragePrecisionAt(CutOff):
     family = "average_precision_at"
     prefix = "map_at_"
 
+    def found(self, ranks: Ranks) -> Array:
+        """Return the ranks (Q, K) of the targets, rising."""
+        return ranks.targets
+
     def values(self, ranks: Ranks) -> Array:
-        found = ranks.targets  # (Q, K), rising
+        found = self.found(ranks)  # (Q, K), rising
         # The i-th target by rank has i targets at or before it, so the precision there is i / rank.
         precision = (found > 0).cumsum(1) / found  # (Q, K)
         return (precision * (found <= self.k)).sum(1) / ranks.target_counts.clip(1, self.k)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from contextcir.errors import InputError
 from contextcir.evaluation.protocol import Protocol
-from contextcir.evaluation.ranking import OUT, pad_rows, pick, score_chunks, top_columns
+from contextcir.evaluation.ranking import OUT, pad_rows, pick, score_chunks, top_columns, without
 from contextcir.evaluation.submission import SubmissionFormat
 
 
@@ -54,15 +54,14 @@ def ranking(
     """
     _check_finite("query", protocol, protocol.query_ids, queries)
     _check_finite("image", protocol, protocol.gallery, gallery)
-    references = torch.tensor(protocol.references, device=gallery.device)  # (Q,)
+    references = pad_rows([protocol.reference_images(query) for query in range(len(queries))]).to(gallery.device)
     for rows, scores in score_chunks(queries, gallery):
         if protocol.exclude_reference:
-            known = (references[rows] >= 0).nonzero().flatten()
-            scores[known, references[rows][known]] = OUT
+            scores = without(scores, references[rows])  # (rows, F)
         best = top_columns(scores, min(length, len(gallery)))  # (rows, k)
         values = scores.gather(1, best)
         for query, (images, cosines) in enumerate(zip(best.tolist(), values.tolist(), strict=True), start=rows.start):
-            count = sum(cosine != OUT for cosine in cosines)  # an excluded image comes last
+            count = sum(cosine != OUT for cosine in cosines)  # excluded images come last
             yield query, images[:count], cosines[:count]
 
 

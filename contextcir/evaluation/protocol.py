@@ -8,6 +8,18 @@ from typing import Any
 from contextcir.errors import shown
 from contextcir.evaluation.metrics import WORD, FirstTargetRecallAt, MeanOf, Metric, RecallAt, find_problem
 
+# Fields with one item a query, where they are given.
+PER_QUERY = (
+    "targets",
+    "references",
+    "subsets",
+    "graded_targets",
+    "negatives",
+    "query_groups",
+    "further_references",
+    "counted_targets",
+    "counted_negatives",
+)
 IN_STRATA = ("recall_at_1", "subset_recall_at_1", "map_at_10")
 
 
@@ -38,6 +50,15 @@ class Protocol:
             ``val`` give ``val_recall_at_10``. They must have the same metrics.
         headline: the metric that chooses checkpoints.
         options: other decisions of the benchmark's reader that change the figures (e.g. how the query text is made).
+        version: of the protocol; it rises with every change of this project that changes figures (docs/benchmarks.md).
+        negatives: gallery indices of wrong answers that must not come among the first images, per query.
+        query_groups: a number for each query; those with the same number belong together, as paraphrases of one query.
+        further_references: gallery indices of the reference images of each query beyond the first, -1 as in
+            `references`. Each is composed with the query's text, and the mean of the normalised embeddings of all its
+            references is what is scored: see `record_queries`.
+        counted_targets: how many right answers of each query metrics divide by, where the benchmark's own code counts
+            other ones than `targets` (an image that it lists twice); at least as many as there are.
+        counted_negatives: likewise for `negatives`.
 
     Raises:
         ValueError: if a field contradicts another; the message names the field and the query.
@@ -58,6 +79,12 @@ class Protocol:
     averaged_as: str | None = None
     headline: str = "recall_at_1"
     options: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
+    version: int = 1
+    negatives: tuple[tuple[int, ...], ...] | None = None
+    query_groups: tuple[int, ...] | None = None
+    further_references: tuple[tuple[int, ...], ...] | None = None
+    counted_targets: tuple[int, ...] | None = None
+    counted_negatives: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         for name, word in (("split", self.split), ("averaged_as", self.averaged_as)):
@@ -70,7 +97,11 @@ class Protocol:
         self._check_distinct("query_ids", self.query_ids)
         if type(self.query_views) is not int or self.query_views < 1:
             self._fail("query_views", f"expected a whole number from 1 on, got {shown(self.query_views)}")
-        for name in ("targets", "references", "subsets", "graded_targets"):
+        if type(self.version) is not int or self.version < 1:
+            self._fail("version", f"expected a whole number from 1 on, got {shown(self.version)}")
+        if self.further_references is not None and self.query_views > 1:
+            self._fail("further_references", "are there beside several query_views: only one of both can be")
+        for name in PER_QUERY:
             if getattr(self, name) is not None and len(getattr(self, name)) != len(self.query_ids):
                 self._fail(name, f"expected one per query ({len(self.query_ids)}), got {len(getattr(self, name))}")
         for query in range(len(self.query_ids)):
@@ -105,6 +136,29 @@ class Protocol:
     def means(self) -> tuple[str, ...]:
         """The names of the metrics that are means of others."""
         return tuple(metric.name for metric in self.metrics if isinstance(metric, MeanOf))
+
+    def target_count(self, query: int) -> int:
+        """Return how many right answers of a query metrics divide by."""
+        return len(self.targets[query]) if self.counted_targets is None else self.counted_targets[query]
+
+    def negative_count(self, query: int) -> int:
+        """Return how many wrong answers of a query metrics divide by."""
+        known = 0 if self.negatives is None else len(self.negatives[query])
+        return known if self.counted_negatives is None else self.counted_negatives[query]
+
+    def reference_images(self, query: int) -> tuple[int, ...]:
+        """Return the gallery indices of all reference images of a query; () where none is in the gallery."""
+        further = () if self.further_references is None else self.further_references[query]
+        return tuple(image for image in (self.references[query], *further) if image >= 0)
+
+    def record_queries(self) -> tuple[int, ...]:
+        """Return the query of every record that the loader yields: all queries, once per view, then per reference.
+
+        The embedding of a query is the mean of the normalised ones of its records.
+        """
+        queries = range(len(self.query_ids))
+        further = () if self.further_references is None else self.further_references
+        return (*queries,) * self.query_views + tuple(query for query, images in enumerate(further) for _ in images)
 
     def metric_names(self) -> tuple[str, ...]:
         """Return the metrics over all queries, in reporting order, without split prefix or stratum suffix."""
@@ -144,6 +198,16 @@ class Protocol:
             "averaged_as": self.averaged_as,
             "headline": self.headline,
         }
+        description["version"] = self.version
+        if self.negatives is not None:
+            description["negatives_per_query_max"] = max(map(len, self.negatives))
+        if self.query_groups is not None:
+            description["query_groups"] = len(set(self.query_groups))
+        if self.further_references is not None:
+            description["references_per_query_max"] = 1 + max(map(len, self.further_references))
+        lower = [metric.name for metric in self.metrics if metric.lower_is_better]
+        if lower:
+            description["lower_is_better"] = lower
         for metric in self.metrics:
             metric.describe(description)
         return description | dict(self.options)
@@ -154,11 +218,21 @@ class Protocol:
             self._fail("targets", "is empty for some queries only: give labels for all of them or for none", query)
         self._check_indices("targets", targets, query)
         self._check_indices("references", () if reference == -1 else (reference,), query)
-        if self.exclude_reference and reference in targets:
+        references: tuple[int, ...] = (reference,)
+        if self.further_references is not None:
+            references = (reference, *self.further_references[query])
+            self._check_indices("further_references", tuple(image for image in references if image != -1), query)
+        if self.exclude_reference and not set(references).isdisjoint(targets):
             self._fail("targets", "holds the reference, which `exclude_reference` takes out of the gallery", query)
+        if self.negatives is not None:
+            self._check_indices("negatives", self.negatives[query], query)
+        for name, counted in (("targets", self.target_count(query)), ("negatives", self.negative_count(query))):
+            there = len((getattr(self, name) or {query: ()})[query])
+            if type(counted) is not int or counted < there:
+                self._fail(f"counted_{name}", f"expected a whole number from {there} on, got {shown(counted)}", query)
         if self.subsets is not None:
             self._check_indices("subsets", self.subsets[query], query)
-            if reference in targets:
+            if not set(references).isdisjoint(targets):
                 self._fail("targets", "holds the reference, which never competes in a subset", query)
         if self.graded_targets is not None:
             graded = self.graded_targets[query]

@@ -125,6 +125,22 @@ def target_ranks(scores: Tensor, targets: Tensor) -> Tensor:
     return ranks_among(own, count_ahead(scores, own) - count_ahead(own, own))
 
 
+def worst_ranks(scores: Tensor, images: Tensor, elements: int = 2**18) -> Tensor:
+    """Return the rank (Q, W) of wrong answers, each before whatever else scores as much; infinity for none.
+
+    Wrong answers of equal score are ranked in the order of their columns. One whose score is NaN comes first.
+    ``scores`` (Q, G), with -inf for excluded images. ``images`` (Q, W) columns, -1 for none, no repeats.
+    """
+    own = pick(scores, images)  # (Q, W)
+    known = own != OUT
+    high = own.nan_to_num(nan=math.inf, posinf=math.inf, neginf=OUT)
+    rows = max(1, elements // max(1, scores.shape[1]))
+    pieces = zip(scores.split(rows), high.split(rows), strict=True)
+    ahead = torch.cat([torch.stack([(part > at[:, None]).sum(1) for at in own.unbind(1)], 1) for part, own in pieces])
+    same = (high[:, :, None] == high[:, None, :]) & known[:, None, :]  # (Q, W, W)
+    return (ahead + same.cumsum(2).diagonal(0, 1, 2)).float().masked_fill(~known, math.inf)
+
+
 def subset_ranks(scores: Tensor, targets: Tensor, subsets: Tensor) -> Tensor:
     """Return the rank (Q, K) of every target among its query's own candidates.
 

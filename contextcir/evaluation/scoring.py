@@ -1,12 +1,13 @@
 """The metrics of a `Protocol` for every query, from a score matrix in parts."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from contextcir.evaluation.gain import binary_gain
 from contextcir.evaluation.metrics import Graded, Ranks
 from contextcir.evaluation.protocol import Protocol
 from contextcir.evaluation.ranking import (
@@ -19,15 +20,17 @@ from contextcir.evaluation.ranking import (
     target_ranks,
     top_columns,
     without,
+    worst_ranks,
 )
 
 
 class Answers(NamedTuple):
     """The right answers to N queries; images are columns of the score matrix, -1 for padding and missing images.
 
-    ``targets`` (N, K), and their number ``relevant`` (N,), missing ones included. ``references`` (N, 1). ``rivals``
-    (N, M): the images that compete with the targets in the query's own subset. ``graded`` (N, R) images of
-    ``relevance`` (N, R).
+    ``targets`` (N, K), and their number ``relevant`` (N,), missing ones included, as `Protocol.target_count` has it.
+    ``references`` (N, F). ``rivals`` (N, M): the images that compete with the targets in the query's own subset.
+    ``graded`` (N, R) images of ``relevance`` (N, R). ``negatives`` (N, W) wrong answers, and their number ``wrong``
+    (N,), likewise.
     """
 
     targets: Tensor
@@ -36,6 +39,13 @@ class Answers(NamedTuple):
     rivals: Tensor
     graded: Tensor
     relevance: Tensor
+    negatives: Tensor
+    wrong: Tensor
+
+    def part(self, rows: slice) -> "Answers":
+        """Return the answers to some queries, without the padding that only others need."""
+        part = Answers(*(known[rows] for known in self))
+        return part._replace(targets=part.targets[:, : max(1, int(part.relevant.max()))])
 
 
 def known_answers(protocol: Protocol, query_index: Tensor, gallery_index: Tensor) -> Answers:
@@ -48,21 +58,29 @@ def known_answers(protocol: Protocol, query_index: Tensor, gallery_index: Tensor
     column = torch.full((len(protocol.gallery) + 1,), -1, device=device)
     column[gallery_index] = torch.arange(len(gallery_index), device=device)
 
-    def columns(rows: list[tuple[int, ...]]) -> Tensor:
+    def columns(rows: Sequence[Sequence[int]]) -> Tensor:
         return column[pad_rows(rows).to(device)]
 
     targets = columns([protocol.targets[query] for query in chosen])  # (N, K)
-    references = columns([(protocol.references[query],) for query in chosen])  # (N, 1)
-    subsets = columns([protocol.subsets[query] if protocol.subsets else () for query in chosen])  # (N, M)
-    listed = (subsets[:, :, None] == targets[:, None, :]).any(2)  # (N, M)
+    references = [protocol.reference_images(query) for query in chosen]
+    # By sets, as comparing all members with all targets at once would take gigabytes for i-CIR.
+    rivals = [
+        [image for image in protocol.subsets[query] if image not in out] if protocol.subsets else []
+        for query, out in zip(
+            chosen, ({*protocol.targets[q], *protocol.reference_images(q)} for q in chosen), strict=True
+        )
+    ]
+    negatives = [protocol.negatives[query] if protocol.negatives else () for query in chosen]
     grades = [protocol.graded_targets[query] if protocol.graded_targets else {} for query in chosen]
     return Answers(
         targets=targets,
-        relevant=torch.tensor([len(protocol.targets[query]) for query in chosen], device=device),
-        references=references,
-        rivals=subsets.masked_fill(listed | (subsets == references), -1),
+        relevant=torch.tensor([protocol.target_count(query) for query in chosen], device=device),
+        references=columns([images or (-1,) for images in references]),  # (N, F)
+        rivals=columns(rivals),  # (N, M)
         graded=columns([tuple(grade) or (-1,) for grade in grades]),
         relevance=pad_values([tuple(grade.values()) or (0.0,) for grade in grades]).to(device),
+        negatives=columns([images or (-1,) for images in negatives]),  # (N, W)
+        wrong=torch.tensor([protocol.negative_count(query) for query in chosen], device=device),
     )
 
 
@@ -111,8 +129,27 @@ class ScoredRanks(Ranks):
         own = pick(self._scores, candidates)
         return Graded(graded_ranks(own, own, relevance), relevance.clamp(min=0))
 
+    @cached_property
+    def negatives(self) -> Tensor:
+        return worst_ranks(self._candidates, self._answers.negatives)
+
+    @property
+    def negative_counts(self) -> Tensor:
+        return self._answers.wrong
+
+    @cached_property
+    def targets_without_negatives(self) -> Tensor:
+        left = without(self._candidates, self._answers.negatives)
+        return target_ranks(left, self._answers.targets).sort(1).values
+
     def highest(self, values: Tensor) -> Tensor:
         return values.amax(1)
+
+    def falling(self, values: Tensor) -> Tensor:
+        return values.sort(1, descending=True).values
+
+    def log2(self, values: Tensor) -> Tensor:
+        return values.log2()
 
     def nearest(self, count: int, in_subsets: bool) -> Tensor:
         """Return the columns (Q, k) of the candidates with the highest scores, -1 where there are no more.
@@ -150,12 +187,14 @@ class Scored(NamedTuple):
 
     ``rank`` in the gallery, of the first target alone where recall is that of the first; ``subset_rank`` in the query's
     own subset, None without subsets. Infinite where the target is missing. ``nearest``: None if it was not asked for.
+    ``ndcg`` (N,) in 0..1 over the whole gallery, or over the query's own subset where only subsets are ranked.
     """
 
     values: dict[str, Tensor]
     rank: Tensor
     subset_rank: Tensor | None
     nearest: Nearest | None = None
+    ndcg: Tensor | None = None
 
 
 def score_queries(
@@ -170,9 +209,11 @@ def score_queries(
     best: list[Nearest] = []
     own: list[Tensor] = []
     own_subset: list[Tensor] = []
+    gains: list[Tensor] = []
     for rows, scores in chunks:
-        ranks = ScoredRanks(Answers(*(known[rows] for known in answers)), scores, protocol.exclude_reference)
+        ranks = ScoredRanks(answers.part(rows), scores, protocol.exclude_reference)
         parts.append({metric.name: metric.values(ranks) for metric in protocol.metrics})
+        gains.append(binary_gain(ranks.subset_targets if protocol.only_subsets else ranks.targets, ranks))
         own.append((ranks.first_target if protocol.recall_of_first else ranks.targets)[:, 0])
         if protocol.subsets is not None:
             own_subset.append(ranks.subset_targets[:, 0])
@@ -182,4 +223,4 @@ def score_queries(
             best.append(Nearest(columns, pick(scores, columns), pick(scores, counted).amax(1)))
     values = {name: torch.cat([part[name] for part in parts]) for name in protocol.metric_names()}
     found = Nearest(*map(torch.cat, zip(*best, strict=True))) if best else None
-    return Scored(values, torch.cat(own), torch.cat(own_subset) if own_subset else None, found)
+    return Scored(values, torch.cat(own), torch.cat(own_subset) if own_subset else None, found, torch.cat(gains))

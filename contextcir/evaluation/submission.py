@@ -184,7 +184,7 @@ class ListedRanks(Ranks):
 
     @property
     def target_counts(self) -> np.ndarray:
-        return np.array([len(targets) for targets in self._protocol.targets])
+        return np.array([self._protocol.target_count(query) for query in range(len(self._protocol.targets))])
 
     @cached_property
     def targets(self) -> np.ndarray:
@@ -213,6 +213,12 @@ class ListedRanks(Ranks):
 
     def highest(self, values: np.ndarray) -> np.ndarray:
         return values.max(1)
+
+    def falling(self, values: np.ndarray) -> np.ndarray:
+        return -np.sort(-values, axis=1)
+
+    def log2(self, values: np.ndarray) -> np.ndarray:
+        return np.log2(values)
 
 
 def places(lists: Sequence[RankedList], wanted: Sequence[Sequence[int]]) -> np.ndarray:

@@ -25,7 +25,8 @@ class InfoNCE(nn.Module):
     Each query is classified among all targets and, in the denominator only, all reference images; each target is
     classified among all queries. Unlike in the published loss, an image counts once however often it occurs in the
     batch, and never as a negative of itself. Negatives are gathered from all ranks, and the loss is scaled so that
-    DDP's averaged gradient equals that of one process on the joint batch.
+    DDP's averaged gradient equals that of one process on the joint batch. Hard negatives of the triplets, where there
+    are any, are in the denominator of every query too, as the references are, and with gradients.
 
     ``rows``: compute the logits of that many queries and targets at a time, and again in backward, so that at most
     rows x 3N logits exist, N the rows of all ranks. None computes and keeps those of all rows of this rank.
@@ -56,10 +57,13 @@ class InfoNCE(nn.Module):
         target_id: Tensor,
         reference_id: Tensor,
         further: FurtherImages | None = None,
+        hard: FurtherImages | None = None,
     ) -> Tensor:
         """Return the loss, a scalar, of embeddings (B, E), not normalised, and image ids (B,).
 
         ``further``: the further negatives, equal on all ranks; those that are in the batch of any rank do not count.
+        ``hard``: hard negatives of the triplets of this rank, each id any number of times; either all ranks give some,
+        be it none of them, or no rank does.
         """
         # In low precision, similarities divided by the temperature would be off by several hundredths.
         with torch.autocast(query.device.type, enabled=False):
@@ -72,7 +76,14 @@ class InfoNCE(nn.Module):
             ids = gather_rows(torch.stack([target_id, reference_id], dim=1), counts)  # (N, 2)
             queries, targets, references = gathered.unbind(1)  # each (N, E)
             images = ids.T.flatten()  # (2N,) targets, then references
-            candidates = Candidates(torch.cat([targets, references]), queries, images, repeats(images), ids[:, 0])
+            embeddings = torch.cat([targets, references])  # (2N, E)
+            if hard is not None:
+                own = functional.normalize(hard.embedding.to(precise), dim=-1)
+                hard_counts = rows_per_rank(len(own), query.device)
+                if sum(hard_counts):
+                    embeddings = torch.cat([embeddings, gather_rows(own, hard_counts)])  # (2N + H, E)
+                    images = torch.cat([images, gather_rows(hard.image_id, hard_counts)])
+            candidates = Candidates(embeddings, queries, images, repeats(images), ids[:, 0])
             if further is not None:
                 candidates = candidates.with_further(further)
             own = torch.arange(len(query), device=query.device) + local_offset(counts)  # (B,) columns of own rows
@@ -95,7 +106,7 @@ class Rows(NamedTuple):
 
 
 class Candidates(NamedTuple):
-    """Columns of logits: ``images`` (2N + M, E), targets, then references, then M further ones; ``queries`` (N, E).
+    """Columns of logits: ``images`` (2N + M, E), targets, references, then M others; ``queries`` (N, E).
 
     ``image_id`` (2N + M,) and ``target_id`` (N,): ids of the images, and of the queries' targets. ``repeated``
     (2N + M,): images that occur in an earlier column.

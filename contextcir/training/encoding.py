@@ -40,24 +40,27 @@ class Encoded(NamedTuple):
     """The inputs of the losses, with gradients.
 
     ``query``, ``target`` and ``reference`` (B, E), not normalised. ``concept``: the Text-CC loss without its weight,
-    None for a model without one.
+    None for a model without one. ``negative`` (M, E): the hard negatives of the batch, None for a batch without any.
     """
 
     query: Tensor
     target: Tensor
     reference: Tensor
     concept: Tensor | None
+    negative: Tensor | None = None
 
 
 class Distinct(NamedTuple):
-    """The U distinct images among the references, then the targets, of B triplets.
+    """The U distinct images among the references, then the targets, of B triplets, then their M hard negatives.
 
-    ``first`` (U,): where each comes first among these 2B. ``reference`` and ``target`` (B,): which of the U they are.
+    ``first`` (U,): where each comes first among these 2B + M. ``reference`` and ``target`` (B,), ``negative`` (M,):
+    which of the U they are; None for a batch without hard negatives.
     """
 
     first: Tensor
     reference: Tensor
     target: Tensor
+    negative: Tensor | None = None
 
 
 class WholeBatch:
@@ -75,8 +78,10 @@ class WholeBatch:
 
         All ranks have to call it.
         """
-        distinct = distinct_images(batch.reference_id, batch.target_id)
-        images = torch.cat([batch.query.reference, batch.target])  # (2B, 3, S, S)
+        hard = batch.negatives
+        distinct = distinct_images(batch.reference_id, batch.target_id, None if hard is None else hard.image_id)
+        further, ids = ([], []) if hard is None else ([hard.image], [hard.image_id])
+        images = torch.cat([batch.query.reference, batch.target, *further])  # (2B + M, 3, S, S)
         tokens, embedding = model.backbone.encode_image(images[distinct.first])
         reference = ImageFeatures(tokens[distinct.reference], embedding[distinct.reference])
         query = batch.query
@@ -84,13 +89,16 @@ class WholeBatch:
         concept = model.concept
         loss = None
         if concept is not None:
-            named = embedding.detach(), torch.cat([batch.reference_id, batch.target_id])[distinct.first]
+            named = embedding.detach(), torch.cat([batch.reference_id, batch.target_id, *ids])[distinct.first]
             loss = concept(ConceptReading(model.fusion, features, batch.reference_id, named))
-        return Encoded(features.fused.embedding, embedding[distinct.target], reference.embedding, loss)
+        negative = None if distinct.negative is None else embedding[distinct.negative]
+        return Encoded(features.fused.embedding, embedding[distinct.target], reference.embedding, loss, negative)
 
 
-def distinct_images(reference_id: Tensor, target_id: Tensor) -> Distinct:
-    """Return the distinct images that the ids (B,) of references and of targets name."""
-    _, inverse, first = first_of_each(torch.cat([reference_id, target_id]))  # (2B,), (U,)
-    reference, target = inverse.chunk(2)
-    return Distinct(first, reference, target)
+def distinct_images(reference_id: Tensor, target_id: Tensor, negative_id: Tensor | None = None) -> Distinct:
+    """Return the distinct images that the ids (B,) of references and of targets, and (M,) of negatives, name."""
+    rows = len(reference_id)
+    further = [] if negative_id is None else [negative_id]
+    _, inverse, first = first_of_each(torch.cat([reference_id, target_id, *further]))  # (2B + M,), (U,)
+    negative = None if negative_id is None else inverse[2 * rows :]
+    return Distinct(first, inverse[:rows], inverse[rows : 2 * rows], negative)

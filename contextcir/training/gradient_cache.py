@@ -115,15 +115,21 @@ class GradientCache(WholeBatch):
 
     def move(self, batch: TripletBatch, device: torch.device) -> TripletBatch:
         """Move the batch to the device, except for its images."""
-        reference, target = batch.query.reference, batch.target
+        reference, target, hard = batch.query.reference, batch.target, batch.negatives
         pixels = reference[:0]
-        moved = move_data_to_device(batch._replace(query=batch.query._replace(reference=pixels), target=pixels), device)
+        light = batch._replace(query=batch.query._replace(reference=pixels), target=pixels)
+        if hard is not None:
+            light = light._replace(negatives=hard._replace(image=pixels))
+        moved = move_data_to_device(light, device)
+        if hard is not None:
+            moved = moved._replace(negatives=moved.negatives._replace(image=hard.image))
         return moved._replace(query=moved.query._replace(reference=reference), target=target)
 
     def __call__(self, model: Model, batch: TripletBatch) -> Encoded:
         """Encode the batch in chunks. All ranks have to call it; how many rows they have may differ."""
         concept = self._mean(model.concept)
-        distinct = distinct_images(batch.reference_id.cpu(), batch.target_id.cpu())
+        hard = None if batch.negatives is None else batch.negatives.image_id.cpu()
+        distinct = distinct_images(batch.reference_id.cpu(), batch.target_id.cpu(), hard)
         chunks = plan_chunks(distinct, self.chunk)
         passes = Passes(model, concept, batch, distinct, chunks)
         results = Results(*_InChunks.apply(passes, *passes.parameters))
@@ -132,13 +138,14 @@ class GradientCache(WholeBatch):
         image = torch.cat([chunk.images[chunk.kept] for chunk in chunks]).argsort().to(device)  # (U,)
         reference, target = (image[which.to(device)] for which in (distinct.reference, distinct.target))  # (B,)
         loss = None if concept is None else mean_over_phrases(results.concept)
-        return Encoded(results.query[query], results.image[target], results.image[reference], loss)
+        negative = None if distinct.negative is None else results.image[image[distinct.negative.to(device)]]  # (M, E)
+        return Encoded(results.query[query], results.image[target], results.image[reference], loss, negative)
 
 
 def plan_chunks(distinct: Distinct, size: int) -> list[Chunk]:
     """Divide B rows into chunks of equal size, at most ``size``, so that hardly any image is in two of them.
 
-    Rows with the same reference are neighbours. Images that are targets only are distributed evenly.
+    Rows with the same reference are neighbours. Images that are no references are distributed evenly.
     """
     order = distinct.reference.argsort(stable=True)  # (B,)
     count = -(-len(order) // size)
@@ -223,10 +230,15 @@ class Passes:
 
     def _images(self, chunk: Chunk) -> Tensor:
         """Move the images of a chunk (n, 3, S, S) to the device; those of the other chunks need not be there."""
-        place = self.distinct.first[chunk.images]  # (n,) among the 2B
-        size = len(self.batch.target)
-        parts = (self.batch.query.reference, place[place < size]), (self.batch.target, place[place >= size] - size)
-        return torch.cat([pixels[rows.to(pixels.device)].to(self.device) for pixels, rows in parts])
+        place = self.distinct.first[chunk.images]  # (n,) among the 2B + M
+        sources, start, parts = [self.batch.query.reference, self.batch.target], 0, []
+        if self.batch.negatives is not None:
+            sources.append(self.batch.negatives.image)
+        for pixels in sources:
+            rows = place[(place >= start) & (place < start + len(pixels))] - start
+            parts.append(pixels[rows.to(pixels.device)].to(self.device))
+            start += len(pixels)
+        return torch.cat(parts)
 
 
 class _InChunks(torch.autograd.Function):

@@ -22,6 +22,7 @@ from contextcir.evaluation.composition import CompositionMetric, average_figures
 from contextcir.evaluation.protocol import averaging_groups
 from contextcir.fusion import CrossAttentionFusion, Fusion
 from contextcir.losses.contrastive import InfoNCE
+from contextcir.losses.negatives import FurtherImages
 from contextcir.losses.text_cc import ConceptLoss
 from contextcir.training.checkpoint_loading import (
     check_resumable,
@@ -232,8 +233,11 @@ class ContextCIR(LightningModule):
         encoded = self.encoding(self, batch)
         negatives = self.contrastive.negatives
         further = None if negatives is None else negatives.draw(self.backbone, batch.target, self.global_step)
+        hard = None
+        if batch.negatives is not None and encoded.negative is not None:
+            hard = FurtherImages(encoded.negative, batch.negatives.image_id)
         sides = encoded.query, encoded.target, encoded.reference
-        parts = {"contrastive": self.contrastive(*sides, batch.target_id, batch.reference_id, further)}
+        parts = {"contrastive": self.contrastive(*sides, batch.target_id, batch.reference_id, further, hard)}
         loss = parts["contrastive"]
         if self.concept is not None and encoded.concept is not None:
             parts["concept"] = encoded.concept

@@ -33,6 +33,7 @@ def find_missing(part: TrainingSet | Evaluation, images: ImageStore, command: st
     else:
         what = part.file
         names |= dict.fromkeys(record.target for record in part.records if record.target is not None)
+        names |= dict.fromkeys(name for record in part.records for name in record.negatives)
     missing = images.missing(list(names))
     if missing:
         named = ", ".join(map(label, missing[:3])) + (", ..." if len(missing) > 3 else "")
@@ -48,14 +49,19 @@ def find_missing(part: TrainingSet | Evaluation, images: ImageStore, command: st
 
 
 def drop_missing(part: Part, missing: Collection[str]) -> Part:
-    """Return a training set without the triplets, or an evaluation without the queries, that need missing images."""
+    """Return a training set without the triplets, or an evaluation without the queries, that need missing images.
+
+    A triplet does not need its hard negatives: those that are missing are left out of it.
+    """
     if not missing:
         return part
     if isinstance(part, Evaluation):
         protocol, records = drop_from_protocol(part.protocol, part.records, missing)
         return part._replace(protocol=protocol, records=records)
     records = tuple(
-        record for record in part.records if record.reference not in missing and record.target not in missing
+        record._replace(negatives=tuple(name for name in record.negatives if name not in missing))
+        for record in part.records
+        if record.reference not in missing and record.target not in missing
     )
     return part._replace(records=records)
 
@@ -73,15 +79,15 @@ def drop_from_protocol(
     """
     present = [image for image, name in enumerate(protocol.gallery) if name not in missing]
     place = {image: new for new, image in enumerate(present)}
-    count = len(protocol.query_ids)
+    count, of_records = len(protocol.query_ids), protocol.record_queries()
+    without_reference = {
+        query for query, record in zip(of_records, records, strict=True) if record.reference in missing
+    }
 
     def lost(query: int) -> bool:
-        views = (records[view * count + query] for view in range(protocol.query_views))
         targets = protocol.targets[query]
         needed = targets[:1] if protocol.recall_of_first else targets
-        return any(record.reference in missing for record in views) or (
-            bool(needed) and not any(image in place for image in needed)
-        )
+        return query in without_reference or (bool(needed) and not any(image in place for image in needed))
 
     kept = [query for query in range(count) if not lost(query)]
     if not kept or not present:
@@ -95,11 +101,16 @@ def drop_from_protocol(
     def left(rows: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
         return tuple(tuple(place[image] for image in rows[query] if image in place) for query in kept)
 
+    def fewer(counts: Sequence[int] | None, rows: Sequence[Sequence[int]]) -> tuple[int, ...] | None:
+        if counts is None:
+            return None
+        return tuple(counts[query] - sum(image not in place for image in rows[query]) for query in kept)
+
     strata = {
         name: tuple(new_query[query] for query in members if query in new_query)
         for name, members in protocol.strata.items()
     }
-    graded = protocol.graded_targets
+    graded, groups, further = protocol.graded_targets, protocol.query_groups, protocol.further_references
     restricted = replace(
         protocol,
         gallery=tuple(protocol.gallery[image] for image in present),
@@ -111,11 +122,18 @@ def drop_from_protocol(
         if graded is None
         else tuple({place[i]: value for i, value in graded[query].items() if i in place} for query in kept),
         strata={name: members for name, members in strata.items() if members},
+        negatives=None if protocol.negatives is None else left(protocol.negatives),
+        query_groups=None if groups is None else tuple(groups[query] for query in kept),
+        further_references=None
+        if further is None
+        else tuple(tuple(place.get(image, -1) for image in further[query]) for query in kept),
+        counted_targets=fewer(protocol.counted_targets, protocol.targets),
+        counted_negatives=fewer(protocol.counted_negatives, protocol.negatives or ()),
     )
-    positions = [view * count + query for view in range(protocol.query_views) for query in kept]
     left_records = (
-        _with_present_target(records[position], protocol, protocol.targets[position % count], missing)
-        for position in positions
+        _with_present_target(record, protocol, protocol.targets[query], missing)
+        for query, record in zip(of_records, records, strict=True)
+        if query in new_query
     )
     return restricted, tuple(left_records)
 

@@ -10,7 +10,7 @@ from contextcir.embeddings import preprocess_digest
 from contextcir.encoders.frozen import SETTING, ImageList, StoredImages
 from data_modules.loading.images import ImageStore
 from data_modules.loading.sampling import Draw
-from data_modules.loading.triplets import GalleryItem, Preprocess, QueryDataset, TripletItem
+from data_modules.loading.triplets import GalleryItem, Preprocess, QueryDataset, TripletItem, chosen_negatives
 from data_modules.records import QueryRecord
 
 
@@ -90,10 +90,14 @@ class QueryRows(QueryDataset):
 
 
 class TripletRows(Dataset[TripletItem]):
-    """Training triplets with rows as images. Nothing in them is random, so the seeds of `Draw`s do not count."""
+    """Training triplets with rows as images. Nothing in them is random but the choice among hard negatives.
 
-    def __init__(self, records: Sequence[QueryRecord], rows: ImageRows) -> None:
+    ``negatives``: as of `TripletDataset`.
+    """
+
+    def __init__(self, records: Sequence[QueryRecord], rows: ImageRows, negatives: int = 0) -> None:
         self.queries = QueryRows(records, rows)
+        self.negatives = negatives
 
     def __len__(self) -> int:
         return len(self.queries)
@@ -101,7 +105,12 @@ class TripletRows(Dataset[TripletItem]):
     def __getitem__(self, draw: Draw) -> TripletItem:
         queries, record = self.queries, self.queries.records[draw.index]
         reference, target = (queries.images.index(name) for name in (record.reference, record.target))
-        return TripletItem(queries[draw.index], queries.rows[record.target], reference, target)
+        item = TripletItem(queries[draw.index], queries.rows[record.target], reference, target)
+        if not self.negatives:
+            return item
+        names = chosen_negatives(record, self.negatives, draw.seed)
+        ids = tuple(map(queries.images.index, names))
+        return item._replace(negatives=tuple(queries.rows[name] for name in names), negative_ids=ids)
 
 
 class GalleryRows(Dataset[GalleryItem]):

@@ -147,7 +147,7 @@ class SeededTriplets(TripletDataset):
                 torch.default_generator.manual_seed(draw.seed)
                 np.random.seed(draw.seed % 2**32)
                 random.seed(draw.seed)
-                items.append(super().__getitem__(draw.index))
+                items.append(self.item(draw.index, draw.seed))
         return items
 
 

@@ -1,5 +1,6 @@
 """Queries, triplets and galleries of any benchmark: datasets, and how their items become batches."""
 
+import random
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -8,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from contextcir.batch import GalleryBatch, Phrases, QueryBatch, TripletBatch, clauses_of
+from contextcir.batch import GalleryBatch, HardNegatives, Phrases, QueryBatch, TripletBatch, clauses_of
 from data_modules.loading.images import ImageStore
 from data_modules.records import Box, QueryRecord
 
@@ -29,12 +30,14 @@ class QueryItem(NamedTuple):
 
 
 class TripletItem(NamedTuple):
-    """One query and its target; the ids name images."""
+    """One query and its target; the ids name images. ``negatives``: None where the set has no hard negatives."""
 
     query: QueryItem
     target: Tensor
     reference_id: int
     target_id: int
+    negatives: tuple[Tensor, ...] | None = None
+    negative_ids: tuple[int, ...] = ()
 
 
 class GalleryItem(NamedTuple):
@@ -116,18 +119,42 @@ class QueryDataset(Dataset[QueryItem]):
 
 
 class TripletDataset(Dataset[TripletItem]):
-    """Training triplets: `QueryDataset` with the target of every query. All records must have one."""
+    """Training triplets: `QueryDataset` with the target of every query. All records must have one.
 
-    def __init__(self, records: Sequence[QueryRecord], images: ImageStore, preprocess: Preprocess) -> None:
+    ``negatives``: how many hard negatives of a triplet to load with it, at most; 0 for a set without any.
+    """
+
+    def __init__(
+        self, records: Sequence[QueryRecord], images: ImageStore, preprocess: Preprocess, negatives: int = 0
+    ) -> None:
         self.queries = QueryDataset(records, images, preprocess)
+        self.negatives = negatives
 
     def __len__(self) -> int:
         return len(self.queries)
 
     def __getitem__(self, index: int) -> TripletItem:
+        return self.item(index, 0)
+
+    def item(self, index: int, seed: int) -> TripletItem:
+        """Return a triplet; ``seed``: of the choice of its hard negatives."""
         record, images = self.queries.records[index], self.queries.images
         target = self.queries.preprocess(self.queries.image(index, "target"))
-        return TripletItem(self.queries[index], target, images.index(record.reference), images.index(record.target))
+        item = TripletItem(self.queries[index], target, images.index(record.reference), images.index(record.target))
+        if not self.negatives:
+            return item
+        names = chosen_negatives(record, self.negatives, seed)
+        loaded = (images.load(name, f"negative of {record.origin}") for name in names)
+        return item._replace(
+            negatives=tuple(map(self.queries.preprocess, loaded)), negative_ids=tuple(map(images.index, names))
+        )
+
+
+def chosen_negatives(record: QueryRecord, count: int, seed: int) -> Sequence[str]:
+    """Return the hard negatives of a record, or ``count`` of them that depend on the seed alone."""
+    if len(record.negatives) <= count:
+        return record.negatives
+    return random.Random(seed).sample(record.negatives, count)  # noqa: S311  (of no secret)
 
 
 class GalleryDataset(Dataset[GalleryItem]):
@@ -177,6 +204,18 @@ def collate_triplets(items: Sequence[TripletItem]) -> TripletBatch:
         target=torch.stack([item.target for item in items]),  # (B, 3, S, S)
         reference_id=torch.tensor([item.reference_id for item in items]),  # (B,)
         target_id=torch.tensor([item.target_id for item in items]),  # (B,)
+        negatives=None if items[0].negatives is None else collate_negatives(items),
+    )
+
+
+def collate_negatives(items: Sequence[TripletItem]) -> HardNegatives:
+    """Put the hard negatives of triplets into a batch; there may be none."""
+    images = [image for item in items for image in item.negatives or ()]
+    ids = [number for item in items for number in item.negative_ids]
+    target = items[0].target
+    return HardNegatives(
+        image=torch.stack(images) if images else target.new_empty(0, *target.shape),  # (M, 3, S, S)
+        image_id=torch.tensor(ids, dtype=torch.int64),  # (M,)
     )
 
 

@@ -30,7 +30,8 @@ class BenchmarkReader:
     Class attributes: ``benchmark``: its name. ``expected``: official numbers of each split, where ``triplets`` and
     ``images`` make a split one to train on, and ``queries`` and ``gallery`` one to evaluate. ``total``: triplets and
     queries of all splits together, where those of single splits are not stated. ``training_splits``: names of the
-    splits that are read as training sets. ``captions``: the fields that hold the texts.
+    splits that are read as training sets. ``captions``: the fields that hold the texts. ``protocol_version``: a whole
+    number that rises when a change of this project changes what the same files and the same embeddings give.
 
     Args:
         root: folder with annotations and images.
@@ -42,6 +43,7 @@ class BenchmarkReader:
     expected: ClassVar[Counts] = {}
     total: ClassVar[int | None] = None
     training_splits: ClassVar[frozenset[str]] = frozenset()
+    protocol_version: ClassVar[int] = 1
     captions: ClassVar[type[CaptionRecord]]
 
     def __init__(self, root: str | Path) -> None:

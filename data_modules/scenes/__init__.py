@@ -109,7 +109,8 @@ class ScenesReader(CIRRReader):
             return evaluation._replace(protocol=replace(evaluation.protocol, strata=strata))
         self._shared.report = self.report
         evaluation = self._shared.read_evaluation(split.removeprefix(SHARED))
-        return evaluation._replace(protocol=replace(evaluation.protocol, benchmark=self.benchmark, split=split))
+        named = {"benchmark": self.benchmark, "split": split, "version": self.protocol_version}
+        return evaluation._replace(protocol=replace(evaluation.protocol, **named))
 
     def read_roles(self, split: str) -> dict[int, dict[str, str]]:
         """Return, by query id, why each image is in the query's set; {} for splits that do not say so.

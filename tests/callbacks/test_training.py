@@ -91,7 +91,7 @@ def joined(first: TripletBatch, second: TripletBatch) -> TripletBatch:
     a, b = first.query, second.query
     images = torch.cat([a.reference, b.reference])
     query = QueryBatch(torch.cat([a.index, b.index]), images, a.captions + b.captions, a.phrases)
-    return TripletBatch(query, *(torch.cat(parts) for parts in zip(first[1:], second[1:], strict=True)))
+    return TripletBatch(query, *(torch.cat(parts) for parts in zip(first[1:4], second[1:4], strict=True)))
 
 
 def test_norms_are_of_the_gradient_of_all_ranks(tmp_path: Path) -> None:

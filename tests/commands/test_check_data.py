@@ -253,11 +253,11 @@ def test_every_reader_of_the_project_is_known_by_name() -> None:
         for value in vars(module).values()
         if isinstance(value, type) and issubclass(value, BenchmarkReader) and value is not BenchmarkReader
     }
-    assert len(readers) == 7 and readers == set(READERS.values())
+    assert len(readers) == 11 and readers == set(READERS.values())
 
 
 def test_every_benchmark_has_its_numbers() -> None:
-    assert all(name == reader.benchmark for name, reader in READERS.items()) and len(READERS) == 7
+    assert all(name == reader.benchmark for name, reader in READERS.items()) and len(READERS) == 11
     assert {name for name, reader in READERS.items() if not reader.expected} == {"manifest"}
     assert {name: reader.total for name, reader in READERS.items() if reader.total} == {
         "lasco": 389_305,

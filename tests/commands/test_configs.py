@@ -1,13 +1,16 @@
 """Every benchmark's config runs, on a small copy of the benchmark in its official layout."""
 
 import json
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import pytest
 import yaml
 
 from contextcir.phrases.bank import PhraseBank
+from data_modules.patterncom import ATTRIBUTES
 from experiments.convert import main as convert
 from experiments.phrases.__main__ import main as parse_phrases
 from experiments.run import main
@@ -16,6 +19,7 @@ from tests.helpers.make_data import make_circo, make_cirr
 from tests.helpers.make_fashioniq import make_fashioniq
 from tests.helpers.make_genecis import make_genecis
 from tests.helpers.make_lasco import make_lasco
+from tests.helpers.make_newer import make_icir, make_patterncom, make_pinpoint
 from tests.helpers.paths import CONFIGS
 
 BASE, CIRR = "base", "cirr_b32"
@@ -68,6 +72,28 @@ def test_the_genecis_experiment_runs_on_its_layout(small: list[str], tmp_path: P
     assert "subset_recall_at_1" in results(runs, "genecis")["validate"]["focus_object"]["rows"]["composed"]
 
 
+@pytest.mark.parametrize(
+    ("name", "make", "split", "figure"),
+    [
+        ("icir", make_icir, "test", "subset_average_precision_worst"),
+        ("pinpoint", make_pinpoint, "test", "neg_recall_at_10"),
+        ("patterncom", partial(make_patterncom, attributes=ATTRIBUTES), "patterncom", "average_precision"),
+    ],
+)
+def test_newer_benchmarks_are_scored_on_their_layout(
+    name: str, make: Any, split: str, figure: str, small: list[str], tmp_path: Path, runs: Path
+) -> None:
+    if name == "pinpoint":
+        pytest.importorskip("pyarrow")
+    make(tmp_path / name)
+    main(["validate", *flags(BASE, CIRR, name), *small, f"--data.root={tmp_path / name}"])
+    entry = results(runs, name)["validate"][split]
+    assert figure in entry["rows"]["composed"] and entry["protocol"]["version"] == 1
+    assert {"composed", "image_only", "text_only", "sum"} == entry["composition"]["ndcg"].keys()
+    main(["predict", *flags(BASE, CIRR, name), *small, f"--data.root={tmp_path / name}"])
+    assert len(list((runs / name / "id1" / "ranking").glob("*.jsonl"))) == (6 if name == "patterncom" else 1)
+
+
 def test_the_aggregated_experiment_trains_on_four_sets(
     small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,6 +127,7 @@ def test_the_phrase_bank_overlay_gives_phrases_to_cirr(
 
 def test_every_config_is_run_by_a_test() -> None:
     run = {"base", "scenes", "demo", "cirr_b32", "cirr_l14", "cirr_h14", "circo", "fashioniq", "lasco", "genecis"}
+    run |= {"icir", "pinpoint", "patterncom"}
     assert {path.stem for path in CONFIGS.glob("*.yaml")} == run | {"aggregated_h14"}
     assert {path.parent.name for path in CONFIGS.rglob("*.yaml")} == {"configs", "overlays", "synthesis"}
 

@@ -156,6 +156,7 @@ def test_description_holds_every_option_and_is_json() -> None:
         "averaged_as": "all",
         "headline": "subset_recall_at_1",
         "query_text": "caption",
+        "version": 1,
     }
 
 

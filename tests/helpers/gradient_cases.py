@@ -100,7 +100,7 @@ def rows_of(batch: TripletBatch, start: int, end: int) -> TripletBatch:
     inside = (clauses.owner >= start) & (clauses.owner < end)
     clauses = Clauses(clauses.owner[inside] - start, clauses.spans[inside])
     query = QueryBatch(index[start:end], reference[start:end], captions[start:end], phrases, clauses)
-    return TripletBatch(query, *(part[start:end] for part in batch[1:]))
+    return TripletBatch(query, *(part[start:end] for part in batch[1:4]))
 
 
 def gradients(model: ContextCIR, batch: TripletBatch) -> dict[str, Tensor]:
