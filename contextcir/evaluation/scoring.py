@@ -145,17 +145,33 @@ class Nearest(NamedTuple):
     own: Tensor
 
 
+class AllRanks(NamedTuple):
+    """Ranks of all images that matter to N queries, as of `Ranks`: what every metric can be computed from again.
+
+    ``targets`` (N, K), rising, and their number ``counts`` (N,), missing ones included. ``subset_targets`` (N, K),
+    ``graded`` and ``subset_graded`` are None where the protocol has none. Infinite where an image is missing.
+    """
+
+    targets: Tensor
+    counts: Tensor
+    subset_targets: Tensor | None = None
+    graded: Graded | None = None
+    subset_graded: Graded | None = None
+
+
 class Scored(NamedTuple):
     """What the scores say of N queries: ``values`` in 0..1 (N,) by metric, and ranks (N,) of the best target.
 
     ``rank`` in the gallery, of the first target alone where recall is that of the first; ``subset_rank`` in the query's
     own subset, None without subsets. Infinite where the target is missing. ``nearest``: None if it was not asked for.
+    ``all_ranks``: of every target, and of the images with a relevance.
     """
 
     values: dict[str, Tensor]
     rank: Tensor
     subset_rank: Tensor | None
     nearest: Nearest | None = None
+    all_ranks: AllRanks | None = None
 
 
 def score_queries(
@@ -170,16 +186,45 @@ def score_queries(
     best: list[Nearest] = []
     own: list[Tensor] = []
     own_subset: list[Tensor] = []
+    known: list[AllRanks] = []
     for rows, scores in chunks:
         ranks = ScoredRanks(Answers(*(known[rows] for known in answers)), scores, protocol.exclude_reference)
         parts.append({metric.name: metric.values(ranks) for metric in protocol.metrics})
         own.append((ranks.first_target if protocol.recall_of_first else ranks.targets)[:, 0])
         if protocol.subsets is not None:
             own_subset.append(ranks.subset_targets[:, 0])
+        known.append(_all_ranks(protocol, ranks))
         if nearest:
             counted = answers.targets[rows][:, :1] if protocol.recall_of_first else answers.targets[rows]
             columns = ranks.nearest(nearest, protocol.only_subsets)
             best.append(Nearest(columns, pick(scores, columns), pick(scores, counted).amax(1)))
     values = {name: torch.cat([part[name] for part in parts]) for name in protocol.metric_names()}
     found = Nearest(*map(torch.cat, zip(*best, strict=True))) if best else None
-    return Scored(values, torch.cat(own), torch.cat(own_subset) if own_subset else None, found)
+    return Scored(values, torch.cat(own), torch.cat(own_subset) if own_subset else None, found, _joined(known))
+
+
+def _all_ranks(protocol: Protocol, ranks: ScoredRanks) -> AllRanks:
+    in_subsets = protocol.subsets is not None
+    graded = protocol.graded_targets is not None
+    return AllRanks(
+        targets=ranks.targets,
+        counts=ranks.target_counts,
+        subset_targets=ranks.subset_targets if in_subsets else None,
+        graded=ranks.graded if graded else None,
+        subset_graded=ranks.subset_graded if graded and in_subsets else None,
+    )
+
+
+def _joined(parts: list[AllRanks]) -> AllRanks:
+    def graded(name: str) -> Graded | None:
+        found = [value for part in parts if (value := getattr(part, name)) is not None]
+        return Graded(*map(torch.cat, zip(*found, strict=True))) if found else None
+
+    subsets = [part.subset_targets for part in parts if part.subset_targets is not None]
+    return AllRanks(
+        torch.cat([part.targets for part in parts]),
+        torch.cat([part.counts for part in parts]),
+        torch.cat(subsets) if subsets else None,
+        graded("graded"),
+        graded("subset_graded"),
+    )
