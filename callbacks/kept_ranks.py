@@ -1,4 +1,4 @@
-"""The ranks behind the figures of a split, as lists for ``queries.json``: every metric can be computed from them again."""
+"""The ranks behind the figures of a split, as lists for ``queries.json``: every metric follows from them."""
 
 from collections.abc import Mapping
 from typing import Any
