@@ -26,9 +26,13 @@ def entry_of(protocol: Protocol, scored: Computed) -> dict[str, Any]:
             rows[row]["subset_rank"] = column(protocol, index, found.subset_rank)
         if found.all_ranks is not None:
             rows[row] |= _of_all_targets(protocol, index, found.all_ranks)
+            rows[row] |= _of_negatives(protocol, index, found.all_ranks)
             graded, grades = _of_graded(protocol, index, found.all_ranks)
             rows[row] |= graded
             relevance |= grades
+    groups = getattr(protocol, "query_groups", None)
+    if groups is not None:
+        relevance["query_groups"] = list(groups)
     return {
         "benchmark": protocol.benchmark,
         "queries": list(protocol.query_ids),
@@ -49,9 +53,10 @@ def column(protocol: Protocol, index: Tensor, ranks: Tensor) -> list[int | None]
 
 def _of_all_targets(protocol: Protocol, index: Tensor, ranks: AllRanks) -> dict[str, Lists]:
     """Return the ranks of all targets, {} where no query has more than one: its rank is in the columns."""
-    if max(map(len, protocol.targets)) < 2:
-        return {}
     lists = {"target_ranks": ranks.targets, "subset_target_ranks": ranks.subset_targets}
+    if max(map(len, protocol.targets)) < 2:
+        lists = {}
+    lists["target_ranks_without_negatives"] = ranks.without_negatives
     counts = ranks.counts.tolist()
     return {
         name: _scattered(
@@ -60,6 +65,15 @@ def _of_all_targets(protocol: Protocol, index: Tensor, ranks: AllRanks) -> dict[
         for name, found in lists.items()
         if found is not None
     }
+
+
+def _of_negatives(protocol: Protocol, index: Tensor, ranks: AllRanks) -> dict[str, Lists]:
+    """Return the ranks of wrong answers, missing ones last; {} where there are none."""
+    if ranks.negatives is None or ranks.negative_counts is None:
+        return {}
+    rising = _whole(ranks.negatives.sort(1).values).tolist()
+    lists = [row[:count] for row, count in zip(rising, ranks.negative_counts.tolist(), strict=True)]
+    return {"negative_ranks": _scattered(protocol, index, lists)}
 
 
 def _of_graded(protocol: Protocol, index: Tensor, ranks: AllRanks) -> tuple[dict[str, Lists], dict[str, Lists]]:

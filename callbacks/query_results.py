@@ -41,7 +41,9 @@ class QueryResults(EvaluationCallback):
     the ranks are of, and the training ``step``), and lists of ranks where one is not enough. Where queries have
     several targets, rows have ``target_ranks`` and, with subsets, ``subset_target_ranks`` of all targets, missing ones
     last; where images are graded, ``graded_ranks`` and ``subset_graded_ranks`` of those with a relevance above 0, which
-    are the same in all rows and stand in the split's ``relevance`` and ``subset_relevance``.
+    are the same in all rows and stand in the split's ``relevance`` and ``subset_relevance``. Where there are wrong
+    answers, rows have ``negative_ranks`` and ``target_ranks_without_negatives``; where queries belong together, the
+    split has ``query_groups``.
 
     ``retrieved/SPLIT.jsonl.gz`` has the captions, the nearest images of the composed query and of the sum, their scores
     and places on the disk, and for the worst failures and nearest misses (`examples`) the attention of the noun

@@ -1,11 +1,13 @@
 """The metrics of a `Protocol` for every query, from a score matrix in parts."""
 
+import math
 from collections.abc import Iterable
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from contextcir.evaluation.metrics import Graded, Ranks
 from contextcir.evaluation.protocol import Protocol
@@ -149,7 +151,9 @@ class AllRanks(NamedTuple):
     """Ranks of all images that matter to N queries, as of `Ranks`: what every metric can be computed from again.
 
     ``targets`` (N, K), rising, and their number ``counts`` (N,), missing ones included. ``subset_targets`` (N, K),
-    ``graded`` and ``subset_graded`` are None where the protocol has none. Infinite where an image is missing.
+    ``graded``, ``subset_graded``, and of wrong answers ``negatives`` (N, W), their number ``negative_counts`` (N,) and
+    ``without_negatives`` (N, K), the ranks of the targets without them, are None where the protocol has none. Infinite
+    where an image is missing.
     """
 
     targets: Tensor
@@ -157,6 +161,9 @@ class AllRanks(NamedTuple):
     subset_targets: Tensor | None = None
     graded: Graded | None = None
     subset_graded: Graded | None = None
+    negatives: Tensor | None = None
+    negative_counts: Tensor | None = None
+    without_negatives: Tensor | None = None
 
 
 class Scored(NamedTuple):
@@ -206,25 +213,34 @@ def score_queries(
 def _all_ranks(protocol: Protocol, ranks: ScoredRanks) -> AllRanks:
     in_subsets = protocol.subsets is not None
     graded = protocol.graded_targets is not None
+    known: Any = ranks
+    wrong = getattr(protocol, "negatives", None) is not None
     return AllRanks(
         targets=ranks.targets,
         counts=ranks.target_counts,
         subset_targets=ranks.subset_targets if in_subsets else None,
         graded=ranks.graded if graded else None,
         subset_graded=ranks.subset_graded if graded and in_subsets else None,
+        negatives=known.negatives if wrong else None,
+        negative_counts=known.negative_counts if wrong else None,
+        without_negatives=known.targets_without_negatives if wrong else None,
     )
 
 
 def _joined(parts: list[AllRanks]) -> AllRanks:
-    def graded(name: str) -> Graded | None:
-        found = [value for part in parts if (value := getattr(part, name)) is not None]
-        return Graded(*map(torch.cat, zip(*found, strict=True))) if found else None
+    """Return the ranks of all queries; parts may differ in how many targets or images they have room for."""
 
-    subsets = [part.subset_targets for part in parts if part.subset_targets is not None]
-    return AllRanks(
-        torch.cat([part.targets for part in parts]),
-        torch.cat([part.counts for part in parts]),
-        torch.cat(subsets) if subsets else None,
-        graded("graded"),
-        graded("subset_graded"),
-    )
+    def join(name: str) -> Tensor | Graded | None:
+        found = [getattr(part, name) for part in parts]
+        if found[0] is None:
+            return None
+        if isinstance(found[0], Graded):
+            return Graded(_stacked([of.ranks for of in found], math.inf), _stacked([of.relevance for of in found], 0))
+        return _stacked(found, math.inf) if found[0].ndim == 2 else torch.cat(found)
+
+    return AllRanks(**{name: join(name) for name in AllRanks._fields})  # type: ignore[arg-type]
+
+
+def _stacked(parts: list[Tensor], padding: float) -> Tensor:
+    width = max(part.shape[1] for part in parts)
+    return torch.cat([functional.pad(part, (0, width - part.shape[1]), value=padding) for part in parts])

@@ -1,7 +1,9 @@
 """Every figure of a result, computed again from the ranks: verified, different, or why neither can be said."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +16,7 @@ VERIFIED, UNVERIFIED, DIFFERS = "verified", "could not be verified", "differs"
 DIGITS = 4  # of figures in result files
 SINGLE = 6e-7  # relative precision of figures that were computed in single precision
 MEAN = "mean_of"
+METRICS = ("metrics", "gain", "wrong_answers", "query_groups", "whole_rankings")  # modules of contextcir.evaluation
 ROWS = "rows"
 BEFORE = "target_before"
 ABOUT = ("epoch", "step", "parameters", "dimension")  # numbers that say what was evaluated, and are no figures
@@ -83,10 +86,32 @@ class Split:
         """
         name, stratum = self.parts(figure)
         values = self.values(row, name)
-        if stratum is not None:
-            members = self.strata[stratum]
-            values = values[[place in members for place in self.rows[row].seen]]
-        return _mean(values)
+        seen, of_queries = self.rows[row].seen, self.entry.get("query_groups")
+        chosen = [stratum is None or place in self.strata[stratum] for place in seen]
+        mean, exact = _mean(values[chosen])
+        over = getattr(metric_of(name, self.protocol), "over", None)
+        if over is None or name not in self.protocol.get("over_query_groups", ()):
+            return mean, exact
+        if not isinstance(of_queries, list) or len(of_queries) != len(self.entry["queries"]):
+            raise NotKeptError("the groups of queries were not kept")
+        groups = [of_queries[place] for place, inside in zip(seen, chosen, strict=True) if inside]
+        return 100 * float(over(values[chosen], groups)), False
+
+    def gain(self, row: str, stratum: str | None = None) -> float:
+        """Return the nDCG of a row in percent: the sum over targets of 1 / log2(1 + rank), divided by the highest one.
+
+        Raises:
+            NotKeptError: if it can't be computed from what was kept.
+        """
+        if row not in self.rows:
+            raise NotKeptError(f"the ranks of {row} were not kept")
+        ranks = self.rows[row]
+        only_subsets = not self.protocol["recall_at"] and bool(self.protocol["subset_recall_at"])
+        counts = ranks.target_counts
+        found = ranks.subset_targets if only_subsets else ranks.targets  # (Q, K), infinite where missing
+        ideal = np.array([(1 / np.log2(np.arange(2, count + 2))).sum() for count in counts])
+        chosen = [stratum is None or place in self.strata[stratum] for place in ranks.seen]
+        return _mean(((1 / np.log2(found + 1)).sum(1) / ideal)[chosen])[0]
 
     def before(self, figure: str) -> tuple[float, bool]:
         """Return the share of queries whose target came before all images of a role; as `mean`."""
@@ -113,6 +138,37 @@ class Split:
         return figure, None
 
 
+def check_composition(name: str, found: Any, gain: Callable[[str, str | None], float]) -> Iterator[Figure]:
+    """Yield what became of the nDCG of every row and of the Composition Gaps that follow from them.
+
+    ``gain`` returns the nDCG of a row, in percent, among all queries or a group of them. A gap is
+    1 - max(image only, text only) / composed, None where the composed query finds nothing.
+    """
+
+    def gap(stratum: str | None) -> float | None:
+        composed, image, text = (gain(row, stratum) for row in ("composed", "image_only", "text_only"))
+        return None if composed == 0 else 1 - max(image, text) / composed
+
+    for row, value in found.get("ndcg", {}).items():
+        yield _compared(f"{name}.composition.ndcg.{row}", value, lambda r=row: gain(r, None), DIGITS)
+    gaps = {"gap": (found.get("gap"), None)}
+    gaps |= {f"gap.{stratum}": (value, stratum) for stratum, value in found.get("strata", {}).items()}
+    for key, (value, stratum) in gaps.items():
+        yield _compared(f"{name}.composition.{key}", value, lambda s=stratum: gap(s), 6)
+
+
+def _compared(name: str, value: Any, compute: Callable[[], float | None], digits: int) -> Figure:
+    try:
+        found = compute()
+    except NotKeptError as error:
+        return Figure(name, value, UNVERIFIED, why=str(error))
+    if value is None or found is None:
+        same = value is None and found is None
+    else:
+        same = type(value) in (int, float) and abs(value - found) <= 0.51 * 10**-digits + 2e-6 * max(1, abs(found))
+    return Figure(name, value, VERIFIED if same else DIFFERS, None if found is None else round(found, digits))
+
+
 def metric_of(name: str, protocol: Mapping[str, Any]) -> Metric | None:
     """Return the metric of a name under a protocol, None for one that is not known."""
     means = protocol.get("means") or {}
@@ -120,9 +176,16 @@ def metric_of(name: str, protocol: Mapping[str, Any]) -> Metric | None:
         parts = [metric_of(part, {**protocol, "means": {}}) for part in means[name]]
         known = [part for part in parts if part is not None]
         return MeanOf(name, *known) if len(known) == len(parts) and known else None
+    load_metrics()
     kinds = {kind.prefix: kind for kind in _cut_offs(CutOff) if kind is not FirstTargetRecallAt}
     if protocol.get("recall_of_first"):
         kinds[RecallAt.prefix] = FirstTargetRecallAt
+    if name in (plain := whole_metrics()):
+        return plain[name]
+    for group in group_metrics():
+        of = metric_of(name.removesuffix(f"_{group.suffix}"), protocol) if name.endswith(f"_{group.suffix}") else None
+        if of is not None:
+            return group(of)
     for prefix, kind in kinds.items():
         if name.startswith(prefix) and name[len(prefix) :].isdecimal() and len(name) - len(prefix) < 7:
             return kind(int(name[len(prefix) :]))
@@ -146,6 +209,11 @@ def check_result(name: str, entry: Mapping[str, Any], ranks: Split | None, why: 
                 yield _checked(f"{name}.{figure}", value, ranks, lambda f=figure: ranks.before(f), why)
             else:
                 yield Figure(f"{name}.{figure}", value, UNVERIFIED, why="it does not follow from ranks")
+    if "composition" in entry:
+        if ranks is not None:
+            yield from check_composition(name, entry["composition"], ranks.gain)
+        else:
+            yield Figure(f"{name}.composition", entry["composition"].get("gap"), UNVERIFIED, why=why)
     if "protocol" in entry and ranks is not None:
         yield from _counts(name, entry, ranks)
 
@@ -161,6 +229,10 @@ def check_mean(name: str, entry: Mapping[str, Any], parts: Sequence[Split | None
     for row, figures in entry.get(ROWS, {}).items():
         for figure, value in figures.items():
             yield _checked(f"{name}.{row}.{figure}", value, whole, lambda r=row, f=figure: mean(r, f), why)
+    if "composition" in entry and whole is not None:
+        yield from check_composition(
+            name, entry["composition"], lambda row, _: sum(part.gain(row) for part in known) / len(known)
+        )
 
 
 def _checked(name: str, value: Any, ranks: Split | None, compute: Any, why: str) -> Figure:
@@ -210,6 +282,27 @@ def _counts(name: str, entry: Mapping[str, Any], ranks: Split) -> Iterator[Figur
         yield Figure(
             f"{name}.seen.queries", seen.get("queries"), VERIFIED if seen.get("queries") == found else DIFFERS, found
         )
+
+
+def whole_metrics() -> dict[str, Metric]:
+    """Return the metrics without a cut-off, by name."""
+    load_metrics()
+    kinds: list[Any] = [kind for kind in Metric.__subclasses__() if kind not in (CutOff, MeanOf)]
+    return {kind().name: kind() for kind in kinds if not kind.__abstractmethods__}
+
+
+def group_metrics() -> list[Any]:
+    """Return the classes of metrics over groups of queries."""
+    load_metrics()
+    base: Any = next((kind for kind in Metric.__subclasses__() if kind.__name__ == "GroupMetric"), None)
+    return [] if base is None else list(base.__subclasses__())
+
+
+def load_metrics() -> None:
+    """Import the modules of the project that define metrics."""
+    for module in METRICS:
+        with suppress(ModuleNotFoundError):
+            import_module(f"contextcir.evaluation.{module}")
 
 
 def _cut_offs(kind: type[CutOff]) -> Iterator[type[CutOff]]:

@@ -81,8 +81,26 @@ class StoredRanks(Ranks):
     def subset_graded(self) -> Graded:
         return self._graded("subset_graded_ranks", "subset_relevance")
 
+    @cached_property
+    def negatives(self) -> np.ndarray:
+        return _padded(self._kept("negative_ranks"))
+
+    @cached_property
+    def negative_counts(self) -> np.ndarray:
+        return np.array([len(row) for row in self._kept("negative_ranks")])
+
+    @cached_property
+    def targets_without_negatives(self) -> np.ndarray:
+        return np.sort(_padded(self._kept("target_ranks_without_negatives")), axis=1)
+
     def highest(self, values: np.ndarray) -> np.ndarray:
         return values.max(1)
+
+    def falling(self, values: np.ndarray) -> np.ndarray:
+        return -np.sort(-values, axis=1)
+
+    def log2(self, values: np.ndarray) -> np.ndarray:
+        return np.log2(values)
 
     @property
     def most_targets(self) -> int | None:
@@ -106,6 +124,12 @@ class StoredRanks(Ranks):
         if any(not isinstance(row, list) or len(row) != len(of) for row, of in zip(grades, kept, strict=True)):
             raise InputError(f"row {shown(self._row)}: {relevance} and {ranks} differ in length")
         return Graded(_padded(kept), np.where(_padded_values(grades) > 0, _padded_values(grades), 0.0))
+
+    def _kept(self, name: str) -> list[list[int]]:
+        if name not in self._lists:
+            words = name.replace("_", " ")
+            raise NotKeptError(f"{words} were not kept")
+        return self._rows(name)
 
     def _column(self, name: str) -> list[int | None]:
         return [None if value is None else _rank(value, self._row) for value in self._list(name)]

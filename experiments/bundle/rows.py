@@ -11,6 +11,7 @@ from experiments.report.statistics import estimate
 
 REFERENCES, SEEDS = "references", "seeds"  # what an interval is over
 MODEL = ("model", "pretrained", "parameters", "dimension", "revision", "instruction", "licence")
+NDCG = "ndcg"  # of the whole gallery, of which the Composition Gap is
 MADE = ("checkpoint", "weights", "missing_images", "seen", MEAN)
 
 
@@ -28,9 +29,10 @@ def row_of(bundle: Bundle, name: str | None = None) -> dict[str, Any]:
         if ROWS in entry
     ]
     first = next((e for splits in bundle.head["results"].values() for e in splits.values() if ROWS in e), {})
-    model = {key: first.get(key) for key in MODEL} | dict(bundle.head.get("model") or {})
+    embedder = first.get("embedder") or {}  # of a foreign model, which describes itself
+    model = {key: embedder.get(key, first.get(key)) for key in MODEL} | dict(bundle.head.get("model") or {})
     model["licence"] = bundle.head.get("licence") or model["licence"]
-    words = (first.get("name") or model["model"], model.get("fusion"), model.get("concept"))
+    words = (embedder.get("name") or model["model"], model.get("fusion"), model.get("concept"))
     return {
         "format": FORMAT,
         "kind": "reproduced",
@@ -48,6 +50,7 @@ def _table(bundle: Bundle, phase: str, split: str, entry: Mapping[str, Any]) -> 
     ranks = bundle.ranks.get((phase, split))
     begin = f"{phase}.{split}."
     figures = [figure for figure in bundle.figures if figure.name.startswith(begin)]
+    gains = entry.get("composition", {}).get("ndcg", {})
     return {
         "phase": phase,
         "split": split,
@@ -59,6 +62,7 @@ def _table(bundle: Bundle, phase: str, split: str, entry: Mapping[str, Any]) -> 
                 for name, value in figures_of.items()
                 if over_all(name, entry["protocol"])
             }
+            | ({NDCG: {"mean": gains[row], "values": [gains[row]]}} if row in gains else {})
             for row, figures_of in entry[ROWS].items()
         },
         "checked": {

@@ -71,7 +71,8 @@ def report(bundle: Bundle, every: bool = False) -> list[str]:
     lines = []
     groups: dict[str, int] = {}
     for figure in bundle.of(VERIFIED):
-        group = ".".join(figure.name.split(".")[:3]) if not figure.name.startswith("file ") else "files"
+        places = figure.name.split(".")  # phase, split, row, figure; or phase, split, figure
+        group = "files" if figure.name.startswith("file ") else ".".join(places[: 3 if len(places) > 3 else 2])
         groups[group] = groups.get(group, 0) + 1
         if every:
             lines.append(figure.line)
