@@ -138,10 +138,14 @@ def _of_files(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _numbered(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ranks with numbers in the place of the references' names: queries of one reference have the same."""
+    """Return ranks with numbers in the place of the references' names: queries of one reference have the same.
+
+    ``data`` is a digest of queries, references and groups: other data under the same protocol are told from these.
+    """
     numbers: dict[str, int] = {}
     named = [None if name is None else numbers.setdefault(name, len(numbers)) for name in entry["references"]]
-    return {**entry, "references": named}
+    data = digest([entry["queries"], entry["references"], entry["strata"]])[:12]
+    return {**entry, "references": named, "data": data}
 
 
 def _settings(folder: Path, cleaner: Cleaner) -> tuple[list[int], dict[str, bytes]]:

@@ -55,6 +55,7 @@ def _table(bundle: Bundle, phase: str, split: str, entry: Mapping[str, Any]) -> 
         "phase": phase,
         "split": split,
         "protocol": entry["protocol"],
+        "data": _data(bundle, phase, split, entry),
         **{name: entry[name] for name in MADE if entry.get(name) is not None},
         ROWS: {
             row: {
@@ -69,6 +70,13 @@ def _table(bundle: Bundle, phase: str, split: str, entry: Mapping[str, Any]) -> 
             state: sum(figure.state == state for figure in figures) for state in (VERIFIED, UNVERIFIED, DIFFERS)
         },
     }
+
+
+def _data(bundle: Bundle, phase: str, split: str, entry: Mapping[str, Any]) -> str | None:
+    """Return the digest of a split's data, for a mean those of its parts."""
+    parts = [bundle.ranks.get((phase, part)) for part in entry.get(MEAN, [split])]
+    found = [part.entry.get("data") if part is not None else None for part in parts]
+    return "+".join(str(name) for name in found) if all(found) else None
 
 
 def over_all(name: str, protocol: Mapping[str, Any]) -> bool:

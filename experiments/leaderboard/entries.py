@@ -1,4 +1,4 @@
-"""What a leaderboard is made of: rows of a folder, each of a run that was reproduced, and figures that were published."""
+"""What a leaderboard is made of: rows of runs that were reproduced, in a folder, and figures that were published."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,7 +31,7 @@ class Entry(NamedTuple):
 
     ``kind``: `REPRODUCED` or `REPORTED`. ``figures``: by row of the query (``composed``, ``image_only``, ...) and by
     metric. ``seeds``: how many; None where that is not known or where nothing is trained. ``checked``: how many figures
-    were verified, of how many. ``source``: of a reported figure, or the run.
+    were verified, of how many. ``source``: of a reported figure, or the run. ``data``: digest of the queries, their references and groups.
     """
 
     name: str
@@ -48,6 +48,7 @@ class Entry(NamedTuple):
     seen: Mapping[str, Any] | None = None
     missing_images: int = 0
     mean_of: tuple[str, ...] = ()
+    data: str | None = None
 
 
 def read_folder(folder: Path) -> list[Entry]:
@@ -104,6 +105,7 @@ def _entry(row: Mapping[str, Any], table: Mapping[str, Any]) -> Entry:
         seen=table.get("seen"),
         missing_images=int(table.get("missing_images", 0)),
         mean_of=tuple(table.get("mean_of", ())),
+        data=table.get("data"),
     )
 
 
@@ -137,9 +139,8 @@ def _reported(table: Mapping[str, Any], sources: Mapping[str, str], file: Path) 
         if source not in sources:
             raise InputError(f"{row['name']}: no source {shown(source)} is listed", file=file, field="sources")
         if len(row["figures"]) != len(metrics):
-            raise InputError(
-                f"{row['name']}: expected {len(metrics)} figures, null for one that is not known", file=file
-            )
+            problem = f"{row['name']}: expected {len(metrics)} figures, null for one that is not known"
+            raise InputError(problem, file=file)
         known = zip(metrics, row["figures"], strict=True)
         figures = {metric: Cell(float(value)) for metric, value in known if value is not None}
         entries.append(

@@ -70,7 +70,7 @@ def key_of(entry: Entry) -> str:
         for name, value in entry.protocol.items()
         if name not in _SHOWN and not (_CUT_OFFS.fullmatch(name) and isinstance(value, list))
     }
-    return json.dumps([protocol, _partial(entry), entry.missing_images, entry.mean_of], sort_keys=True)
+    return json.dumps([protocol, _partial(entry), entry.missing_images, entry.mean_of, entry.data], sort_keys=True)
 
 
 def title_of(entry: Entry) -> str:
@@ -132,6 +132,7 @@ def words_of(entry: Entry) -> str:
         for name, value in protocol.items()
         if name not in known | _SHOWN and not _CUT_OFFS.fullmatch(name) and value is not None
     ]
+    parts += [f"data {entry.data}"] if entry.data else []
     return "; ".join(parts) + "."
 
 
