@@ -31,7 +31,8 @@ class Entry(NamedTuple):
 
     ``kind``: `REPRODUCED` or `REPORTED`. ``figures``: by row of the query (``composed``, ``image_only``, ...) and by
     metric. ``seeds``: how many; None where that is not known or where nothing is trained. ``checked``: how many figures
-    were verified, of how many. ``source``: of a reported figure, or the run. ``data``: digest of the queries, their references and groups.
+    were verified, of how many. ``source``: of a reported figure, or the run. ``data``: digest of the queries, their
+    references and groups.
     """
 
     name: str

@@ -8,10 +8,7 @@ from experiments.leaderboard.entries import REPRODUCED, Entry
 from experiments.leaderboard.tables import COMPOSED, SIDES, Table, gap, short, text_of
 
 REPRODUCED_TITLE, REPORTED_TITLE = "Reproduced", "Reported"
-INTERVALS = (
-    "Percent. In brackets the 95 % interval: over seeds (Student's t) where a row has several, else over the queries' "
-    "references (bootstrap)."
-)
+INTERVALS = "the 95 % interval: over seeds (Student's t) where a row has several, else over the queries' references (bootstrap)."
 GAP = "Gap: 1 - max(image only, text only) / composed, on nDCG of the whole ranking."
 NOT_MIXED = "Published figures, none of them measured here: protocols, backbones and training data differ."
 
@@ -20,7 +17,7 @@ def markdown(tables: Sequence[Table]) -> str:
     """Return all tables; what was reproduced and what is reported in parts of their own."""
     parts = []
     for title, kind, note in (
-        (REPRODUCED_TITLE, REPRODUCED, f"{INTERVALS} {GAP}"),
+        (REPRODUCED_TITLE, REPRODUCED, f"Percent. In brackets {INTERVALS} {GAP}"),
         (REPORTED_TITLE, "reported", NOT_MIXED),
     ):
         chosen = [table for table in tables if table.kind == kind]

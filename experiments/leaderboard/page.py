@@ -24,7 +24,11 @@ def render(tables: Sequence[Table], title: str) -> str:
     parts = [
         {"name": name, "kind": kind, "note": note, "tables": [_table(t) for t in tables if t.kind == kind]}
         for name, kind, note in (
-            ("Reproduced", REPRODUCED, f"Computed by this project from ranks that are kept. {INTERVALS} {GAP}"),
+            (
+                "Reproduced",
+                REPRODUCED,
+                f"Percent, computed by this project from ranks that are kept. In small print {INTERVALS} {GAP}",
+            ),
             ("Reported", "reported", NOT_MIXED),
         )
     ]

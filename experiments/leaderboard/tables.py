@@ -170,7 +170,9 @@ def _partial(entry: Entry) -> dict[str, Any] | None:
 
 def _order(entry: Entry, key: str) -> tuple[Any, ...]:
     protocol = entry.protocol
-    return entry.kind == REPORTED, str(protocol["benchmark"]), str(protocol["split"]), str(protocol.get("version")), key
+    if entry.kind == REPORTED:  # as in the file
+        return (True,)
+    return False, str(protocol["benchmark"]), str(protocol["split"]), str(protocol.get("version")), key
 
 
 def text_of(cell: Cell | None, digits: int = 2) -> str:
