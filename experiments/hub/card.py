@@ -52,16 +52,16 @@ def card_of(
     lines = [
         f"---\n{front}---",
         f"# {repository.partition('/')[2]}",
-        f"A model for composed image retrieval: {', '.join(parts)}. An image and a text that says what is to be different "
-        "become one query.",
+        f"A model for composed image retrieval: {', '.join(parts)}. An image and a text that says what is to be "
+        "different become one query.",
         "## Use",
         f"```python\nimport contextcir\n\nmodel = contextcir.load({f'hf-hub:{repository}'!r})\n```",
-        "`model.embed_query(images, texts)` and `model.embed_image(images)` return normalised embeddings of preprocessed "
-        "images (`model.preprocess`); the highest cosines are what was asked for. The files are safetensors and JSON; no "
-        "code is run when they are loaded.",
+        "`model.embed_query(images, texts)` and `model.embed_image(images)` return normalised embeddings of "
+        "preprocessed images (`model.preprocess`); the highest cosines are what was asked for. The files are safetensors "
+        "and JSON; no code is run when they are loaded.",
         "## What it has measured",
-        "Percent, by this run's own evaluation of exactly these weights. The rows of the image alone, the text alone and "
-        "their sum rank the same gallery.",
+        "Percent, by this run's own evaluation of exactly these weights. The rows of the image alone, the text alone "
+        "and their sum rank the same gallery.",
         *(_section(split, entry) for _, split, entry in entries),
         "## What made it",
         table(

@@ -47,9 +47,7 @@ def send(folder: Path, repository: str, private: bool = False) -> str:
         )
     except Exception as error:  # the client's, and its transport's
         status = getattr(getattr(error, "response", None), "status_code", None)
-        hint = (
-            ": log in with `hf auth login`, or set HF_TOKEN to a token that may write" if status in (401, 403) else ""
-        )
+        hint = ": log in with `hf auth login`, or set HF_TOKEN to one that may write" if status in (401, 403) else ""
         reason = one_line(without_token(str(error)), 120) or type(error).__name__
         raise InputError(f"the Hub refused {repository}{hint} ({reason})") from None
     return without_token(str(getattr(done, "commit_url", done)))

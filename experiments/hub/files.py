@@ -49,9 +49,7 @@ def write_files(run: Path, repository: str, folder: Path, licence: str | None = 
         if (own := {split: entry for split, entry in splits.items() if _digest(entry) in digests and "rows" in entry})
     }
     if not results:
-        problem = (
-            f"no result of the run is of {checkpoint.name}: evaluate it, with `test --ckpt_path {checkpoint.name}`"
-        )
+        problem = f"no result of the run is of {checkpoint.name}: evaluate that first, as its --ckpt_path"
         raise InputError(problem, file=run)
     head = {**bundle.head, "results": results}
     licence = _licence(head, licence)

@@ -8,7 +8,10 @@ from experiments.leaderboard.entries import REPRODUCED, Entry
 from experiments.leaderboard.tables import COMPOSED, SIDES, Table, gap, short, text_of
 
 REPRODUCED_TITLE, REPORTED_TITLE = "Reproduced", "Reported"
-INTERVALS = "the 95 % interval: over seeds (Student's t) where a row has several, else over the queries' references (bootstrap)."
+INTERVALS = (
+    "the 95 % interval: over seeds (Student's t) where a row has several, else over the references of the queries "
+    "(bootstrap)."
+)
 GAP = "Gap: 1 - max(image only, text only) / composed, on nDCG of the whole ranking."
 NOT_MIXED = "Published figures, none of them measured here: protocols, backbones and training data differ."
 
