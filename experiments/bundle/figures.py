@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -284,6 +285,7 @@ def _counts(name: str, entry: Mapping[str, Any], ranks: Split) -> Iterator[Figur
         )
 
 
+@cache
 def whole_metrics() -> dict[str, Metric]:
     """Return the metrics without a cut-off, by name."""
     load_metrics()
@@ -291,6 +293,7 @@ def whole_metrics() -> dict[str, Metric]:
     return {kind().name: kind() for kind in kinds if not kind.__abstractmethods__}
 
 
+@cache
 def group_metrics() -> list[Any]:
     """Return the classes of metrics over groups of queries."""
     load_metrics()
@@ -298,6 +301,7 @@ def group_metrics() -> list[Any]:
     return [] if base is None else list(base.__subclasses__())
 
 
+@cache
 def load_metrics() -> None:
     """Import the modules of the project that define metrics."""
     for module in METRICS:

@@ -57,8 +57,8 @@ def card_of(
         "## Use",
         f"```python\nimport contextcir\n\nmodel = contextcir.load({f'hf-hub:{repository}'!r})\n```",
         "`model.embed_query(images, texts)` and `model.embed_image(images)` return normalised embeddings of "
-        "preprocessed images (`model.preprocess`); the highest cosines are what was asked for. The files are safetensors"
-        " and JSON; no code is run when they are loaded.",
+        "preprocessed images (`model.preprocess`); the highest cosines are what was asked for. The files are "
+        "safetensors and JSON; no code is run when they are loaded.",
         "## What it has measured",
         "Percent, by this run's own evaluation of exactly these weights. The rows of the image alone, the text alone "
         "and their sum rank the same gallery.",
