@@ -13,7 +13,6 @@ from typing import Any
 from lightning.pytorch.cli import instantiate_module
 from torch import Tensor
 
-import contextcir
 from contextcir.encoders.pretrained import weights_postponed
 from contextcir.errors import InputError, shown
 from contextcir.files import parse_json, read_text, write_text
@@ -55,7 +54,7 @@ def save(settings: Mapping[str, Any], state: Mapping[str, Tensor], folder: Path)
     digest = state_digest(state)
     folder.mkdir(parents=True, exist_ok=True)
     save_file({name: value.contiguous().clone() for name, value in state.items()}, folder / WEIGHTS, {DIGEST: digest})
-    content = {"format": FORMAT, "contextcir": contextcir.__version__, "weights": digest, "model": kept}
+    content = {"format": FORMAT, "weights": digest, "model": kept}
     write_text(folder / SETTINGS, json.dumps(content, indent=2) + "\n")
     return digest
 
