@@ -7,27 +7,24 @@ from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from torch import Tensor
 
 from callbacks.evaluation import EvaluationCallback
 from callbacks.examples import examples
+from callbacks.kept_ranks import Computed, column, entry_of
 from callbacks.negatives import NegativeRoles
 from callbacks.retrieved import QUERIES_FILE, Found, Head, Picture, path_of, write_retrieved
 from contextcir.checks import whole
 from contextcir.errors import InputError
 from contextcir.evaluation.composition import COMPOSED
 from contextcir.evaluation.protocol import Protocol
-from contextcir.evaluation.scoring import Scored
 from contextcir.files import read_json, write_json
 from contextcir.losses.maps import phrase_attention
 
-NOT_RANKED = 0  # ranks start at 1
+PHASE = {"fit": "fit_end", "validate": "validate", "test": "test"}  # of metrics.json
 WITH_IMAGES = (COMPOSED, "sum")  # rows whose nearest images are kept
 MOST = 1000  # images or maps; the file would grow out of hand
 OF_GROUP = 6  # examples with maps of each group of queries
 BATCH = 64  # queries that are encoded at a time for their maps
-
-Computed = dict[str, tuple[Tensor, Scored]]  # by row: the queries, and what they scored
 
 
 class QueryResults(EvaluationCallback):
@@ -39,6 +36,14 @@ class QueryResults(EvaluationCallback):
     callbacks and knows roles, ``target_before`` (by role, whether the target came before all members of it, null where
     there are none). Every list has one item a query. A rank is 0 where the target was not ranked, and null where the
     query was not seen. Each evaluation replaces the entries of its splits; one before training is not kept.
+
+    So that every figure can be computed again (`experiments.bundle`): ``made`` (the ``phase`` of ``metrics.json`` that
+    the ranks are of, and the training ``step``), and lists of ranks where one is not enough. Where queries have
+    several targets, rows have ``target_ranks`` and, with subsets, ``subset_target_ranks`` of all targets, missing ones
+    last; where images are graded, ``graded_ranks`` and ``subset_graded_ranks`` of those with a relevance above 0, which
+    are the same in all rows and stand in the split's ``relevance`` and ``subset_relevance``. Where there are wrong
+    answers, rows have ``negative_ranks`` and ``target_ranks_without_negatives``; where queries belong together, the
+    split has ``query_groups``.
 
     ``retrieved/SPLIT.jsonl.gz`` has the captions, the nearest images of the composed query and of the sum, their scores
     and places on the disk, and for the worst failures and nearest misses (`examples`) the attention of the noun
@@ -76,7 +81,8 @@ class QueryResults(EvaluationCallback):
             scored = {row: found for row in metric.rows if (found := metric.scored(row)) is not None}
             self._scored.append((metric.protocol, scored))
             if scored:
-                self._computed[metric.protocol.split] = _entry(metric.protocol, scored)
+                made = {"phase": PHASE.get(trainer.state.fn, "fit_end"), "step": trainer.global_step}
+                self._computed[metric.protocol.split] = {**entry_of(metric.protocol, scored), "made": made}
 
     on_test_epoch_end = on_validation_epoch_end
 
@@ -141,7 +147,7 @@ class Retrieved:
                 self.rows[row] = lines, type(nearest)(*(part.cpu() for part in nearest))
         index_of, composed = scored[COMPOSED]
         ranks = composed.subset_rank if protocol.only_subsets else composed.rank
-        self.ranks = _column(protocol, index_of, ranks)
+        self.ranks = column(protocol, index_of, ranks)
 
     def content(self, attention: int) -> tuple[Head, list[Found]]:
         """Return the head and the lines."""
@@ -245,30 +251,6 @@ class Retrieved:
                     levels = (255 * (mine - low) / (high - low).clamp(min=1e-12)).round().int().tolist()
                     of[place] = tuple(tuple(values) for values in levels)
         return Maps(tuple(module.backbone.grid), of)
-
-
-def _entry(protocol: Protocol, scored: Computed) -> dict[str, Any]:
-    """Return the ranks of a protocol's queries."""
-    rows: dict[str, dict[str, list[int | None]]] = {}
-    for row, (index, found) in scored.items():
-        rows[row] = {"rank": _column(protocol, index, found.rank)}
-        if found.subset_rank is not None:
-            rows[row]["subset_rank"] = _column(protocol, index, found.subset_rank)
-    return {
-        "benchmark": protocol.benchmark,
-        "queries": list(protocol.query_ids),
-        "references": [None if place < 0 else protocol.gallery[place] for place in protocol.references],
-        "strata": {name: list(members) for name, members in protocol.strata.items()},
-        "rows": rows,
-    }
-
-
-def _column(protocol: Protocol, index: Tensor, ranks: Tensor) -> list[int | None]:
-    column: list[int | None] = [None] * len(protocol.query_ids)
-    whole_ranks = torch.where(ranks.isfinite(), ranks, NOT_RANKED).long()
-    for place, rank in zip(index.tolist(), whole_ranks.tolist(), strict=True):
-        column[place] = rank
-    return column
 
 
 def _below(root: str, file: str | Path) -> str:

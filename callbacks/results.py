@@ -72,9 +72,16 @@ def provenance(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
 
     ``model`` and ``pretrained`` of the backbone. ``checkpoint``: the file of ``--ckpt_path`` and the SHA-256 of its
     content. Where there was none, as during training, ``checkpoint`` is null, and ``weights`` the SHA-256 over the
-    state dict as it is now.
+    state dict as it is now. ``parameters``: how many the whole model has, None where they are sharded; ``dimension`` of
+    an embedding.
     """
-    made: dict[str, Any] = {"model": module.backbone.model_name, "pretrained": module.backbone.pretrained}
+    sharded = type(trainer.strategy).__name__.startswith("FSDP")
+    made: dict[str, Any] = {
+        "model": module.backbone.model_name,
+        "pretrained": module.backbone.pretrained,
+        "parameters": None if sharded else sum(weight.numel() for weight in module.parameters()),
+        "dimension": module.backbone.widths.embed,
+    }
     file = None if trainer.state.fn == "fit" else trainer.ckpt_path
     if file is not None and Path(file).is_file():
         with open(file, "rb") as content:

@@ -15,7 +15,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from contextcir.checks import folder_name
 from contextcir.errors import InputError, shown
-from contextcir.files import one_writer, write_text
+from contextcir.files import one_writer, read_json, write_json, write_text
+from experiments.environment import ENVIRONMENT_FILE, environment
 from experiments.names import config_files
 from experiments.yaml_files import read_yaml
 
@@ -120,7 +121,8 @@ class RecordSettings(SaveConfigCallback):
     """Write the settings of a command into the run's folder, and send them to the loggers.
 
     Those of a fit are ``config.yaml``, which is never overwritten: a fit that goes on with other settings writes
-    ``config.2.yaml`` and so on. Those of another command are ``config.COMMAND.yaml``.
+    ``config.2.yaml`` and so on. Those of another command are ``config.COMMAND.yaml``. ``environment.json`` says what
+    each command ran on, the last time.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -128,6 +130,7 @@ class RecordSettings(SaveConfigCallback):
         folder = Path(trainer.log_dir or trainer.default_root_dir)  # on all ranks: Lightning broadcasts it
         if trainer.is_global_zero and not self.already_saved:
             self._write(folder, TrainerFn(stage).value)  # fit, validate, test or predict
+            self._write_environment(folder / ENVIRONMENT_FILE, TrainerFn(stage).value)
         super().setup(trainer, pl_module, stage)
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -135,6 +138,10 @@ class RecordSettings(SaveConfigCallback):
         settings = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
         for logger in trainer.loggers:
             logger.log_hyperparams(settings)
+
+    def _write_environment(self, file: Path, stage: str) -> None:
+        known = read_json(file)
+        write_json(file, (known if isinstance(known, dict) else {}) | {stage: environment()}, indent=2)
 
     def _write(self, folder: Path, stage: str) -> None:
         run = os.environ["WANDB_RUN_ID"]

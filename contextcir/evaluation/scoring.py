@@ -1,11 +1,13 @@
 """The metrics of a `Protocol` for every query, from a score matrix in parts."""
 
+import math
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from contextcir.evaluation.gain import binary_gain
 from contextcir.evaluation.metrics import Graded, Ranks
@@ -182,12 +184,32 @@ class Nearest(NamedTuple):
     own: Tensor
 
 
+class AllRanks(NamedTuple):
+    """Ranks of all images that matter to N queries, as of `Ranks`: what every metric can be computed from again.
+
+    ``targets`` (N, K), rising, and their number ``counts`` (N,), missing ones included. ``subset_targets`` (N, K),
+    ``graded``, ``subset_graded``, and of wrong answers ``negatives`` (N, W), their number ``negative_counts`` (N,) and
+    ``without_negatives`` (N, K), the ranks of the targets without them, are None where the protocol has none. Infinite
+    where an image is missing.
+    """
+
+    targets: Tensor
+    counts: Tensor
+    subset_targets: Tensor | None = None
+    graded: Graded | None = None
+    subset_graded: Graded | None = None
+    negatives: Tensor | None = None
+    negative_counts: Tensor | None = None
+    without_negatives: Tensor | None = None
+
+
 class Scored(NamedTuple):
     """What the scores say of N queries: ``values`` in 0..1 (N,) by metric, and ranks (N,) of the best target.
 
     ``rank`` in the gallery, of the first target alone where recall is that of the first; ``subset_rank`` in the query's
     own subset, None without subsets. Infinite where the target is missing. ``nearest``: None if it was not asked for.
     ``ndcg`` (N,) in 0..1 over the whole gallery, or over the query's own subset where only subsets are ranked.
+    ``all_ranks``: of every target, and of the images with a relevance.
     """
 
     values: dict[str, Tensor]
@@ -195,6 +217,7 @@ class Scored(NamedTuple):
     subset_rank: Tensor | None
     nearest: Nearest | None = None
     ndcg: Tensor | None = None
+    all_ranks: AllRanks | None = None
 
 
 def score_queries(
@@ -210,6 +233,7 @@ def score_queries(
     own: list[Tensor] = []
     own_subset: list[Tensor] = []
     gains: list[Tensor] = []
+    known: list[AllRanks] = []
     for rows, scores in chunks:
         ranks = ScoredRanks(answers.part(rows), scores, protocol.exclude_reference)
         parts.append({metric.name: metric.values(ranks) for metric in protocol.metrics})
@@ -217,10 +241,48 @@ def score_queries(
         own.append((ranks.first_target if protocol.recall_of_first else ranks.targets)[:, 0])
         if protocol.subsets is not None:
             own_subset.append(ranks.subset_targets[:, 0])
+        known.append(_all_ranks(protocol, ranks))
         if nearest:
             counted = answers.targets[rows][:, :1] if protocol.recall_of_first else answers.targets[rows]
             columns = ranks.nearest(nearest, protocol.only_subsets)
             best.append(Nearest(columns, pick(scores, columns), pick(scores, counted).amax(1)))
     values = {name: torch.cat([part[name] for part in parts]) for name in protocol.metric_names()}
     found = Nearest(*map(torch.cat, zip(*best, strict=True))) if best else None
-    return Scored(values, torch.cat(own), torch.cat(own_subset) if own_subset else None, found, torch.cat(gains))
+    subset = torch.cat(own_subset) if own_subset else None
+    return Scored(values, torch.cat(own), subset, found, torch.cat(gains), _joined(known))
+
+
+def _all_ranks(protocol: Protocol, ranks: ScoredRanks) -> AllRanks:
+    in_subsets = protocol.subsets is not None
+    graded = protocol.graded_targets is not None
+    known: Any = ranks
+    wrong = getattr(protocol, "negatives", None) is not None
+    return AllRanks(
+        targets=ranks.targets,
+        counts=ranks.target_counts,
+        subset_targets=ranks.subset_targets if in_subsets else None,
+        graded=ranks.graded if graded else None,
+        subset_graded=ranks.subset_graded if graded and in_subsets else None,
+        negatives=known.negatives if wrong else None,
+        negative_counts=known.negative_counts if wrong else None,
+        without_negatives=known.targets_without_negatives if wrong else None,
+    )
+
+
+def _joined(parts: list[AllRanks]) -> AllRanks:
+    """Return the ranks of all queries; parts may differ in how many targets or images they have room for."""
+
+    def join(name: str) -> Tensor | Graded | None:
+        found = [getattr(part, name) for part in parts]
+        if found[0] is None:
+            return None
+        if isinstance(found[0], Graded):
+            return Graded(_stacked([of.ranks for of in found], math.inf), _stacked([of.relevance for of in found], 0))
+        return _stacked(found, math.inf) if found[0].ndim == 2 else torch.cat(found)
+
+    return AllRanks(**{name: join(name) for name in AllRanks._fields})  # type: ignore[arg-type]
+
+
+def _stacked(parts: list[Tensor], padding: float) -> Tensor:
+    width = max(part.shape[1] for part in parts)
+    return torch.cat([functional.pad(part, (0, width - part.shape[1]), value=padding) for part in parts])

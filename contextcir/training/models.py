@@ -12,13 +12,13 @@ from contextcir.encoders.downloads import hub_file
 from contextcir.encoders.folders import CONFIG
 from contextcir.errors import InputError, MissingFileError, shown
 from contextcir.fusion.baselines import Sum
-from contextcir.training import reference
+from contextcir.training import hub_files, reference
 from contextcir.training.module import ContextCIR
 from contextcir.weights import read_weights
 
 SETTING = "model"
 HUB = "hf-hub:"
-HUB_FILES = ("contextcir.ckpt", "model.ckpt", reference.WEIGHTS)
+HUB_FILES = (hub_files.WEIGHTS, "contextcir.ckpt", "model.ckpt", reference.WEIGHTS)
 CHECKPOINTS = "checkpoints"  # folder of a run
 RESUME = "resume-step="  # begins the names of resume points, which are not chosen by their figures
 BEST = "best_model_path"  # what Lightning's ModelCheckpoint notes
@@ -33,6 +33,7 @@ def load(model: str | Path) -> ContextCIR:
             - a checkpoint of ``experiments.run``, or the folder of a run, of which the best checkpoint is taken;
             - a published checkpoint of ConText-CIR: a file, or a folder with ``state_dict.safetensors`` and
               ``case.json``;
+            - a folder that ``experiments.hub push`` wrote, with weights as safetensors and settings as JSON;
             - ``hf-hub:OWNER/NAME``, a repository that holds one of these (as `HUB_FILES`);
             - the name of a CLIP that comes with the package, such as ``scenes-vit``, or a folder of open_clip: queries
               then are the sum of both embeddings.
@@ -58,6 +59,8 @@ def load(model: str | Path) -> ContextCIR:
             problem = f"no file or folder {shown(name, 150)[1:-1]}, and no model of this name (there are {names})"
             raise MissingFileError(problem, setting=SETTING)
         return _of_file(path)
+    if os.path.lexists(path / hub_files.WEIGHTS):
+        return hub_files.load(path)
     if os.path.lexists(path / reference.WEIGHTS):
         return reference.load(path)
     if os.path.lexists(path / CONFIG):
@@ -119,6 +122,8 @@ def _plain(name: str) -> ContextCIR:
 def _from_hub(name: str) -> Path:
     repository = name.removeprefix(HUB)
     file = hub_file(repository, HUB_FILES, "the checkpoint", "give a file", SETTING)
+    if file.name == hub_files.WEIGHTS:
+        return hub_file(repository, (hub_files.SETTINGS,), "its settings", "give a file", SETTING).parent
     if file.name == reference.WEIGHTS:  # its settings, which may be derived without
         try:
             hub_file(repository, (reference.CASE,), "its settings", "give a file", SETTING)

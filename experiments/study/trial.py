@@ -3,12 +3,8 @@
 python -m experiments.study.trial FOLDER
 """
 
-import hashlib
-import importlib.metadata
 import os
-import platform
 import shutil
-import subprocess
 import sys
 import threading
 import time
@@ -19,14 +15,12 @@ from typing import Any
 
 from contextcir.errors import InputError, MissingFileError
 from contextcir.files import read_json, write_json
-from experiments.command import processor
+from experiments.environment import code_digest, commit, machine, versions
 from experiments.failures import one_line_errors
 from experiments.study.results import RESULT
 from experiments.study.runner import RUN, TRIAL
 
 PROGRESS = "progress.json"
-PACKAGES = ("torch", "lightning", "open_clip_torch", "torchmetrics", "numpy")
-PROJECT = Path(__file__).parents[2]
 
 
 def run_trial(folder: Path) -> None:
@@ -92,37 +86,6 @@ def begin(folder: Path, trial: Mapping[str, Any], code: str) -> dict[str, Any]:
     progress = {**made_by, "done": [], "checkpoint": None, "seconds": 0.0}
     write_json(folder / PROGRESS, progress)
     return progress
-
-
-def machine() -> str:
-    """Return the CPU's name and cores, and the GPU's name where there is one."""
-    import torch
-
-    accelerator = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{processor()}, {os.cpu_count()} cores{accelerator}"
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that compute."""
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}
-
-
-def commit() -> str | None:
-    """Return the commit of the project's tree, marked where files differ from it; None outside of a repository."""
-    command = ["git", "-C", str(PROJECT), "describe", "--always", "--abbrev=12", "--dirty=-changed", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()  # noqa: S603  (git of the user, no shell)
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def code_digest() -> str:
-    """Return a hash of all Python files that a run can use: they may have been edited since the commit."""
-    digest = hashlib.sha256()
-    for package in ("callbacks", "contextcir", "data_modules", "experiments"):
-        for file in sorted((PROJECT / package).rglob("*.py")):
-            digest.update(f"{file.relative_to(PROJECT)}\n".encode() + file.read_bytes())
-    return digest.hexdigest()[:12]
 
 
 def exit_with_runner() -> None:
