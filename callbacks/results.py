@@ -59,8 +59,10 @@ def provenance(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
 
     ``model`` and ``pretrained`` of the backbone. ``checkpoint``: the file of ``--ckpt_path`` and the SHA-256 of its
     content. Where there was none, as during training, ``checkpoint`` is null, and ``weights`` the SHA-256 over the
-    state dict as it is now.
+    state dict as it is now. A module with a ``provenance`` of its own says all of this itself.
     """
+    if hasattr(module, "provenance"):
+        return module.provenance()
     made: dict[str, Any] = {"model": module.backbone.model_name, "pretrained": module.backbone.pretrained}
     file = None if trainer.state.fn == "fit" else trainer.ckpt_path
     if file is not None and Path(file).is_file():
