@@ -2,15 +2,16 @@
 
 A file has a matrix of floats for each kind: ``gallery`` (G, E) and ``query`` (Q, E), and optionally ``image`` and
 ``text`` (Q, E), the parts of the queries embedded alone. Its metadata (texts, as safetensors has them) are ``format``,
-``name``, and optionally ``revision``, ``licence``, ``instruction``, ``document_instruction`` and ``template``; and, as
-JSON lists of texts in the order of the rows, ``gallery_ids`` and ``query_ids``, which ``image`` and ``text`` share.
+``name``, and optionally ``revision``, ``licence``, ``instruction``, ``document_instruction`` and ``template``, and
+``settings``, JSON of whatever else was set; and, as JSON lists of texts in the order of the rows, ``gallery_ids`` and ``query_ids``, which ``image`` and ``text`` share.
 """
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -55,12 +56,19 @@ class FeaturesFile(EmbeddingSource):
         self.instruction, self.document_instruction = told.get("instruction"), told.get("document_instruction")
         self.template = check_template(told.get("template", PLACE), SETTING)
         self.parts = tuple(part for part in (IMAGE, TEXT) if part in self.tensors)
+        self._settings = parse_json(told["settings"], self.file) if "settings" in told else None
         self._place: dict[str, dict[str, int]] = {}
 
     @property
     def dimension(self) -> int:
         """The length of an embedding."""
         return self.tensors[GALLERY].shape[1]
+
+    def settings(self) -> dict[str, Any]:
+        """Return the digest of the file, and what its maker has set besides."""
+        with open(self.file, "rb") as content:
+            digest = hashlib.file_digest(content, "sha256").hexdigest()
+        return {"file": self.file.name, "sha256": digest, "settings": self._settings}
 
     def require(self, kind: str, ids: Sequence[str]) -> None:
         """Raise InputError unless a kind has a usable row for each of these ids."""
@@ -120,7 +128,7 @@ class FeaturesFile(EmbeddingSource):
         if rows.dtype not in TYPES:
             self._fail(f"{kind}: expected floats (F16, BF16 or F32), got {str(rows.dtype).removeprefix('torch.')}")
 
-    def _fail(self, problem: str) -> None:
+    def _fail(self, problem: str) -> NoReturn:
         raise InputError(problem, file=self.file, setting=SETTING)
 
 
@@ -150,6 +158,8 @@ def write_features(
     names, rows = gallery
     tensors = {GALLERY: rows.contiguous(), **{k: v.contiguous() for k, v in queries.items() if k != "ids"}}
     metadata = {field: str(told[field]) for field in TOLD if told.get(field) is not None}
+    more = {field: value for field, value in told.items() if field not in (*TOLD, "dimension")}
+    metadata["settings"] = json.dumps(more)
     metadata |= {"format": FORMAT, "gallery_ids": json.dumps(list(names)), "query_ids": json.dumps(queries["ids"])}
     with whole_file(path) as file:
         file.write(save(tensors, metadata))
