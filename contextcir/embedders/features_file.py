@@ -3,7 +3,8 @@
 A file has a matrix of floats for each kind: ``gallery`` (G, E) and ``query`` (Q, E), and optionally ``image`` and
 ``text`` (Q, E), the parts of the queries embedded alone. Its metadata (texts, as safetensors has them) are ``format``,
 ``name``, and optionally ``revision``, ``licence``, ``instruction``, ``document_instruction`` and ``template``, and
-``settings``, JSON of whatever else was set; and, as JSON lists of texts in the order of the rows, ``gallery_ids`` and ``query_ids``, which ``image`` and ``text`` share.
+``settings``, JSON of whatever else was set; and, as JSON lists of texts in the order of the rows, ``gallery_ids`` and
+``query_ids``, which ``image`` and ``text`` share.
 """
 
 import hashlib
