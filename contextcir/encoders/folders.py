@@ -25,7 +25,6 @@ def _from_to(low: int, high: int) -> Check:
     return lambda value, name: checks.whole(value, low, name, high)
 
 
-# What the classes of open_clip take where a field is left out.
 def _sides(value: Any, name: str) -> Any:
     """A number of pixels, or two: height and width of images that are not square."""
     for side in value if isinstance(value, list) and len(value) == 2 else [value]:
@@ -33,6 +32,7 @@ def _sides(value: Any, name: str) -> Any:
     return value
 
 
+# What the classes of open_clip take where a field is left out.
 _VISION: dict[str, tuple[Any, Check]] = {
     "layers": (12, _from_to(1, 1000)),
     "width": (768, _from_to(1, 100_000)),
