@@ -52,9 +52,10 @@ class Positions(LightningDataModule):
         loaders: list[DataLoader] = []
         for position, protocol in enumerate(self.data.protocols(stage)):
             captions = [record.caption for record in self.data.query_records(stage, position)]
-            loaders.append(DataLoader(range(len(protocol.gallery)), self.batch, collate_fn=gallery_batch))  # type: ignore[arg-type]
-            numbered = list(enumerate(captions))
-            loaders.append(DataLoader(numbered, self.batch, collate_fn=query_batch))  # type: ignore[arg-type]
+            gallery, numbered = range(len(protocol.gallery)), list(enumerate(captions))
+            # by keyword: for predictions Lightning builds them once more
+            loaders.append(DataLoader(dataset=gallery, batch_size=self.batch, collate_fn=gallery_batch))  # type: ignore[arg-type]
+            loaders.append(DataLoader(dataset=numbered, batch_size=self.batch, collate_fn=query_batch))  # type: ignore[arg-type]
         return loaders
 
 

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from callbacks.retrieved import path_of, read_retrieved
 from contextcir.embedders.base import Embedder, Unfinished
-from contextcir.embeddings import GalleryFeatures
 from experiments.evaluate.__main__ import main
 from experiments.evaluate.usage import total
 from experiments.features import main as features
@@ -76,7 +75,9 @@ def test_the_figures_are_those_of_a_run_with_the_sum_and_of_a_file(
 ) -> None:
     root = draw(tmp_path / "scenes")
     data = [*configs("base", "scenes"), f"--data.root={root}", *SCENES]
-    run(["validate", *data, *small, "--model.fusion=Sum", "--model.concept=null", "--data.features=null", "--name=a"])
+    whole = [f"--model.backbone.trainable_{part}_blocks=null" for part in ("image", "text")]
+    summed = [*whole, "--model.fusion=Sum", "--model.concept=null", "--data.features=null"]
+    run(["validate", *data, *small, *summed, "--name=a"])
     model = ["--embedder=OpenCLIPEmbedder", f"--embedder.model=local-dir:{clip_folder}", "--embedder.device=cpu"]
     main(["validate", *data, *model, "--name=b"])
     file = tmp_path / "f.safetensors"
@@ -104,9 +105,7 @@ def test_the_figures_are_those_of_a_run_with_the_sum_and_of_a_file(
     protocol = second["val"]["protocol"]
     of_val = [line for line in listed if line["kind"] == "query" and line["id"].startswith("val/")]
     assert len(of_val) == protocol["queries"] and all(Path(line["image"]).is_file() for line in listed)
-    assert {line["id"] for line in listed if line["kind"] == "gallery"} == set(head.pictures) | {
-        line["id"] for line in listed if line["kind"] == "gallery"
-    }
+    assert set(head.pictures) <= {line["id"] for line in listed if line["kind"] == "gallery"}
 
 
 def test_an_evaluation_that_was_stopped_goes_on_and_asks_for_nothing_twice(runs: Path, tmp_path: Path) -> None:
@@ -137,7 +136,6 @@ def test_a_row_of_the_store_that_was_damaged_is_embedded_again(runs: Path, tmp_p
     before, Toy.asked = entries(runs / "toy" / "id1"), 0
     main(["validate", *data, TOY])
     assert Toy.asked == 4 and entries(runs / "toy" / "id1") == before  # one of each kind
-    assert GalleryFeatures.__name__
 
 
 def test_rows_that_an_embedder_can_not_give_are_left_out(runs: Path, tmp_path: Path) -> None:
