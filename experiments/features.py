@@ -11,6 +11,7 @@ file as `--embedder FeaturesFile --embedder.file FILE`.
 
 import json
 import sys
+from argparse import SUPPRESS
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -64,8 +65,12 @@ def build_parser(command: str) -> ArgumentParser:
         parser.add_argument("--workers", type=int, default=4, help="threads that decode images")
     for name in ("embedder", "unimodal", "store", "workers", "reranking", "name"):
         if not any(action.dest == name for action in parser._actions):
-            parser.add_argument(f"--{name}", type=lambda value: None, default=None, help="not looked at")
+            parser.add_argument(f"--{name}", type=_ignored, default=None, help=SUPPRESS)
     return parser
+
+
+def _ignored(value: Any) -> None:
+    """Return nothing: configs of embedders may be given, and only `make` reads them."""
 
 
 def template(data: CompositionDataModule, stage: str) -> Iterator[dict[str, Any]]:

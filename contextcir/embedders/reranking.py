@@ -69,7 +69,8 @@ class RerankedMetric(CompositionMetric):
         gallery, gallery_index = self.gallery()
         queries, query_index = self.queries(self.reranking.row)
         answers = known_answers(self.protocol, query_index, gallery_index)
-        chunks = self._reordered(queries, gallery, query_index, gallery_index)
+        reordered = Reordered(self.protocol, self.reranking, self.pairs)
+        chunks = reordered.chunks(queries, gallery, query_index, gallery_index)
         scored = score_queries(self.protocol, answers, chunks, self._nearest)
         if scored.nearest is not None:
             places = torch.cat([gallery_index, gallery_index.new_tensor([-1])])  # the last is for "none"
@@ -79,22 +80,43 @@ class RerankedMetric(CompositionMetric):
         figures[RERANKED] = self._means(scored.values, query_index)
         return figures
 
-    def _reordered(
-        self, queries: Tensor, gallery: Tensor, query_index: Tensor, gallery_index: Tensor
+
+class Reordered:
+    """Scores in which the first images of every query have values above all others, as a reranker orders them.
+
+    Args:
+        protocol: of queries and gallery.
+        reranking: how many, and by whom.
+        pairs: scores of a query (its position) and images (their positions).
+    """
+
+    def __init__(self, protocol: Protocol, reranking: Reranking, pairs: PairScores) -> None:
+        self.protocol, self.reranking, self.pairs = protocol, reranking, pairs
+
+    def chunks(
+        self, queries: Tensor, gallery: Tensor, query_index: Tensor | None = None, gallery_index: Tensor | None = None
     ) -> Iterator[tuple[slice, Tensor]]:
-        column = torch.full((len(self.protocol.gallery),), -1, device=gallery_index.device)
-        column[gallery_index] = torch.arange(len(gallery_index), device=gallery_index.device)
+        """Yield parts of the score matrix as `score_chunks` does.
+
+        ``query_index`` (N,), ``gallery_index`` (G,): positions of the embeddings in the protocol; None for all of them.
+        """
+        of_queries = torch.arange(len(queries)) if query_index is None else query_index
+        places = torch.arange(len(gallery), device=gallery.device) if gallery_index is None else gallery_index
+        column = torch.full((len(self.protocol.gallery),), -1, device=places.device)
+        column[places] = torch.arange(len(places), device=places.device)
         for rows, scores in score_chunks(queries, gallery):
-            for line, query in enumerate(query_index[rows].tolist()):
-                own, reference = scores[line], self.protocol.references[query]
-                allowed = own.nan_to_num(nan=OUT)
-                if self.protocol.exclude_reference and reference >= 0 and column[reference] >= 0:
-                    allowed = allowed.clone()
-                    allowed[column[reference]] = OUT
-                first = top_columns(allowed[None], min(self.reranking.first, len(gallery)))[0]  # (n,)
-                first = first[allowed[first] != OUT]
-                pairs = self.pairs(query, gallery_index[first].tolist()).to(first.device, torch.float64)
-                order = pairs.argsort(descending=True, stable=True)
-                highest = own[own.isfinite()].max() if own.isfinite().any() else own.new_tensor(0.0)
-                own[first[order]] = highest + torch.arange(len(first), 0, -1, device=own.device, dtype=own.dtype)
+            for line, query in enumerate(of_queries[rows].tolist()):
+                self._reorder(scores[line], query, places, column)
             yield rows, scores
+
+    def _reorder(self, own: Tensor, query: int, places: Tensor, column: Tensor) -> None:
+        allowed, reference = own.nan_to_num(nan=OUT), self.protocol.references[query]
+        if self.protocol.exclude_reference and reference >= 0 and column[reference] >= 0:
+            allowed[column[reference]] = OUT
+        first = top_columns(allowed[None], min(self.reranking.first, len(own)))[0]  # (n,)
+        first = first[allowed[first] != OUT]
+        if not len(first):
+            return
+        pairs = self.pairs(query, places[first].tolist()).to(first.device, torch.float64)
+        order = pairs.argsort(descending=True, stable=True)
+        own[first[order]] = allowed.max() + torch.arange(len(first), 0, -1, device=own.device, dtype=own.dtype)

@@ -27,7 +27,7 @@ from contextcir.embedders.features_file import FeaturesFile
 from contextcir.embedders.reranking import RerankedMetric
 from contextcir.embedders.store import EmbeddingStore
 from contextcir.errors import InputError, one_line
-from contextcir.evaluation.composition import CompositionMetric
+from contextcir.evaluation.composition import COMPOSED, CompositionMetric
 from contextcir.evaluation.protocol import Protocol
 from contextcir.files import write_text
 from contextcir.synthesis.models.base import Stopped
@@ -35,6 +35,7 @@ from experiments.evaluate.data import Positions
 from experiments.evaluate.module import EmbedderModule
 from experiments.evaluate.rows import EmbedderRows, FileRows, Rows
 from experiments.evaluate.settings import Evaluation, add_configs, build, make_parser
+from experiments.evaluate.submission import RerankedSubmission
 from experiments.evaluate.usage import Ledger
 from experiments.failures import one_line_errors
 from experiments.record import HEADER, claim_run_id
@@ -77,6 +78,9 @@ def evaluate(evaluation: Evaluation, stage: str, plain: dict[str, Any]) -> Train
         ScoringCheck(), RecallTable(), NegativeRoles(), QueryResults(attention=0),
         SubmissionFiles(), RunSummary(),
     ]  # fmt: skip
+    if evaluation.reranking is not None and evaluation.reranking.row == COMPOSED:
+        of_predict = partial(_pairs, evaluation, ledger, "predict")
+        callbacks.insert(-1, RerankedSubmission(evaluation.reranking, of_predict))
     trainer = Trainer(
         accelerator="auto", devices=1, logger=False, callbacks=callbacks, default_root_dir=folder,
         enable_checkpointing=False, enable_model_summary=False, inference_mode=True,
@@ -91,22 +95,28 @@ def evaluate(evaluation: Evaluation, stage: str, plain: dict[str, Any]) -> Train
 
 
 def _metric(evaluation: Evaluation, ledger: Ledger, protocol: Protocol, stage: str, position: int) -> CompositionMetric:
-    reranking, data = evaluation.reranking, evaluation.data
-    if reranking is None:
+    if evaluation.reranking is None:
         return CompositionMetric(protocol)
+    return RerankedMetric(protocol, evaluation.reranking, _pairs(evaluation, ledger, stage, protocol, position))
+
+
+def _pairs(
+    evaluation: Evaluation, ledger: Ledger, stage: str, protocol: Protocol, position: int
+) -> Callable[[int, Sequence[int]], torch.Tensor]:
+    """Return the function that scores a query and images of the gallery: the mean over the texts of the query."""
+    data, reranking = evaluation.data, evaluation.reranking
     records, queries = data.query_records(stage, position), len(protocol.query_ids)
 
     def pairs(query: int, images: Sequence[int]) -> torch.Tensor:
-        """Return the mean over the texts of a query."""
         candidates = [data.gallery_image(stage, position, image) for image in images]
         scores = []
         for row in range(query, protocol.query_views * queries, queries):
             reference = data.reference_image(stage, position, row)
-            scores.append(reranking.reranker.scores(reference, records[row].caption, candidates))
+            scores.append(reranking.reranker.scores(reference, records[row].caption, candidates))  # type: ignore[union-attr]
         ledger.write()
         return torch.stack(scores).mean(0)
 
-    return RerankedMetric(protocol, reranking, pairs)
+    return pairs
 
 
 def main(args: Sequence[str] | None = None) -> Trainer:

@@ -1,10 +1,10 @@
 """The embeddings of a protocol, by its positions: from a model, through the store, or from a file of features."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from PIL import Image
@@ -196,10 +196,3 @@ class FileRows(Rows):
 
     def part(self, name: str, index: Sequence[int]) -> Tensor:
         return self.file.rows(name, [self._ids[place] for place in index])
-
-
-def everything(rows: Rows, protocol: Any) -> Mapping[str, Tensor]:
-    """Return all embeddings of a protocol by kind: ``gallery``, ``query``, and the parts that are known."""
-    queries = range(protocol.query_views * len(protocol.query_ids))
-    found = {"gallery": rows.gallery(range(len(protocol.gallery))), "query": rows.queries(queries)}
-    return found | {part: rows.part(part, queries) for part in rows.parts}

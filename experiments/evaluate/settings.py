@@ -2,6 +2,8 @@
 
 import json
 import os
+import sys
+from argparse import SUPPRESS
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +31,7 @@ class Evaluation:
     """What is evaluated, on what.
 
     Args:
-        data: the benchmark, as for experiments.run.
+        data: the benchmark, as for experiments.run: CIRR, CIRCO, FashionIQ, LaSCo, GeneCIS, Scenes or Manifest.
         embedder: OpenCLIPEmbedder, SentenceTransformersEmbedder, ServerEmbedder, or a FeaturesFile.
         name: of the experiment: its folder below CIR_RUNS.
         reranking: a second stage, as a row of its own; null for none.
@@ -77,8 +79,10 @@ def add_configs(parser: ArgumentParser) -> None:
     """Let a parser take configs of experiments, of which it reads what it knows."""
     parser.add_argument("--config", action="config", help="YAML file with settings; several add up")
     for name in OTHERS:
-        parser.add_argument(f"--{name}", type=_ignored, default=None, help="of experiments.run: not looked at")
-        parser.add_argument(f"--{name}+", type=_ignored, default=None, help="likewise")
+        parser.add_argument(f"--{name}", type=_ignored, default=None, help=SUPPRESS)
+        parser.add_argument(
+            f"--{name}+", type=_ignored, default=None, help=SUPPRESS
+        )  # of experiments.run: not looked at
 
 
 def make_parser(prog: str, description: str) -> ArgumentParser:
@@ -104,6 +108,4 @@ def _ignored(value: Any) -> None:
 
 def typed(args: Sequence[str] | None) -> list[str]:
     """Return the arguments of a command line."""
-    import sys
-
     return list(sys.argv[1:] if args is None else args)

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from callbacks.retrieved import path_of, read_retrieved
+from contextcir.embedders import Reranker
 from contextcir.embedders.base import Embedder, Unfinished
 from experiments.evaluate.__main__ import main
 from experiments.evaluate.usage import total
@@ -157,6 +158,34 @@ def test_hidden_labels_give_submission_files(runs: Path, tmp_path: Path) -> None
     assert set(written) == {"0", "1", "2"} and len(written["0"]) == 50
 
 
+class Backwards(Reranker):
+    """Likes images that come late in the gallery."""
+
+    name = "backwards"
+
+    def scores(self, image: Image.Image | None, text: str, candidates: Sequence[Image.Image]) -> Tensor:
+        assert image is not None and text
+        return torch.arange(len(candidates), dtype=torch.float64)  # the first stage's worst is best
+
+    def describe(self) -> dict[str, object]:
+        return {"reranker": self.name}
+
+
+def test_the_reranked_row_has_submission_files_of_its_own(runs: Path, tmp_path: Path) -> None:
+    make_cirr(tmp_path / "cirr", sets=10)
+    second = ["--reranking.first=5", "--reranking.reranker=tests.commands.test_evaluate.Backwards"]
+    main(["predict", *configs("base", "cirr_b32"), f"--data.root={tmp_path / 'cirr'}", TOY, *second, "--name=cirr"])
+    for file in ("cirr_test1_recall.json", "cirr_test1_recall_subset.json"):
+        first, again = (
+            json.loads((runs / "cirr" / "id1" / folder / file).read_text())
+            for folder in ("submission", "submission_reranked")
+        )
+        assert first.keys() == again.keys() and first != again
+        if "subset" not in file:
+            for query in first.keys() - {"version", "metric"}:
+                assert again[query] == first[query][:5][::-1] + first[query][5:]
+
+
 def test_fashioniq_with_both_orders_and_its_file_give_the_same(runs: Path, tmp_path: Path) -> None:
     make_fashioniq(tmp_path / "fashioniq")
     data = [*configs("base", "cirr_b32", "fashioniq"), f"--data.root={tmp_path / 'fashioniq'}"]
@@ -198,6 +227,23 @@ def test_a_server_and_a_reranker_give_rows_and_their_usage_is_kept(runs: Path, t
     assert entry["reranking"]["reranker"] == "vlm" and entry["embedder"]["instruction"] == "Find it."
     assert total(runs / "served" / "id1")["requests"] == sum(asked) + 1
     assert json.loads((runs / "served" / "id1" / "queries.json").read_text())["val"]["rows"]["reranked"]
+
+
+def test_a_spent_budget_stops_in_good_order_and_a_larger_one_goes_on(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("openai")
+    data = [*configs("base", "cirr_b32"), f"--data.root={make_cirr(tmp_path / 'cirr')}", "--name=paid"]
+    with EmbeddingServer() as server:
+        flags = ["--embedder=ServerEmbedder", "--embedder.model=m", f"--embedder.url={server.url}"]
+        flags += ["--embedder.dimension=8", "--embedder.concurrency=2"]
+        for _ in range(2):
+            with pytest.raises(SystemExit) as ended:
+                main(["validate", *data, *flags, "--embedder.budget.requests=10"])
+            assert ended.value.code == 3 and len(server.asked) == 10
+            assert "the same command continues with a larger budget" in capsys.readouterr().err
+        main(["validate", *data, *flags, "--embedder.budget.requests=27"])
+        assert len(server.asked) == 12 + 6 + 6 + 3 and total(runs / "paid" / "id1")["requests"] == 27
 
 
 @pytest.mark.parametrize(
