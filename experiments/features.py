@@ -147,6 +147,8 @@ def make(
     if not isinstance(embedder, Embedder):
         raise InputError("expected a model, got a file of features", setting="embedder")
     data.preprocess = as_it_is
+    for _ in template(data, stage):  # a file has one row of each name
+        pass
     gallery: dict[str, torch.Tensor] = {}
     queries: dict[str, list[torch.Tensor]] = {}
     ids: list[str] = []

@@ -17,13 +17,15 @@ IMAGE, TEXT = "image", "text"
 class EmbeddingSource:
     """Where the embeddings of a benchmark come from, with everything about them that belongs into a result.
 
-    ``name`` and ``revision`` of the model, its ``licence``; ``instruction`` of queries and ``document_instruction`` of
-    images, as the model was given them; ``template``: how the text of a query is put to it. None: not known, or none.
+    ``name`` and ``revision`` of the model, its ``licence`` and number of ``parameters``; ``instruction`` of queries and
+    ``document_instruction`` of images, as the model was given them; ``template``: how the text of a query is put to it.
+    None: not known, or none.
     """
 
     name: str
     revision: str | None = None
     licence: str | None = None
+    parameters: int | None = None
     instruction: str | None = None
     document_instruction: str | None = None
     template: str = PLACE
@@ -44,6 +46,7 @@ class EmbeddingSource:
             "name": self.name,
             "revision": self.revision,
             "licence": self.licence,
+            "parameters": self.parameters,
             "instruction": self.instruction,
             "document_instruction": self.document_instruction,
             "template": self.template,

@@ -58,6 +58,8 @@ class FeaturesFile(EmbeddingSource):
         self.template = check_template(told.get("template", PLACE), SETTING)
         self.parts = tuple(part for part in (IMAGE, TEXT) if part in self.tensors)
         self._settings = parse_json(told["settings"], self.file) if "settings" in told else None
+        counted = self._settings.get("parameters") if isinstance(self._settings, dict) else None
+        self.parameters = counted if type(counted) is int else None
         self._place: dict[str, dict[str, int]] = {}
 
     @property

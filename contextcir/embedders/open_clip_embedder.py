@@ -66,6 +66,11 @@ class OpenCLIPEmbedder(Embedder):
         return self._loaded().digest
 
     @property
+    def parameters(self) -> int | None:  # type: ignore[override]
+        """The number of weights."""
+        return sum(weight.numel() for weight in self._loaded().clip.parameters())
+
+    @property
     def dimension(self) -> int:
         """The length of an embedding."""
         return self._loaded().dimension

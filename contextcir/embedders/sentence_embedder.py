@@ -94,6 +94,11 @@ class SentenceTransformersEmbedder(Embedder):
         return self._revision
 
     @property
+    def parameters(self) -> int | None:  # type: ignore[override]
+        """The number of weights."""
+        return sum(weight.numel() for weight in self._loaded().parameters())
+
+    @property
     def dimension(self) -> int:
         """The length of an embedding."""
         loaded = self._loaded()

@@ -15,7 +15,7 @@ import numpy as np
 from contextcir.embeddings import GalleryFeatures, Precision, write_about
 
 # What does not change embeddings: a licence that is filled in later must not cost an evaluation.
-ONLY_TOLD = ("licence",)
+ONLY_TOLD = ("licence", "parameters")
 
 
 class EmbeddingStore:

@@ -82,6 +82,7 @@ def test_a_result_says_of_which_weights_it_is(tmp_path: Path) -> None:
     save_file({k: (v + 1).contiguous() for k, v in state.items()}, tmp_path / "two" / "open_clip_model.safetensors")
     two = OpenCLIPEmbedder(f"local-dir:{tmp_path / 'two'}", device="cpu").describe()
     assert one["revision"].startswith("sha256:") and one["revision"] != two["revision"]
+    assert one["parameters"] == sum(value.numel() for value in state.values()) and one["licence"] is None
     assert (one["rule"], one["text_share"], one["template"]) == ("NormalisedSum", 0.5, "{text}")
 
 
