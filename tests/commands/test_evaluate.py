@@ -171,19 +171,25 @@ class Backwards(Reranker):
         return {"reranker": self.name}
 
 
-def test_the_reranked_row_has_submission_files_of_its_own(runs: Path, tmp_path: Path) -> None:
-    make_cirr(tmp_path / "cirr", sets=10)
-    second = ["--reranking.first=5", "--reranking.reranker=tests.commands.test_evaluate.Backwards"]
+@pytest.mark.parametrize("count", [5, 60])
+def test_the_reranked_row_has_submission_files_of_its_own(count: int, runs: Path, tmp_path: Path) -> None:
+    make_cirr(tmp_path / "cirr", sets=10)  # 60 images, of which a query has 59 to rank and the file 50
+    second = [f"--reranking.first={count}", "--reranking.reranker=tests.commands.test_evaluate.Backwards"]
     main(["predict", *configs("base", "cirr_b32"), f"--data.root={tmp_path / 'cirr'}", TOY, *second, "--name=cirr"])
-    for file in ("cirr_test1_recall.json", "cirr_test1_recall_subset.json"):
-        first, again = (
-            json.loads((runs / "cirr" / "id1" / folder / file).read_text())
-            for folder in ("submission", "submission_reranked")
-        )
-        assert first.keys() == again.keys() and first != again
-        if "subset" not in file:
-            for query in first.keys() - {"version", "metric"}:
-                assert again[query] == first[query][:5][::-1] + first[query][5:]
+    read = {
+        (folder, file): json.loads((runs / "cirr" / "id1" / folder / f"cirr_test1_{file}.json").read_text())
+        for folder in ("submission", "submission_reranked")
+        for file in ("recall", "recall_subset")
+    }
+    first, again = read["submission", "recall"], read["submission_reranked", "recall"]
+    assert first.keys() == again.keys()
+    for query in first.keys() - {"version", "metric"}:
+        if count == 5:
+            assert again[query] == first[query][:5][::-1] + first[query][5:]
+        else:
+            assert again[query][9:] == first[query][9:][::-1]
+    of_sets = [read[folder, "recall_subset"] for folder in ("submission", "submission_reranked")]
+    assert of_sets[0].keys() == of_sets[1].keys() and (count == 5 or of_sets[0] != of_sets[1])
 
 
 def test_fashioniq_with_both_orders_and_its_file_give_the_same(runs: Path, tmp_path: Path) -> None:
