@@ -81,7 +81,7 @@ class Embedder(EmbeddingSource, ABC):
         """Return the embeddings (B, E) of candidates, on the CPU; images and errors as of `embed_query`."""
 
     def spent(self) -> dict[str, float] | None:
-        """Return what this process has used so far , as models of a synthesis count it; None if it is free."""
+        """Return what this process has used so far, as models of a synthesis count it; None if it is free."""
         return None
 
     def count_earlier(self, usages: Iterable[Mapping[str, float]]) -> None:
