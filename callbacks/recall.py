@@ -50,7 +50,8 @@ class RecallTable(EvaluationCallback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Build the baselines for the model's widths, and turn off Lightning's tables of raw names and numbers."""
-        self._baselines = {row: baseline(pl_module.backbone.widths) for row, baseline in BASELINES.items()}
+        known = getattr(pl_module, "baselines", BASELINES)  # a model may embed no image, or no text, alone
+        self._baselines = {row: BASELINES[row](pl_module.backbone.widths) for row in known}
         self._active, self._latest = False, {}
         trainer.validate_loop.verbose = trainer.test_loop.verbose = False
 

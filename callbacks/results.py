@@ -73,8 +73,10 @@ def provenance(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
     ``model`` and ``pretrained`` of the backbone. ``checkpoint``: the file of ``--ckpt_path`` and the SHA-256 of its
     content. Where there was none, as during training, ``checkpoint`` is null, and ``weights`` the SHA-256 over the
     state dict as it is now. ``parameters``: how many the whole model has, None where they are sharded; ``dimension`` of
-    an embedding.
+    an embedding. A module with a ``provenance`` of its own says all of this itself.
     """
+    if hasattr(module, "provenance"):
+        return module.provenance()
     sharded = type(trainer.strategy).__name__.startswith("FSDP")
     made: dict[str, Any] = {
         "model": module.backbone.model_name,

@@ -13,7 +13,7 @@ from contextcir.encoders.features import ImageFeatures
 from contextcir.encoders.phrase_texts import QueryFeatures
 from contextcir.evaluation.composition import EvaluationEmbeddings
 from contextcir.evaluation.nearest import ranked_lists, ranking
-from contextcir.evaluation.submission import formats_of, make
+from contextcir.evaluation.submission import SubmissionFormat, formats_of, make
 from contextcir.evaluation.submission_check import check, parse
 from contextcir.files import write_text
 
@@ -117,12 +117,16 @@ class EmbeddedProtocol(EvaluationEmbeddings):
         """Return the text of every file by its name."""
         files, protocol = {}, self.protocol
         for form in formats_of(protocol):
-            text = make(form, protocol, ranked_lists(form, protocol, queries, gallery))
+            text = make(form, protocol, self.lists(form, queries, gallery))
             problems = check(form, protocol, parse(text.encode()))
             if problems:
                 raise ValueError(f"{what}: the submission file would be rejected: {problems[0]}")
             files["_".join(filter(None, (what, form.name))) + ".json"] = text
         return files
+
+    def lists(self, form: SubmissionFormat, queries: Tensor, gallery: Tensor) -> list[list[int]]:
+        """Return the images of every query, best first."""
+        return ranked_lists(form, self.protocol, queries, gallery)
 
 
 class EmbeddedRanking(EmbeddedProtocol):

@@ -37,6 +37,7 @@ EXTRAS = {  # of pyproject.toml, by the packages that they bring
     "faiss": "mining",
     "imagehash": "mining",
     "transformers": "local",
+    "sentence_transformers": "embedders",
     "fastapi": "search",
     "uvicorn": "search",
     "pillow_heif": "heic",

@@ -12,6 +12,8 @@ import callbacks
 import contextcir.fusion
 import contextcir.losses
 import contextcir.training
+from contextcir.embedders import ChatReranker, OpenCLIPEmbedder, SentenceTransformersEmbedder, ServerEmbedder
+from contextcir.embedders.rules import NormalisedSum
 from contextcir.encoders.backbone import Widths
 from contextcir.errors import InputError
 from contextcir.fusion import Fusion
@@ -27,11 +29,13 @@ KINDS = [
     *concrete_classes(contextcir.training, AdamWWarmupCosine),
     *concrete_classes(contextcir.training, WholeBatch),
     *concrete_classes(callbacks, Callback),
-]
-GIVEN = {"widths": Widths(16, 16, 16), "dirpath": "a", "folder": "a", "file": "a"}  # what has no default
+    ChatReranker, NormalisedSum, OpenCLIPEmbedder, SentenceTransformersEmbedder, ServerEmbedder,
+]  # fmt: skip
+GIVEN = {"widths": Widths(16, 16, 16), "dirpath": "a", "folder": "a", "file": "a", "model": "a"}  # what has no default
 BAD = (math.nan, math.inf, -math.inf, -1, -1e9, True, 10**400)
 # Parameters for which such a value has a meaning.
 FINE = {"ModelSize.max_depth": "Lightning's own: -1 shows all levels"}
+PREFIXES = ("model.", "trainer.callbacks.", "embedder.", "reranking.")
 IN_WORDS = {"PhraseAlignment"}  # may be at two places in a config: the message, not the setting, has the name
 
 
@@ -77,7 +81,7 @@ def test_a_number_that_can_not_be_meant_is_refused_by_its_name(kind: type, name:
             message = str(refused.value)
             assert len(message) < 300 and "\n" not in message and "got" in message
             named = message if kind.__name__ in IN_WORDS else refused.value.setting
-            assert name in named and refused.value.setting.startswith(("model.", "trainer.callbacks."))
+            assert name in named and refused.value.setting.startswith(PREFIXES)
 
 
 ABSURD = [

@@ -25,13 +25,20 @@ def _from_to(low: int, high: int) -> Check:
     return lambda value, name: checks.whole(value, low, name, high)
 
 
+def _sides(value: Any, name: str) -> Any:
+    """A number of pixels, or two: height and width of images that are not square."""
+    for side in value if isinstance(value, list) and len(value) == 2 else [value]:
+        checks.whole(side, 1, name, 8192)
+    return value
+
+
 # What the classes of open_clip take where a field is left out.
 _VISION: dict[str, tuple[Any, Check]] = {
     "layers": (12, _from_to(1, 1000)),
     "width": (768, _from_to(1, 100_000)),
     "head_width": (64, _from_to(1, 100_000)),
     "patch_size": (16, _from_to(1, 4096)),
-    "image_size": (224, _from_to(1, 8192)),
+    "image_size": (224, _sides),
     "mlp_ratio": (4.0, lambda value, name: checks.between(value, 0.01, 100, name)),
 }
 _TEXT: dict[str, tuple[Any, Check]] = {
@@ -98,7 +105,8 @@ def _check_sizes(vision: dict[str, Any], text: dict[str, Any]) -> None:
     image, words = sizes["vision_cfg"], sizes["text_cfg"]
     _divides(image["head_width"], image["width"], "vision_cfg.head_width", "the width")
     _divides(words["heads"], words["width"], "text_cfg.heads", "the width")
-    patches = (image["image_size"] // image["patch_size"]) ** 2
+    sides = image["image_size"] if isinstance(image["image_size"], list) else [image["image_size"]] * 2
+    patches = (sides[0] // image["patch_size"]) * (sides[1] // image["patch_size"])
     if not 0 < patches <= MOST_PATCHES:
         problem = f"is {image['image_size']}, which makes {patches:,} patches of {image['patch_size']} pixels"
         raise InputError(problem, field="model_cfg.vision_cfg.image_size")

@@ -1,6 +1,6 @@
 """Ranked lists from embeddings: the nearest images of every query, by a part of the score matrix at a time."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -10,12 +10,16 @@ from contextcir.evaluation.protocol import Protocol
 from contextcir.evaluation.ranking import OUT, pad_rows, pick, score_chunks, top_columns, without
 from contextcir.evaluation.submission import SubmissionFormat
 
+Chunks = Callable[[Tensor, Tensor], Iterator[tuple[slice, Tensor]]]
 
-def ranked_lists(form: SubmissionFormat, protocol: Protocol, queries: Tensor, gallery: Tensor) -> list[list[int]]:
+
+def ranked_lists(
+    form: SubmissionFormat, protocol: Protocol, queries: Tensor, gallery: Tensor, chunks: Chunks = score_chunks
+) -> list[list[int]]:
     """Return the images nearest to each query by cosine, best first, as many as the file of a server wants.
 
     Equal scores follow the order of the gallery. ``queries`` (Q, E) and ``gallery`` (G, E): all of the protocol's, in
-    its order, normalised or not.
+    its order, normalised or not. ``chunks``: gives their scores, where these are not the cosines.
 
     Raises:
         InputError: if an embedding is not finite: such a ranking means nothing.
@@ -27,7 +31,7 @@ def ranked_lists(form: SubmissionFormat, protocol: Protocol, queries: Tensor, ga
     among = None if all(len(pool) == len(gallery) for pool in pools) else pad_rows(pools).to(gallery.device)
     references = torch.tensor(protocol.references, device=gallery.device)  # (Q,)
     lists: list[list[int]] = []
-    for rows, scores in score_chunks(queries, gallery):
+    for rows, scores in chunks(queries, gallery):
         if form.drops_reference(protocol):
             known = (references[rows] >= 0).nonzero().flatten()
             scores[known, references[rows][known]] = OUT

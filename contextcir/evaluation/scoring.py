@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -255,17 +255,16 @@ def score_queries(
 def _all_ranks(protocol: Protocol, ranks: ScoredRanks) -> AllRanks:
     in_subsets = protocol.subsets is not None
     graded = protocol.graded_targets is not None
-    known: Any = ranks
-    wrong = getattr(protocol, "negatives", None) is not None
+    wrong = protocol.negatives is not None
     return AllRanks(
         targets=ranks.targets,
         counts=ranks.target_counts,
         subset_targets=ranks.subset_targets if in_subsets else None,
         graded=ranks.graded if graded else None,
         subset_graded=ranks.subset_graded if graded and in_subsets else None,
-        negatives=known.negatives if wrong else None,
-        negative_counts=known.negative_counts if wrong else None,
-        without_negatives=known.targets_without_negatives if wrong else None,
+        negatives=ranks.negatives if wrong else None,
+        negative_counts=ranks.negative_counts if wrong else None,
+        without_negatives=ranks.targets_without_negatives if wrong else None,
     )
 
 

@@ -129,7 +129,7 @@ def test_every_config_is_run_by_a_test() -> None:
     run = {"base", "scenes", "demo", "cirr_b32", "cirr_l14", "cirr_h14", "circo", "fashioniq", "lasco", "genecis"}
     run |= {"icir", "pinpoint", "patterncom"}
     assert {path.stem for path in CONFIGS.glob("*.yaml")} == run | {"aggregated_h14"}
-    assert {path.parent.name for path in CONFIGS.rglob("*.yaml")} == {"configs", "overlays", "synthesis"}
+    assert {path.parent.name for path in CONFIGS.rglob("*.yaml")} == {"configs", "overlays", "synthesis", "embedders"}
 
 
 def test_the_full_size_models_of_the_cirr_experiments_exist() -> None:

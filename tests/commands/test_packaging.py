@@ -30,6 +30,7 @@ EXTRAS = (
     "faiss",
     "imagehash",
     "transformers",
+    "sentence_transformers",
     "spacy",
     "pillow_heif",
     "qdrant_client",

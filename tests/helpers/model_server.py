@@ -46,7 +46,9 @@ class Asked:
 
 
 class ModelServer:
-    """The server, in a thread of its own; a context manager."""
+    """The server, in a thread of its own; a context manager. ``path``: the only one that it answers."""
+
+    path = "/v1/chat/completions"
 
     def __init__(self, answer: Callable[[Json], Json | str] | None = None, script: Script = ()) -> None:
         self.answer = answer or smallest
@@ -129,7 +131,7 @@ class ModelServer:
     async def _respond(
         self, writer: asyncio.StreamWriter, method: str, path: str, headers: dict[str, str], content: bytes
     ) -> bool:
-        if path != "/v1/chat/completions":
+        if path != self.path:
             reply = error(404, f"no {method} {path}", "not_found")
             return await _write(writer, reply, reply.body or b"")
         self.busy += 1

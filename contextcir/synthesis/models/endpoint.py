@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, aclosing
 from enum import Enum
 from random import Random
@@ -52,6 +52,9 @@ class Endpoint(PaidModel):
         BudgetSpent: after all that was in flight is answered.
         ServerError: if the server takes no request as it is set up, or is gone.
     """
+
+    path = "/chat/completions"
+    exchange: Callable[..., Exchange] = Exchange  # what is sent there, and how the response is read
 
     def __init__(
         self,
@@ -140,7 +143,7 @@ class _Sender:
 
     async def answer(self, request: Request) -> tuple[Answer, bool]:
         """Return the answer to a request, and whether it is missing because the server may be gone."""
-        exchange = Exchange(request, self.endpoint.chat, self.keys)
+        exchange = self.endpoint.exchange(request, self.endpoint.chat, self.keys)
         try:
             await asyncio.to_thread(exchange.load) if request.images else exchange.load()
         except Flaw as flaw:
@@ -222,7 +225,7 @@ class _Sender:
     async def _post(self, server: Server, body: dict[str, Any]) -> bytes:
         import httpx2
 
-        response = await server.client.post("/chat/completions", body=body, cast_to=httpx2.Response)
+        response = await server.client.post(self.endpoint.path, body=body, cast_to=httpx2.Response)
         return response.content
 
     def _adapted(self, server: Server, dialect: Dialect, complaint: str) -> bool:

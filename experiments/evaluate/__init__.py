@@ -1,0 +1,1 @@
+"""Evaluate an embedder by the protocols of a benchmark."""
