@@ -36,6 +36,7 @@ class ReluNetwork(nn.Module):
 
     def __init__(self, widths: Widths, width: int, layers: int, dropout: float) -> None:
         super().__init__()
+        self.outputs = widths.text  # D
         _check(width, dropout)
         whole(layers, 1, "model.fusion.layers", MOST_LAYERS)
         sizes = [widths.embed, *[width] * layers]
@@ -63,6 +64,7 @@ class GeluNetwork(nn.Module):
 
     def __init__(self, widths: Widths, width: int, dropout: float) -> None:
         super().__init__()
+        self.outputs = widths.text  # D
         _check(width, dropout)
         first, second, last = nn.Linear(widths.embed, width), nn.Linear(width, width), nn.Linear(width, widths.text)
         self.layers = nn.Sequential(first, nn.GELU(), nn.Dropout(dropout), second, nn.GELU(), nn.Dropout(dropout), last)
@@ -93,7 +95,7 @@ def fill(network: ReluNetwork | GeluNetwork, weights: str | Path | None) -> None
     inner = next((key for key in WRAPPERS if isinstance(content, Mapping) and key in content), None)
     state = content if inner is None else content[inner]
     if not isinstance(state, Mapping):
-        raise InputError(f"holds a {type(state).__name__}, not weights by name", file=found.path, setting=WEIGHTS)
+        raise InputError(f"holds {type(state).__name__}, not weights by name", file=found.path, setting=WEIGHTS)
     given = under(checked(state, found, WEIGHTS), network.last, found, WEIGHTS)
     odd = misfits(given, network.state_dict())
     if odd:

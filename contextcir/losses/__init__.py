@@ -3,6 +3,12 @@
 from contextcir.losses.composed import Additivity, ClauseConsistency, ClauseDistillation, JoinedConsistency
 from contextcir.losses.contrastive import InfoNCE, LearnedTemperatureInfoNCE
 from contextcir.losses.grounded import GroundedConsistency, PhraseAlignment
+from contextcir.losses.inversion import (
+    ImageReconstruction,
+    PseudoWordDistillation,
+    SelfMaskingProjection,
+    WithoutTriplets,
+)
 from contextcir.losses.maps import ConceptMaps, ConceptReading
 from contextcir.losses.negatives import ImageSetNegatives, StoredNegatives
 from contextcir.losses.text_cc import (
@@ -21,14 +27,18 @@ __all__ = [
     "ConceptMaps",
     "ConceptReading",
     "GroundedConsistency",
+    "ImageReconstruction",
     "ImageSetNegatives",
     "InfoNCE",
     "JoinedConsistency",
     "LearnedTemperatureInfoNCE",
     "MeanOverPhrases",
     "PhraseAlignment",
+    "PseudoWordDistillation",
+    "SelfMaskingProjection",
     "SpatialConsistency",
     "StoredNegatives",
     "TextConceptConsistency",
+    "WithoutTriplets",
     "mean_over_phrases",
 ]

@@ -22,6 +22,7 @@ from contextcir.evaluation.composition import CompositionMetric, average_figures
 from contextcir.evaluation.protocol import averaging_groups
 from contextcir.fusion import CrossAttentionFusion, Fusion
 from contextcir.losses.contrastive import InfoNCE
+from contextcir.losses.inversion import WithoutTriplets
 from contextcir.losses.text_cc import ConceptLoss
 from contextcir.training.checkpoint_loading import (
     check_resumable,
@@ -138,12 +139,15 @@ class ContextCIR(LightningModule):
             )
 
     def _check_trained(self) -> None:
-        """Refuse a fusion without the loss that trains a part of it."""
+        """Refuse a fusion without the loss that trains a part of it, and no loss at all."""
         needed = self.fusion.trained_by
         if needed is not None and type(self.concept).__name__ != needed:
             given = "none" if self.concept is None else type(self.concept).__name__
             problem = f"{type(self.fusion).__name__} is trained by {needed}, got {given}"
             raise InputError(problem, setting="model.concept")
+        if isinstance(self.contrastive, WithoutTriplets) and self.concept is None:
+            problem = "WithoutTriplets leaves training to model.concept, and there is none: give one of both"
+            raise InputError(problem, setting="model.contrastive")
 
     @property
     def preprocess(self) -> Callable[..., Tensor]:
