@@ -1,13 +1,12 @@
 """Losses: the contrastive loss, on where noun phrases attend to, and on what the clauses of captions give alone."""
 
 from contextcir.losses.composed import Additivity, ClauseConsistency, ClauseDistillation, JoinedConsistency
-from contextcir.losses.contrastive import InfoNCE, LearnedTemperatureInfoNCE
+from contextcir.losses.contrastive import InfoNCE, LearnedTemperatureInfoNCE, TripletLoss, WithoutTriplets
 from contextcir.losses.grounded import GroundedConsistency, PhraseAlignment
 from contextcir.losses.inversion import (
     ImageReconstruction,
     PseudoWordDistillation,
     SelfMaskingProjection,
-    WithoutTriplets,
 )
 from contextcir.losses.maps import ConceptMaps, ConceptReading
 from contextcir.losses.negatives import ImageSetNegatives, StoredNegatives
@@ -39,6 +38,7 @@ __all__ = [
     "SpatialConsistency",
     "StoredNegatives",
     "TextConceptConsistency",
+    "TripletLoss",
     "WithoutTriplets",
     "mean_over_phrases",
 ]

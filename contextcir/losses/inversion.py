@@ -14,35 +14,16 @@ from contextcir.batch import first_of_each
 from contextcir.checks import between, not_negative, whole
 from contextcir.encoders.pseudo_words import prompt_of
 from contextcir.errors import InputError
+from contextcir.files import stable_hash
 from contextcir.fusion.base import Fusion
 from contextcir.fusion.inversion import TextualInversion
 from contextcir.losses.contrastive import TEMPERATURES, InfoNCE
 from contextcir.losses.gathering import gather_rows, local_offset, rows_per_rank
 from contextcir.losses.maps import ConceptReading
-from contextcir.losses.negatives import FurtherImages
 from contextcir.losses.optimised_words import OptimisedWords
 from contextcir.losses.text_cc import ConceptLoss, MeanOverPhrases
 
 PHOTO = ("a photo of", "")  # of a pseudo-word alone
-
-
-class WithoutTriplets(InfoNCE):
-    """No contrastive loss: what trains is ``model.concept``."""
-
-    def __init__(self) -> None:
-        super().__init__()
-
-    def forward(
-        self,
-        query: Tensor,
-        target: Tensor,
-        reference: Tensor,
-        target_id: Tensor,
-        reference_id: Tensor,
-        further: FurtherImages | None = None,
-    ) -> Tensor:
-        """Return 0."""
-        return query.new_zeros((), dtype=torch.promote_types(query.dtype, torch.float32))
 
 
 class InversionLoss(ConceptLoss):
@@ -72,7 +53,7 @@ class ImageReconstruction(InversionLoss):
 
     Saito et al. (CVPR 2023); github.com/google-research/composed_image_retrieval, src/trainer.py. Each image is
     classified among the texts and each text among the images of all ranks, by cosines divided by the temperature. An
-    image counts once, however often it is in the batch.
+    image counts once, however often it is in the batches of all ranks.
 
     ``weight``: the factor of this loss in the total. ``temperature``: 0.01 as published, where it is that of OpenAI's
     CLIP.
@@ -101,7 +82,7 @@ class PseudoWordDistillation(InversionLoss):
     other w and v of the batch, on all ranks; the same with w and v exchanged, and the mean of both. Baldrati et al.
     (ICCV 2023); github.com/miccunifi/SEARLE, ``contrastive_loss`` of src/utils.py. A word is optimised when its image
     comes for the first time, and kept in memory; it depends on the image and the towers alone, so that a resumed run
-    has the same. Images that two ranks share count on both.
+    has the same. An image counts once, however often it is in the batches of all ranks.
 
     **Left out** is SEARLE's regularisation (``lambda_gpt``, of weight 0.75 beside this loss, and 0.5 in the optimised
     words): it needs a list of concepts (OpenImages' 20,932 classes in the paper) and sentences that GPT-Neo wrote of
@@ -148,8 +129,9 @@ class SelfMaskingProjection(InversionLoss, MeanOverPhrases):
     Gu et al. (CVPR 2024); github.com/navervision/lincir, train_phi.py and loader.py. Only texts are read. The noise
     brings texts nearer to images: u z, with u uniform in [0, 1] and z normal, drawn for each caption. Keywords are the
     noun phrases of the batch; in the published code, runs of nouns, adjectives and determiners that spaCy finds. In a
-    caption without any, one word, drawn at random, is the keyword; a blank caption is "a photo of" the pseudo-word.
-    All keywords of a caption become the same pseudo-word, as published. The embeddings are not normalised.
+    caption without any, one word is the keyword (always the same one; drawn anew each time there); a blank caption is
+    "a photo of" the pseudo-word. All keywords of a caption become the same pseudo-word, as published. The embeddings
+    are not normalised.
 
     ``weight``: the factor of this loss in the total. ``noise``: a factor of the noise, 1 as published.
 
@@ -168,8 +150,8 @@ class SelfMaskingProjection(InversionLoss, MeanOverPhrases):
         noise = torch.rand(len(text), 1, device=text.device) * torch.randn(text.shape, device=text.device)
         words = fusion.phi(text + self.noise * noise.to(text.dtype))  # (B, D)
         masked = prompt_of(tokenizer, self.masked(reading))
-        error = fusion.fill_gaps(masked, words).float() - text.float()
-        return error.square().mean(dim=-1)
+        wide = torch.promote_types(text.dtype, torch.float32)
+        return (fusion.fill_gaps(masked, words).to(wide) - text.to(wide)).square().mean(dim=-1)
 
     @staticmethod
     def masked(reading: ConceptReading) -> list[list[str]]:
@@ -183,7 +165,7 @@ class SelfMaskingProjection(InversionLoss, MeanOverPhrases):
 
 
 def without(caption: str, keywords: list[tuple[int, int]]) -> list[str]:
-    """Return the pieces of a caption between its keywords, given as characters; one random word where there are none.
+    """Return the pieces of a caption between its keywords, given as characters; some word where there are none.
 
     Keywords that overlap are one.
     """
@@ -191,7 +173,7 @@ def without(caption: str, keywords: list[tuple[int, int]]) -> list[str]:
         words = caption.split()
         if not words:
             return list(PHOTO)
-        chosen = int(torch.randint(len(words), ()))
+        chosen = stable_hash(caption) % len(words)
         return [" ".join(words[:chosen]), " ".join(words[chosen + 1 :])]
     pieces, end = [], 0
     for first, last in sorted(keywords):
@@ -202,6 +184,12 @@ def without(caption: str, keywords: list[tuple[int, int]]) -> list[str]:
 
 
 def distinct(embedding: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the embeddings (U, E) of the different images among N, and their ids (U,)."""
+    """Return the embeddings (U, E) of the different images among N, and their ids (U,); a collective call.
+
+    An image that several ranks have is left to the first of them, so that it counts once.
+    """
     unique, _, first = first_of_each(ids)
-    return embedding[first], unique
+    counts = rows_per_rank(len(unique), ids.device)
+    everyone = gather_rows(unique, counts)  # (N,)
+    mine = ~torch.isin(unique, everyone[: local_offset(counts)])  # (U,)
+    return embedding[first][mine], unique[mine]

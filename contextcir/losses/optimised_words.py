@@ -47,6 +47,8 @@ class OptimisedWords:
     def of(self, fusion: TextualInversion, tokenizer: Tokenizer, images: Tensor, ids: Tensor) -> Tensor:
         """Return the words (U, D) of images by their embeddings (U, E) and ids (U,), without gradients."""
         numbers = ids.tolist()
+        if not numbers:
+            return images.new_zeros(0, fusion.phi.outputs)
         missing = [row for row, number in enumerate(numbers) if number not in self._known]
         if missing:
             found = self._optimise(fusion, tokenizer, images[missing], [numbers[row] for row in missing])

@@ -21,8 +21,7 @@ from contextcir.errors import InputError
 from contextcir.evaluation.composition import CompositionMetric, average_figures
 from contextcir.evaluation.protocol import averaging_groups
 from contextcir.fusion import CrossAttentionFusion, Fusion
-from contextcir.losses.contrastive import InfoNCE
-from contextcir.losses.inversion import WithoutTriplets
+from contextcir.losses.contrastive import InfoNCE, TripletLoss, WithoutTriplets
 from contextcir.losses.text_cc import ConceptLoss
 from contextcir.training.checkpoint_loading import (
     check_resumable,
@@ -42,7 +41,7 @@ class ContextCIR(LightningModule):
     Args:
         backbone: The two encoders.
         fusion: Class that composes a query from both encoders' tokens; called with the backbone's widths.
-        contrastive: Loss between composed queries, targets and references.
+        contrastive: Loss between composed queries, targets and references; InfoNCE if null.
         concept: Text Concept-Consistency loss, added with its own weight; null trains without it.
         optimizer: Optimizer and schedule.
         encoding: How a training batch is encoded: null for all rows at once, or a GradientCache.
@@ -55,7 +54,7 @@ class ContextCIR(LightningModule):
         self,
         backbone: OpenCLIPBackbone,
         fusion: Callable[[Widths], Fusion] = CrossAttentionFusion,
-        contrastive: InfoNCE | None = None,
+        contrastive: TripletLoss | None = None,
         concept: ConceptLoss | None = None,
         optimizer: AdamWWarmupCosine | None = None,
         encoding: WholeBatch | None = None,
