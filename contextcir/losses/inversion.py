@@ -85,8 +85,8 @@ class PseudoWordDistillation(InversionLoss):
     has the same. An image counts once, however often it is in the batches of all ranks.
 
     **Left out** is SEARLE's regularisation (``lambda_gpt``, of weight 0.75 beside this loss, and 0.5 in the optimised
-    words): it needs a list of concepts (OpenImages' 20,932 classes in the paper) and sentences that GPT-Neo wrote of
-    each. It keeps pseudo-words near words, so that expect less of this than of the published weights.
+    words): it needs a list of concepts (classes of OpenImages there) and sentences that GPT-Neo wrote of each. It keeps
+    pseudo-words near words: expect less of this than of published weights.
 
     ``weight``: the factor of this loss in the total. ``temperature``: r, 0.25 as published. ``steps``: of the
     optimisation of a word, 350 as published; its time is that of so many passes of a short text.
