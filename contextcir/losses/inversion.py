@@ -1,7 +1,7 @@
 """How textual inversion is trained without triplets: phi, from an embedding to a pseudo-word, the towers being frozen.
 
-Each is the ``model.concept`` of a model whose ``model.contrastive`` is `WithoutTriplets`. Images are those of the
-batch, references and targets alike; their embeddings, and those of the captions, are constants here.
+Each is the ``model.concept`` of a model whose ``model.contrastive`` is `WithoutTriplets`. The embeddings of images and
+of captions are constants here.
 """
 
 from typing import cast
@@ -52,8 +52,8 @@ class ImageReconstruction(InversionLoss):
     """L = (CE(i -> t) + CE(t -> i)) / 2, t = T("a photo of *") with phi(i) for the star: Pic2Word's loss.
 
     Saito et al. (CVPR 2023); github.com/google-research/composed_image_retrieval, src/trainer.py. Each image is
-    classified among the texts and each text among the images of all ranks, by cosines divided by the temperature. An
-    image counts once, however often it is in the batches of all ranks.
+    classified among the texts and each text among the images of all ranks, by cosines divided by the temperature. The
+    images are references and targets alike; each counts once, however often it is in the batches of all ranks.
 
     ``weight``: the factor of this loss in the total. ``temperature``: 0.01 as published, where it is that of OpenAI's
     CLIP.
@@ -80,9 +80,9 @@ class PseudoWordDistillation(InversionLoss):
 
     v_k = phi(i_k), w_k is the pseudo-word that was optimised for image k alone (`OptimisedWords`), and u stands for all
     other w and v of the batch, on all ranks; the same with w and v exchanged, and the mean of both. Baldrati et al.
-    (ICCV 2023); github.com/miccunifi/SEARLE, ``contrastive_loss`` of src/utils.py. A word is optimised when its image
-    comes for the first time, and kept in memory; it depends on the image and the towers alone, so that a resumed run
-    has the same. An image counts once, however often it is in the batches of all ranks.
+    (ICCV 2023); github.com/miccunifi/SEARLE, ``contrastive_loss`` of src/utils.py. Images are the references of the
+    batch, each counted once on all ranks. A word is optimised when its image comes for the first time, and kept in
+    memory; it depends on the image and the towers alone, so that a resumed run has the same.
 
     **Left out** is SEARLE's regularisation (``lambda_gpt``, of weight 0.75 beside this loss, and 0.5 in the optimised
     words): it needs a list of concepts (classes of OpenImages there) and sentences that GPT-Neo wrote of each. It keeps
@@ -103,7 +103,7 @@ class PseudoWordDistillation(InversionLoss):
     def forward(self, reading: ConceptReading) -> Tensor:
         """Return the mean over the images of all ranks, without the weight of the loss."""
         fusion = cast(TextualInversion, reading.fusion)
-        embedding, ids = distinct(*reading.images())
+        embedding, ids = distinct(*reading.references())
         optimised = self.words.of(fusion, reading.phrases.backbone.tokenizer, embedding, ids)  # (U, D)
         return self.compare(optimised, fusion.phi(embedding), ids)
 

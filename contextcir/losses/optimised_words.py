@@ -22,7 +22,7 @@ TEMPLATES = (
 )
 SPREAD = 0.02  # standard deviation of a word to begin with, about that of CLIP's own token embeddings
 RATE, DECAY = 2e-2, 0.01  # of AdamW
-AVERAGING = 0.99  # share of the running mean that a step keeps
+MEMORY = 3.5  # the running mean forgets this over its length in all steps: 1 % a step at 350
 
 
 class OptimisedWords:
@@ -30,8 +30,9 @@ class OptimisedWords:
 
     Baldrati et al., Zero-Shot Composed Image Retrieval with Textual Inversion (ICCV 2023), optimisation-based textual
     inversion; github.com/miccunifi/SEARLE, src/oti_inversion.py: AdamW at 2e-2 with a weight decay of 0.01, 350 steps,
-    and the running mean of the word, of decay 0.99, is the result. Left out are its regularisation by concepts and
-    their sentences, and most of its templates; templates are taken in turn, not drawn.
+    and the running mean of the word, of decay 0.99, is the result; with fewer steps the mean forgets sooner, in
+    proportion. Left out are its regularisation by concepts and their sentences, and most of its templates; templates
+    are taken in turn, not drawn.
 
     A word follows from the image's embedding and id and the towers, whatever other images it is optimised with. Words
     are kept in memory, by the id of their image.
@@ -70,5 +71,5 @@ class OptimisedWords:
                 loss = (1 - functional.cosine_similarity(text.float(), goal, dim=-1)).sum()
                 (word.grad,) = torch.autograd.grad(loss, [word])
                 optimizer.step()
-                mean = AVERAGING * mean + (1 - AVERAGING) * word.detach()
+                mean = mean.lerp(word.detach(), min(1.0, MEMORY / self.steps))
         return mean.cpu()
