@@ -20,11 +20,11 @@ SETTING = "trainer.callbacks.WeightChoice"
 
 
 class WeightChoice(Callback):
-    """Choose the weight of an `Interpolation` on val, before ``validate`` and before ``test``.
+    """Choose the weight of an `Interpolation` on val, before ``validate``, ``test`` and ``predict``.
 
     Image and text of each query of val, and the gallery, are embedded once; then each weight is a further row of
     queries of the same protocol. The weight with the highest headline figure of val is taken (of equal ones the
-    smallest), so that ``test`` needs the images of val too. ``fit`` trains with the weight of the settings.
+    smallest), so that ``test`` and ``predict`` need the images of val too. ``fit`` trains with the weight that is set.
 
     ``metrics.json`` has the weight in the entry of every split that is evaluated with it, as ``weight``, and in
     ``weight_choice`` the figure that decided, the split, and its value at all weights.
@@ -55,12 +55,16 @@ class WeightChoice(Callback):
         """Choose."""
         self._choose(trainer, pl_module, "test", "test")
 
-    def _choose(self, trainer: Trainer, module: LightningModule, phase: str, stage: str) -> None:
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Choose; predictions have no figures, so that the weight is only printed."""
+        self._choose(trainer, pl_module, None, "predict")
+
+    def _choose(self, trainer: Trainer, module: LightningModule, phase: str | None, stage: str) -> None:
         name, figures = self._figures(trainer, module)
         weight = max(figures, key=lambda share: (figures[share], -share))
         module.fusion.weight.fill_(weight)
         rank_zero_info(f"weight of the text: {weight:.3f}, chosen on val by {name} ({figures[weight]:.2f})")
-        if trainer.is_global_zero:
+        if phase is not None and trainer.is_global_zero:
             choice = {
                 "chosen_on": "val",
                 "by": name,

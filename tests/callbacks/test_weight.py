@@ -82,8 +82,9 @@ def test_the_weight_of_the_highest_figure_on_val_is_taken_and_told(
     assert entry["rows"]["composed"]["recall_at_1"] >= 0
 
 
-def test_validate_is_at_the_chosen_weight(scenes: Path, small: list[str], runs: Path) -> None:
-    evaluate("validate", "weighted_sum", scenes, small, "--model.fusion.weight=1.0")
+def test_validate_and_predict_are_at_the_chosen_weight(scenes: Path, small: list[str], runs: Path) -> None:
+    chosen = evaluate("validate", "weighted_sum", scenes, small, "--model.fusion.weight=1.0").model.fusion.weight
+    assert evaluate("predict", "weighted_sum", scenes, small).model.fusion.weight == chosen
     entry = json.loads((runs / "scenes" / "id1" / "metrics.json").read_text())["validate"]["val"]
     assert entry["rows"]["composed"]["recall_at_1"] == pytest.approx(max(entry["weight_choice"]["figures"].values()))
 
