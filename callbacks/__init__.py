@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from callbacks.summary import RunSummary
     from callbacks.throughput import TrainingSpeed
     from callbacks.training_record import TrainingRecord
+    from callbacks.weight import WeightChoice
 
 __all__ = [
     "AtomicCheckpoints",
@@ -37,6 +38,7 @@ __all__ = [
     "SubmissionFiles",
     "TrainingRecord",
     "TrainingSpeed",
+    "WeightChoice",
 ]
 
 # Lazy: each imports Lightning, and some need packages that others do not.
@@ -58,5 +60,6 @@ __getattr__ = lazy_exports(
         "summary": ["RunSummary"],
         "throughput": ["TrainingSpeed"],
         "training_record": ["TrainingRecord"],
+        "weight": ["WeightChoice"],
     },
 )

@@ -67,7 +67,8 @@ class ConceptMonitor(Callback):
         ):
             losses = pl_module.losses(batch)
         figures = attention_figures(pl_module.fusion, heard[0], batch.reference_id)
-        if "concept" in losses and any(weight.requires_grad for weight in pl_module.fusion.parameters()):
+        trains = any(weight.requires_grad for weight in pl_module.fusion.parameters())
+        if "concept" in losses and trains and losses["contrastive"].requires_grad:  # not with WithoutTriplets
             figures["concept_gradient"] = gradient_ratio(pl_module, losses)
         pl_module.log_dict({f"train_{name}": value for name, value in figures.items()}, batch_size=len(batch.target))
 

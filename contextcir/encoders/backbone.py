@@ -14,7 +14,7 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from contextcir import checks
-from contextcir.encoders.features import ImageFeatures, RowFeatures, TextFeatures, TokenBatch
+from contextcir.encoders.features import ImageFeatures, PseudoWords, RowFeatures, TextFeatures, TokenBatch
 from contextcir.encoders.pretrained import MODEL, Source, are_postponed, preprocess_of, source_of
 from contextcir.encoders.text import Tokenizer, open_clip_name
 from contextcir.encoders.towers import ClipModel, TextTower, check_towers, freeze_all_but_last
@@ -165,8 +165,10 @@ class OpenCLIPBackbone(nn.Module):
         pooled, _ = visual._pool(tokens)  # (B, D) of CLS or the mean of the patches, with ln_post before or after
         return (pooled if visual.proj is None else pooled @ visual.proj).to(self._dtype)
 
-    def encode_text(self, tokens: TokenBatch) -> TextFeatures:
+    def encode_text(self, tokens: TokenBatch, words: PseudoWords | None = None) -> TextFeatures:
         """Token ids (B, T) -> tokens (B, T, D) after the final norm and embeddings (B, E).
+
+        ``words``: vectors that stand in the place of words' own.
 
         The tower runs over T positions, not the full context length: it is causal, so the result is the same. On a CPU,
         texts of similar length go through it together, as padding costs as much there as words.
@@ -175,25 +177,30 @@ class OpenCLIPBackbone(nn.Module):
             self.load_weights()
         ids, valid = tokens.ids.to(self._device), tokens.valid.to(self._device)
         if ids.device.type != "cpu" or len(ids) < 2 * BUCKETS:
-            return self.encode_equally_long(ids, valid)
+            return self.encode_equally_long(ids, valid, words)
         order = valid.sum(dim=1).argsort(stable=True)  # (B,)
         parts = []
         for rows in order.tensor_split(BUCKETS):
             length = int(valid[rows].sum(dim=1).max())
-            part = self.encode_equally_long(ids[rows, :length], valid[rows, :length])
+            inserted = None if words is None else words.of(rows, length)
+            part = self.encode_equally_long(ids[rows, :length], valid[rows, :length], inserted)
             parts.append(part._replace(tokens=functional.pad(part.tokens, (0, 0, 0, ids.shape[1] - length))))
         place = order.argsort()  # (B,)
         hidden, embedding = (torch.cat([part[field] for part in parts])[place] for field in (0, 2))
         return TextFeatures(hidden, valid, embedding)
 
-    def encode_equally_long(self, ids: Tensor, valid: Tensor) -> TextFeatures:
+    def encode_equally_long(self, ids: Tensor, valid: Tensor, words: PseudoWords | None = None) -> TextFeatures:
         """`encode_text` in one pass, with all positions of all texts."""
         tower = self._text
         length = ids.shape[1]
         with self._kernel(ids.device):
             cast_dtype = tower.transformer.get_cast_dtype()
             positions = tower.positional_embedding[:length].to(cast_dtype)
-            hidden = tower.token_embedding(ids).to(cast_dtype) + positions  # (B, T, D)
+            embedded = tower.token_embedding(ids)  # (B, T, D)
+            if words is not None:
+                place = words.place.to(ids.device)[..., None]  # (B, T, 1)
+                embedded = torch.where(place, words.vectors[:, None].to(embedded.dtype), embedded)
+            hidden = embedded.to(cast_dtype) + positions  # (B, T, D)
             hidden = tower.ln_final(tower.transformer(hidden, attn_mask=tower.attn_mask[:length, :length]))
             end = valid.sum(dim=1) - 1  # (B,) position of the end token
             pooled = hidden[torch.arange(len(ids), device=ids.device), end]  # (B, D)

@@ -15,6 +15,27 @@ class TokenBatch(NamedTuple):
     valid: Tensor
 
 
+class PseudoWords(NamedTuple):
+    """Vectors in the place of words, as texts enter the text tower: at ``place`` (B, T) bool, ``vectors`` (B, D).
+
+    A text may have its vector at several places, or at none.
+    """
+
+    place: Tensor
+    vectors: Tensor
+
+    def of(self, rows: Tensor, length: int) -> "PseudoWords":
+        """Return those of some rows (b,), whose texts are cut to a length."""
+        return PseudoWords(self.place[rows, :length], self.vectors[rows])
+
+
+class Prompt(NamedTuple):
+    """Texts (B, T) with a gap for a pseudo-word at ``place`` (B, T) bool; what token stands there has no influence."""
+
+    tokens: TokenBatch
+    place: Tensor
+
+
 class ImageFeatures(NamedTuple):
     """A pass of the image tower: ``tokens`` (B, V, D) before the final norm; ``embedding`` (B, E), not normalised."""
 
@@ -25,12 +46,14 @@ class ImageFeatures(NamedTuple):
 class TextFeatures(NamedTuple):
     """A pass of the text tower.
 
-    ``tokens`` (B, T, D) after the final norm, ``valid`` (B, T) bool, ``embedding`` (B, E), not normalised.
+    ``tokens`` (B, T, D) after the final norm, ``valid`` (B, T) bool, ``embedding`` (B, E), not normalised. ``prompt``:
+    the same texts in a template with a gap, for fusions that fill it (`Fusion.encode_text`); None for all others.
     """
 
     tokens: Tensor
     valid: Tensor
     embedding: Tensor
+    prompt: Prompt | None = None
 
 
 class Fused(NamedTuple):

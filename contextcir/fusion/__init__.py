@@ -2,13 +2,16 @@
 
 from contextcir.fusion.base import Fusion
 from contextcir.fusion.baselines import ClauseSum, ImageOnly, RawSum, Sum, TextOnly
-from contextcir.fusion.combiner import Combiner
+from contextcir.fusion.combiner import Combiner, RawCombiner
 from contextcir.fusion.concept_attention import ConceptAttentionFusion
 from contextcir.fusion.cross_attention import CrossAttentionFusion
 from contextcir.fusion.distilled import DistilledSum
 from contextcir.fusion.edited_image import CaptionComposer, ConceptComposer, EditedImageFusion
+from contextcir.fusion.interpolation import Slerp, WeightedSum
+from contextcir.fusion.inversion import SEARLE, LinCIR, Pic2Word
 
 __all__ = [
+    "SEARLE",
     "CaptionComposer",
     "ClauseSum",
     "Combiner",
@@ -19,7 +22,12 @@ __all__ = [
     "EditedImageFusion",
     "Fusion",
     "ImageOnly",
+    "LinCIR",
+    "Pic2Word",
+    "RawCombiner",
     "RawSum",
+    "Slerp",
     "Sum",
     "TextOnly",
+    "WeightedSum",
 ]

@@ -1,7 +1,7 @@
-"""The Combiner of CLIP4CIR: an MLP over both CLIP embeddings, the field's usual trained baseline."""
+"""The Combiner of CLIP4Cir: an MLP over both CLIP embeddings, the field's usual trained baseline."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from contextcir.checks import fraction, whole
@@ -17,8 +17,13 @@ class Combiner(Baseline):
     """q = MLP(i, t) + sigma t + (1 - sigma) i, where a second MLP of both gives sigma in (0, 1).
 
     Baldrati et al., Conditioned and Composed Image Retrieval Combining and Partially Fine-Tuning CLIP-Based Features
-    (CVPRW 2022), figure 4; both embeddings are L2-normalised first. ``width``: of the projections of each embedding;
-    the layer over both is twice as wide. ``dropout``: 0.5 as published.
+    (CVPRW 2022), figure 4; github.com/ABaldrati/CLIP4Cir, src/combiner.py. Both embeddings are L2-normalised first,
+    unlike in the published code, which combines them as CLIP gives them: that is `RawCombiner`. ``width``: of the
+    projections of each embedding; the layer over both is twice as wide. Published: four times the embedding, 2560 for
+    RN50x4. ``dropout``: 0.5 as published, after all four hidden layers.
+
+    The published loss is the cross-entropy of queries over the targets of the batch alone, at a temperature of 0.01
+    (``logit_scale = 100``). Here it is `model.contrastive`, the same for all fusions.
 
     Raises:
         InputError: if the width is not a whole number from 1 on, or all would drop out.
@@ -40,7 +45,19 @@ class Combiner(Baseline):
 
     def forward(self, image: ImageFeatures, text: TextFeatures, phrases: PhraseTexts | None = None) -> Fused:
         """Return the combination as ``embedding`` (B, E)."""
-        i, t = (functional.normalize(side.embedding, dim=-1) for side in (image, text))
+        i, t = self.sides(image.embedding, text.embedding)
         both = torch.cat([self.image(i), self.text(t)], dim=-1)  # (B, 2 width)
         share = self.share(both)  # (B, 1)
         return Fused(self.combined(both) + share * t + (1 - share) * i, ())
+
+    def sides(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the embeddings (B, E) of image and text as they are combined: of length 1."""
+        return functional.normalize(image, dim=-1), functional.normalize(text, dim=-1)
+
+
+class RawCombiner(Combiner):
+    """The `Combiner` of the published code, which combines the embeddings as CLIP gives them, not normalised."""
+
+    def sides(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the embeddings (B, E) of image and text as they are."""
+        return image, text

@@ -1,8 +1,13 @@
 """Losses: the contrastive loss, on where noun phrases attend to, and on what the clauses of captions give alone."""
 
 from contextcir.losses.composed import Additivity, ClauseConsistency, ClauseDistillation, JoinedConsistency
-from contextcir.losses.contrastive import InfoNCE, LearnedTemperatureInfoNCE
+from contextcir.losses.contrastive import InfoNCE, LearnedTemperatureInfoNCE, TripletLoss, WithoutTriplets
 from contextcir.losses.grounded import GroundedConsistency, PhraseAlignment
+from contextcir.losses.inversion import (
+    ImageReconstruction,
+    PseudoWordDistillation,
+    SelfMaskingProjection,
+)
 from contextcir.losses.maps import ConceptMaps, ConceptReading
 from contextcir.losses.negatives import ImageSetNegatives, StoredNegatives
 from contextcir.losses.text_cc import (
@@ -21,14 +26,19 @@ __all__ = [
     "ConceptMaps",
     "ConceptReading",
     "GroundedConsistency",
+    "ImageReconstruction",
     "ImageSetNegatives",
     "InfoNCE",
     "JoinedConsistency",
     "LearnedTemperatureInfoNCE",
     "MeanOverPhrases",
     "PhraseAlignment",
+    "PseudoWordDistillation",
+    "SelfMaskingProjection",
     "SpatialConsistency",
     "StoredNegatives",
     "TextConceptConsistency",
+    "TripletLoss",
+    "WithoutTriplets",
     "mean_over_phrases",
 ]

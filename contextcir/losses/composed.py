@@ -18,6 +18,7 @@ from contextcir.errors import InputError
 from contextcir.files import stable_hash
 from contextcir.fusion.base import Fusion
 from contextcir.fusion.distilled import DistilledSum
+from contextcir.fusion.inversion import TextualInversion
 from contextcir.losses.contrastive import TEMPERATURES
 from contextcir.losses.excerpts import Excerpt, captions_by_clause, compose, compose_as_teacher, normalised
 from contextcir.losses.maps import ConceptReading
@@ -46,6 +47,15 @@ class ComposedLoss(ConceptLoss):
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__(weight)
 
+    def check(self, fusion: Fusion) -> None:
+        """Raise InputError for a fusion whose query is no sum of texts: clauses can't be read alone and added."""
+        if isinstance(fusion, TextualInversion):
+            raise InputError(
+                f"{type(self).__name__} composes queries of clauses, and {type(fusion).__name__} puts the whole "
+                "caption into a template: choose another fusion, or train without this loss (model.concept: null)",
+                setting="model.concept",
+            )
+
 
 class ClauseConsistency(ComposedLoss, MeanOverPhrases):
     """1 - cos(q(i, c), q'(i, c)): the query of the caption read as one text, against that of its clauses read alone.
@@ -61,6 +71,7 @@ class ClauseConsistency(ComposedLoss, MeanOverPhrases):
 
     def check(self, fusion: Fusion) -> None:
         """Raise InputError for a fusion that reads clauses alone already: both queries would be equal."""
+        super().check(fusion)
         refuse_clause_reader(self, fusion)
 
     def values(self, reading: ConceptReading) -> Tensor:
@@ -84,6 +95,7 @@ class JoinedConsistency(ComposedLoss):
 
     def check(self, fusion: Fusion) -> None:
         """Raise InputError for a fusion that reads clauses alone already: both queries would be equal."""
+        super().check(fusion)
         refuse_clause_reader(self, fusion)
 
     def forward(self, reading: ConceptReading) -> Tensor:

@@ -1,6 +1,7 @@
 """The contrastive loss, over the rows of all ranks."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -19,7 +20,44 @@ from contextcir.losses.negatives import FurtherImages, StoredNegatives
 TEMPERATURES = (1e-4, 100.0)
 
 
-class InfoNCE(nn.Module):
+class TripletLoss(nn.Module, ABC):
+    """A loss between composed queries and images: what ``model.contrastive`` can be.
+
+    ``negatives``: further images for `forward`; None for none.
+    """
+
+    negatives: StoredNegatives | None = None
+
+    @abstractmethod
+    def forward(
+        self,
+        query: Tensor,
+        target: Tensor,
+        reference: Tensor,
+        target_id: Tensor,
+        reference_id: Tensor,
+        further: FurtherImages | None = None,
+    ) -> Tensor:
+        """Return the loss, a scalar, of embeddings (B, E), not normalised, and image ids (B,)."""
+
+
+class WithoutTriplets(TripletLoss):
+    """No loss of composed queries: what trains is ``model.concept``."""
+
+    def forward(
+        self,
+        query: Tensor,
+        target: Tensor,
+        reference: Tensor,
+        target_id: Tensor,
+        reference_id: Tensor,
+        further: FurtherImages | None = None,
+    ) -> Tensor:
+        """Return 0."""
+        return query.new_zeros((), dtype=torch.promote_types(query.dtype, torch.float32))
+
+
+class InfoNCE(TripletLoss):
     """Symmetric contrastive loss with the reference images as additional negatives (paper section 1.3).
 
     Each query is classified among all targets and, in the denominator only, all reference images; each target is

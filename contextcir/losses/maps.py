@@ -84,16 +84,27 @@ class ConceptReading:
         ids = self._image_id
         return list(range(len(self.phrases.captions))) if ids is None else ids.tolist()
 
+    def references(self) -> tuple[Tensor, Tensor]:
+        """Return the embeddings (B, E) and ids (B,) of the references, without gradients; all differ if unknown."""
+        embedding, given = self.features.image.embedding.detach(), self._image_id
+        return embedding, torch.arange(len(embedding), device=embedding.device) if given is None else given
+
+    def images(self) -> tuple[Tensor, Tensor]:
+        """Return the embeddings (N, E) and ids (N,) of the images of this batch, without gradients.
+
+        They are its different images; where these are not given its references, of which some may be equal.
+        """
+        if self._images is None:
+            return self.references()
+        embedding, ids = self._images
+        return embedding.detach(), ids
+
     def candidates(self) -> Tensor:
         """Return the embeddings (U, E) of the different images in the batches of all ranks, without gradients."""
-        if self._images is None:
-            embedding = self.features.image.embedding
-            ids = torch.arange(len(embedding), device=embedding.device) if self._image_id is None else self._image_id
-        else:
-            embedding, ids = self._images
+        embedding, ids = self.images()
         counts = rows_per_rank(len(ids), ids.device)
         _, _, first = first_of_each(gather_rows(ids, counts))
-        return gather_rows(embedding.detach(), counts)[first]
+        return gather_rows(embedding, counts)[first]
 
     def maps(self) -> ConceptMaps:
         """Return both attentions, with gradients through both."""

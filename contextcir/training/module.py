@@ -21,7 +21,7 @@ from contextcir.errors import InputError
 from contextcir.evaluation.composition import CompositionMetric, average_figures
 from contextcir.evaluation.protocol import averaging_groups
 from contextcir.fusion import CrossAttentionFusion, Fusion
-from contextcir.losses.contrastive import InfoNCE
+from contextcir.losses.contrastive import InfoNCE, TripletLoss, WithoutTriplets
 from contextcir.losses.negatives import FurtherImages
 from contextcir.losses.text_cc import ConceptLoss
 from contextcir.training.checkpoint_loading import (
@@ -42,7 +42,7 @@ class ContextCIR(LightningModule):
     Args:
         backbone: The two encoders.
         fusion: Class that composes a query from both encoders' tokens; called with the backbone's widths.
-        contrastive: Loss between composed queries, targets and references.
+        contrastive: Loss between composed queries, targets and references; InfoNCE if null.
         concept: Text Concept-Consistency loss, added with its own weight; null trains without it.
         optimizer: Optimizer and schedule.
         encoding: How a training batch is encoded: null for all rows at once, or a GradientCache.
@@ -55,7 +55,7 @@ class ContextCIR(LightningModule):
         self,
         backbone: OpenCLIPBackbone,
         fusion: Callable[[Widths], Fusion] = CrossAttentionFusion,
-        contrastive: InfoNCE | None = None,
+        contrastive: TripletLoss | None = None,
         concept: ConceptLoss | None = None,
         optimizer: AdamWWarmupCosine | None = None,
         encoding: WholeBatch | None = None,
@@ -139,12 +139,15 @@ class ContextCIR(LightningModule):
             )
 
     def _check_trained(self) -> None:
-        """Refuse a fusion without the loss that trains a part of it."""
+        """Refuse a fusion without the loss that trains a part of it, and no loss at all."""
         needed = self.fusion.trained_by
         if needed is not None and type(self.concept).__name__ != needed:
             given = "none" if self.concept is None else type(self.concept).__name__
             problem = f"{type(self.fusion).__name__} is trained by {needed}, got {given}"
             raise InputError(problem, setting="model.concept")
+        if isinstance(self.contrastive, WithoutTriplets) and self.concept is None:
+            problem = "WithoutTriplets leaves training to model.concept, and there is none: give one of both"
+            raise InputError(problem, setting="model.contrastive")
 
     @property
     def preprocess(self) -> Callable[..., Tensor]:

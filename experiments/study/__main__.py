@@ -144,7 +144,7 @@ def print_trials(plan: Plan, root: Path) -> None:
         state = "done" if read_result(trial, root) else "open"
         print(f"{state}  {trial.name}  {shlex.join(flag for flag in trial.flags if flag not in common)}")
     if choices is None:
-        print(f"then {len(plan.variants) * len(plan.seeds)} runs with the settings that these choose")
+        print(f"then {plan.runs} runs with the settings that these choose")
 
 
 def note_command(root: Path) -> None:

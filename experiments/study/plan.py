@@ -99,6 +99,11 @@ class Plan:
         """Name of the study, and of the files of its report."""
         return self.file.stem
 
+    @property
+    def runs(self) -> int:
+        """Number of runs, without those by which settings are chosen."""
+        return sum(len(self.seeds) if variant.train else 1 for variant in self.variants)
+
     def tuning_trials(self) -> list[Trial]:
         """Return the runs by which settings are chosen: they are evaluated on val, never on test."""
         if self.tune is None:
@@ -112,12 +117,16 @@ class Plan:
         ]
 
     def trials(self, chosen: Mapping[str, int]) -> list[Trial]:
-        """Return the runs of the study, seed by seed. ``chosen``: index of each variant's setting."""
+        """Return the runs of the study, seed by seed. ``chosen``: index of each variant's setting.
+
+        A variant without anything to train is evaluated once: nothing in it depends on the seed.
+        """
         settings = {} if self.tune is None else {v: s[chosen[v]] for v, s in self.tune.settings.items()}
         return [
             self._trial(f"study/{variant.name}", variant, settings.get(variant.name, {}), seed, test=True)
             for seed in self.seeds
             for variant in self.variants
+            if variant.train or seed == self.seeds[0]
         ]
 
     def timing_trials(self, steps: int) -> list[Trial]:

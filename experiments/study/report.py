@@ -86,6 +86,10 @@ def write_report(plan: Plan, root: Path, choices: Choices | None, commands: Sequ
         queries.setdefault(trial.variant, {})[trial.seed] = found
         if result.get("training"):
             records.setdefault(trial.variant, {})[trial.seed] = result["training"]
+    for name in once(plan):  # what was found stands for all seeds, in differences from trained variants too
+        for by_variant in (figures, queries):
+            for found in list(by_variant.get(name, {}).values()):
+                by_variant[name] = dict.fromkeys(plan.seeds, found)
     tables = collect(plan, figures, complete)
     seen = [run for by_seed in figures.values() for run in by_seed.values()]
     labels = [label for label, name in plan.answers.items() if complete or not any(run.is_test(name) for run in seen)]
@@ -94,7 +98,7 @@ def write_report(plan: Plan, root: Path, choices: Choices | None, commands: Sequ
     parts = [
         f"# {plan.title}",
         *header(plan, [*tuned, *results.values()], commands),
-        f"{len(results)} of {len(trials) or len(plan.variants) * len(plan.seeds)} runs are done."
+        f"{len(results)} of {plan.runs} runs are done."
         + ("" if complete else " Figures of test are left out until all are: they are looked at once."),
     ]
     pictures: list[Path] = []
@@ -124,6 +128,11 @@ def write_report(plan: Plan, root: Path, choices: Choices | None, commands: Sequ
     for name, text in files.items():
         write_text(root / name, text)
     return [*(root / name for name in files), *pictures]
+
+
+def once(plan: Plan) -> list[str]:
+    """Return the names of the variants that are evaluated once: they have nothing to train."""
+    return [variant.name for variant in plan.variants if not variant.train]
 
 
 def cost(plan: Plan, records: Records, figures: Mapping[str, Mapping[int, Figures]], complete: bool) -> str:
@@ -166,6 +175,7 @@ def header(plan: Plan, results: Sequence[Mapping[str, Any]], commands: Sequence[
     lines.append(
         "Mean over seeds ± half of the 95 % interval (Student's t). Differences are between runs of the same seed; "
         "**bold** where the interval excludes 0."
+        + (f" Evaluated once, as nothing in them is trained: {', '.join(once(plan))}." if once(plan) else "")
     )
     return lines
 

@@ -76,10 +76,10 @@ def test_tuning_never_tests_and_gives_every_variant_as_many_runs(tmp_path: Path)
 def test_variants_without_anything_to_train_are_validated(tmp_path: Path) -> None:
     plan = read(tmp_path, untrained=["none"])
     assert [variant.train for variant in plan.variants] == [False, False, True, True]
-    assert plan.trials(dict.fromkeys(plan.references | {"none-cross": 0, "none-layer": 0}, 0))[0].subcommands == (
-        "validate",
-        "test",
-    )
+    trials = plan.trials(dict.fromkeys(plan.references | {"none-cross": 0, "none-layer": 0}, 0))
+    assert trials[0].subcommands == ("validate", "test")
+    counts = {variant.name: sum(trial.variant == variant.name for trial in trials) for variant in plan.variants}
+    assert counts == {"none-cross": 1, "none-layer": 1, "a-cross": 2, "a-layer": 2} and plan.runs == 6
 
 
 def test_a_plain_list_of_variants_is_compared_with_one_of_them(tmp_path: Path) -> None:

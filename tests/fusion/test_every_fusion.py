@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 import contextcir.fusion
 from contextcir.batch import Clauses, Phrases, QueryBatch, TripletBatch, phrases_of
-from contextcir.encoders.features import Fused, TextFeatures
+from contextcir.encoders.features import Fused
 from contextcir.encoders.phrase_texts import PhraseTexts
 from contextcir.fusion import Fusion
 from contextcir.losses import ClauseDistillation
@@ -85,12 +85,11 @@ def test_rows_do_not_depend_on_their_neighbours_or_their_padding(model: ContextC
 
 @every_fusion
 def test_the_content_of_padding_has_no_influence(model: ContextCIR) -> None:
-    image, text = model.backbone.encode_image(images()), model.backbone.encode_text(tiny.tokenizer()(CAPTIONS))
+    image, text = model.backbone.encode_image(images()), model.fusion.encode_text(model.backbone, CAPTIONS, None)
     noise = torch.where(text.valid[..., None], text.tokens, 100 * torch.randn_like(text.tokens))
-    longer = TextFeatures(
-        torch.cat([noise, torch.randn(4, 3, 32).double()], dim=1),
-        torch.cat([text.valid, torch.zeros(4, 3).bool()], dim=1),
-        text.embedding,
+    longer = text._replace(
+        tokens=torch.cat([noise, torch.randn(4, 3, 32).double()], dim=1),
+        valid=torch.cat([text.valid, torch.zeros(4, 3).bool()], dim=1),
     )
     expected, found = model.fusion(image, text), model.fusion(image, longer)
     torch.testing.assert_close(found.embedding, expected.embedding)
@@ -170,7 +169,7 @@ def test_a_phrase_has_keys_unless_it_has_no_tokens(model: ContextCIR) -> None:
 
 @every_fusion
 def test_no_rows_give_no_maps(model: ContextCIR) -> None:
-    image, text = model.backbone.encode_image(images()), model.backbone.encode_text(tiny.tokenizer()(CAPTIONS))
+    image, text = model.backbone.encode_image(images()), model.fusion.encode_text(model.backbone, CAPTIONS, None)
     some = model.fusion.attention(image.tokens, text.tokens, text.valid)
     none = model.fusion.attention(image.tokens[:0], text.tokens[:0], text.valid[:0])
     assert [tuple(layer.shape) for layer in none] == [(0, *layer.shape[1:]) for layer in some]
@@ -178,7 +177,7 @@ def test_no_rows_give_no_maps(model: ContextCIR) -> None:
 
 @every_fusion
 def test_it_says_truly_whether_it_reads_the_text_embedding(model: ContextCIR) -> None:
-    image, text = model.backbone.encode_image(images()), model.backbone.encode_text(tiny.tokenizer()(CAPTIONS))
+    image, text = model.backbone.encode_image(images()), model.fusion.encode_text(model.backbone, CAPTIONS, None)
     other = text._replace(embedding=text.embedding.flip(0))
     changed = not torch.equal(model.fusion(image, text).embedding, model.fusion(image, other).embedding)
     assert changed == model.fusion.reads_text_embedding
@@ -186,7 +185,7 @@ def test_it_says_truly_whether_it_reads_the_text_embedding(model: ContextCIR) ->
 
 @every_fusion
 def test_a_fusion_with_attention_depends_on_what_it_attends_to(model: ContextCIR) -> None:
-    image, text = model.backbone.encode_image(images()), model.backbone.encode_text(tiny.tokenizer()(CAPTIONS))
+    image, text = model.backbone.encode_image(images()), model.fusion.encode_text(model.backbone, CAPTIONS, None)
     fused = model.fusion(image, text)
     other = model.fusion(image, text._replace(tokens=text.tokens + torch.randn(4, 1, 32))).embedding
     if fused.attention:
