@@ -18,6 +18,8 @@ from PIL import Image
 from contextcir.embeddings import DONE, FEATURES
 from contextcir.encoders.pixels import divide
 from contextcir.errors import InputError
+from contextcir.training.encoding import WholeBatch
+from contextcir.training.gradient_cache import GradientCache
 from contextcir.training.module import ContextCIR
 from data_modules import CIRR, CompositionDataModule, Shuffled
 from data_modules.loading import cache as cache_module
@@ -175,8 +177,9 @@ def test_batches_hold_the_pixels_of_what_they_held(cirr, tmp_path, workers):
                 assert torch.equal(new.index, old.index)
 
 
-def test_the_model_has_the_same_losses_from_pixels(cirr, tmp_path):
-    model = ContextCIR(tiny.backbone())
+@pytest.mark.parametrize("encoding", [WholeBatch(), GradientCache(chunk=1)])
+def test_the_model_has_the_same_losses_from_pixels(cirr, tmp_path, encoding):
+    model = ContextCIR(tiny.backbone(), encoding=encoding)
     plain, kept = loaded(cirr, None), loaded(cirr, str(tmp_path / "kept"))
     for old, new in zip(plain.train_dataloader(), kept.train_dataloader(), strict=True):
         assert torch.equal(model.losses(old)["loss"], model.losses(new)["loss"])
