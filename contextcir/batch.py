@@ -42,7 +42,8 @@ class Clauses(NamedTuple):
 class QueryBatch(NamedTuple):
     """Queries: reference images and modification texts.
 
-    ``index`` (B,) int64: position of the query in its `Protocol`. ``reference`` (B, 3, S, S) preprocessed images.
+    ``index`` (B,) int64: position of the query in its `Protocol`. ``reference`` (B, 3, S, S) preprocessed images, as
+    all images of batches either float, or uint8 for pixels that the image tower normalises.
     ``captions``: B strings, as written by the user. ``clauses``: None where every caption is one clause.
     """
 

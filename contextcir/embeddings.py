@@ -104,7 +104,7 @@ class StoredRows:
         mark = np.frombuffer(os.pread(self._done.fileno(), 8, 8 * row).ljust(8, b"\0"), np.uint64)[0]
         if not mark:
             return False
-        if self._sound[row] != mark and mark == _mark(self.stamps[row], self._bytes(row)):
+        if self._sound[row] != mark and mark == mark_of(self.stamps[row], self._bytes(row)):
             self._sound[row] = mark
         return bool(self._sound[row] == mark)
 
@@ -126,7 +126,7 @@ class StoredRows:
             # The mark of an older version must not outlive its row, even after a crash.
             self._mark(index, np.zeros(len(index), np.uint64))
         write_rows(self.folder / FEATURES, index, data)
-        marks = [_mark(stamp, values.tobytes()) for stamp, values in zip(self.stamps[index], data, strict=True)]
+        marks = [mark_of(stamp, values.tobytes()) for stamp, values in zip(self.stamps[index], data, strict=True)]
         self._mark(index, np.array(marks, np.uint64))
 
     def _mark(self, index: np.ndarray, values: np.ndarray) -> None:
@@ -179,7 +179,7 @@ class GalleryFeatures(StoredRows):
         self._store(rows.cpu()[valid].numpy(), values[valid].numpy())
 
 
-def _mark(stamp: np.uint64, content: bytes) -> np.uint64:
+def mark_of(stamp: np.uint64, content: bytes | memoryview) -> np.uint64:
     """Return the mark of a row: the stamp of its image with the row's checksum in it, never 0."""
     return (stamp ^ np.uint64(zlib.crc32(content))) or stamp
 

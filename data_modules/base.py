@@ -17,6 +17,7 @@ from contextcir.errors import InputError, shown
 from contextcir.evaluation.protocol import Protocol
 from contextcir.phrases.sources import PhraseSource
 from contextcir.weights import harmless, read_weights
+from data_modules.loading.cache import CacheSetting
 from data_modules.loading.features import FeatureSetting
 from data_modules.loading.gallery import Collate, GallerySampler, gallery_source
 from data_modules.loading.images import ImagePlace, ImageStore
@@ -28,7 +29,7 @@ from data_modules.loading.phrases import (
     reads_clauses,
     with_phrases,
 )
-from data_modules.loading.rows import GalleryRows, ImageRows, QueryRows, TripletRows
+from data_modules.loading.rows import GalleryRows, ImageRows, NamedTensors, QueryRows, TripletRows
 from data_modules.loading.sampling import (
     ResumableLoader,
     ResumableSampler,
@@ -41,7 +42,6 @@ from data_modules.loading.triplets import (
     GalleryDataset,
     Preprocess,
     QueryDataset,
-    collate_gallery,
     collate_queries,
     collate_triplets,
 )
@@ -92,7 +92,9 @@ class CompositionDataModule(LightningDataModule):
         subsets: groups of queries that every metric is repeated for: files with lists of query ids, by name
             (`QuerySubsets`).
         negatives: hard negatives of a training triplet that are loaded with it, at most, drawn anew each time; 0 for
-            none. Sets without hard negatives are trained on as before.
+            none.
+        cache: null to decode images each time; a folder to keep their pixels in, resized and cropped, so that each is
+            decoded once for all epochs and runs; ``auto`` for a folder beside the images, if the disk has room.
     """
 
     usual_features: str | None = None
@@ -114,6 +116,7 @@ class CompositionDataModule(LightningDataModule):
         features: str | None = None,
         subsets: dict[str, str] | None = None,
         negatives: int = 4,
+        cache: str | None = None,
     ) -> None:
         super().__init__()
         self.reader = reader
@@ -137,6 +140,7 @@ class CompositionDataModule(LightningDataModule):
         self.features = FeatureSetting(self.usual_features if features is None else features)
         self.subsets = QuerySubsets(subsets)
         self.negatives = whole(negatives, 0, "data.negatives", most=MOST_NEGATIVES)
+        self.cache = CacheSetting(cache)
         self.gallery_store: GalleryStore | None = None  # set by the callback StoreGallery: embeddings from disk
         self.allow_zero_length_dataloader_with_multiple_devices = True  # of a gallery with fewer images than ranks
         self._follow_model = preprocess is None
@@ -267,7 +271,8 @@ class CompositionDataModule(LightningDataModule):
         hard = self.negatives if any(record.negatives for record in records) else 0
         dataset = SeededTriplets(filled, images, preprocess, hard) if rows is None else TripletRows(filled, rows, hard)
         sampler = ResumableSampler(self.order, [self.order.group(record) for record in records], replicas, rank)
-        options = {"sampler": sampler, "drop_last": True, "persistent_workers": self.num_workers > 0 and rows is None}
+        persistent = self.num_workers > 0 and (rows is None or rows.decodes)
+        options = {"sampler": sampler, "drop_last": True, "persistent_workers": persistent}
         loader = self._loader(ResumableLoader, dataset, collate_triplets, batch_size=self.batch_size, **options)
         loader.batches_done = partial(batches_done, self)
         return loader
@@ -346,12 +351,11 @@ class CompositionDataModule(LightningDataModule):
             gallery = GalleryDataset(protocol.gallery, queries.images, queries.preprocess)
             sampler = GallerySampler(len(gallery), *self._share())
             rows = self._rows_of(queries.images)
-            source = gallery_source(gallery, self.gallery_store, protocol.split)
             if rows is not None:
                 queries = QueryRows(queries.records, rows)
-                source = (
-                    source if self.gallery_store else (DataLoader, GalleryRows(gallery.names, rows), collate_gallery)
-                )
+                if rows.decodes or not self.gallery_store:
+                    gallery = GalleryRows(gallery.names, rows)
+            source = gallery_source(gallery, self.gallery_store, protocol.split)
             loaders.append(self._loader(*source, batch_size=self.eval_batch_size, sampler=sampler))
             loaders.append(self._loader(DataLoader, queries, collate_queries, batch_size=self.eval_batch_size))
         return loaders
@@ -375,11 +379,11 @@ class CompositionDataModule(LightningDataModule):
             self._stores[split] = self.reader.find_images(self.train_split if split is None else split, paths)
         return self._stores[split]
 
-    def _rows_of(self, images: ImageStore, image_sets: Sequence[Sequence[str]] = ()) -> ImageRows | None:
-        """Return the rows of images in the stored features; None where images are to be encoded in every step."""
+    def _rows_of(self, images: ImageStore, image_sets: Sequence[Sequence[str]] = ()) -> NamedTensors | None:
+        """Return the rows of images in the stored features, or their pixels; None where they are decoded each time."""
         stored = self.features.of(getattr(self.trainer, "lightning_module", None))
         if stored is None:
-            return None
+            return self.cache.of(images, self.root, self._checked_preprocess)
         key = id(images), id(stored)  # both live as long as the rows
         if key not in self._rows:
             self._rows[key] = ImageRows(images, self._checked_preprocess(), stored, image_sets)
@@ -391,7 +395,7 @@ class CompositionDataModule(LightningDataModule):
         return self.preprocess
 
     def _loader(self, kind: type[DataLoader], dataset: Dataset, collate_fn: Collate, **options: object) -> DataLoader:
-        rows = isinstance(dataset, TripletRows | QueryRows | GalleryRows)  # there is nothing to decode
-        options |= {"num_workers": 0 if rows else self.num_workers, "pin_memory": torch.cuda.is_available()}
-        options |= {"worker_init_fn": outlast_sigterm}
+        rows = getattr(dataset, "rows", None)
+        workers = self.num_workers if rows is None or rows.decodes else 0
+        options |= {"num_workers": workers, "pin_memory": torch.cuda.is_available(), "worker_init_fn": outlast_sigterm}
         return kind(dataset, collate_fn=collate_fn, **options)

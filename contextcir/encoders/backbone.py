@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from contextcir import checks
 from contextcir.encoders.features import ImageFeatures, PseudoWords, RowFeatures, TextFeatures, TokenBatch
+from contextcir.encoders.pixels import divide
 from contextcir.encoders.pretrained import MODEL, Source, are_postponed, preprocess_of, source_of
 from contextcir.encoders.text import Tokenizer, open_clip_name
 from contextcir.encoders.towers import ClipModel, TextTower, check_towers, freeze_all_but_last
@@ -130,9 +131,13 @@ class OpenCLIPBackbone(nn.Module):
     def encode_image(self, images: Tensor) -> ImageFeatures:
         """Preprocessed images (B, 3, S, S) -> tokens (B, V, D), CLS first, before the final norm; embeddings (B, E).
 
-        In place of images there may be rows (B, 2) int64 of the ``stored`` features.
+        In place of images there may be their pixels (B, 3, S, S) uint8, see `contextcir.encoders.pixels`, or rows
+        (B, 2) int64 of the ``stored`` features.
         """
-        if self.stored is not None and not images.is_floating_point():
+        if images.dtype == torch.uint8:
+            _, normalise = divide(self.preprocess)
+            images = normalise(images).to(self.clip.visual.conv1.weight.dtype)
+        elif self.stored is not None and not images.is_floating_point():
             return self.stored.encode(self, images)
         if self._source is not None:
             self.load_weights()
@@ -186,7 +191,7 @@ class OpenCLIPBackbone(nn.Module):
             part = self.encode_equally_long(ids[rows, :length], valid[rows, :length], inserted)
             parts.append(part._replace(tokens=functional.pad(part.tokens, (0, 0, 0, ids.shape[1] - length))))
         place = order.argsort()  # (B,)
-        hidden, embedding = (torch.cat([part[field] for part in parts])[place] for field in (0, 2))
+        hidden, embedding = (torch.cat(side)[place] for side in zip(*((p.tokens, p.embedding) for p in parts)))
         return TextFeatures(hidden, valid, embedding)
 
     def encode_equally_long(self, ids: Tensor, valid: Tensor, words: PseudoWords | None = None) -> TextFeatures:

@@ -9,9 +9,11 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from contextcir.batch import GalleryBatch, StoredEmbeddings
 from contextcir.embeddings import GalleryFeatures, GalleryStore
+from data_modules.loading.rows import GalleryRows
 from data_modules.loading.triplets import GalleryDataset, GalleryItem, collate_gallery
 
 Collate = Callable[[Sequence[Any]], Any]
+Gallery = GalleryDataset | GalleryRows
 
 
 class GallerySampler(DistributedSampler):
@@ -46,7 +48,7 @@ class StoredGallery(Dataset[GalleryItem | StoredItem]):
         split: name of the gallery in the store.
     """
 
-    def __init__(self, gallery: GalleryDataset, store: GalleryStore, split: str) -> None:
+    def __init__(self, gallery: Gallery, store: GalleryStore, split: str) -> None:
         self.gallery = gallery
         self.store = store
         self.split = split
@@ -100,7 +102,7 @@ class StoredGalleryLoader(DataLoader):
 
 
 def gallery_source(
-    gallery: GalleryDataset, store: GalleryStore | None, split: str
+    gallery: Gallery, store: GalleryStore | None, split: str
 ) -> tuple[type[DataLoader], Dataset, Collate]:
     """Return loader, dataset and collate function of a gallery, with a store or without."""
     if store is None:

@@ -1,5 +1,6 @@
-"""Batches of rows of stored features in place of pixels: no image is opened, and no process is needed to decode any."""
+"""Batches of what is known of images already, so that they need not be decoded: rows of stored features, or pixels."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
@@ -14,7 +15,32 @@ from data_modules.loading.triplets import GalleryItem, Preprocess, QueryDataset,
 from data_modules.records import QueryRecord
 
 
-class ImageRows:
+class NamedTensors(ABC):
+    """The images of a store as tensors that need not be decoded each time.
+
+    Args:
+        images: the store.
+        preprocess: PIL image to tensor (3, S, S).
+    """
+
+    decodes: bool  # whether images may still have to be decoded, which is work for processes of their own
+
+    def __init__(self, images: ImageStore, preprocess: Preprocess) -> None:
+        self.images, self.preprocess = images, preprocess
+        self._sizes: dict[str, tuple[int, int]] = {}
+
+    @abstractmethod
+    def tensor(self, name: str, purpose: str) -> Tensor:
+        """Return what stands for an image; ``purpose``: what it is needed for, for an error."""
+
+    def size(self, name: str, purpose: str) -> tuple[int, int]:
+        """Return width and height of an image; of the file, the head is read once."""
+        if name not in self._sizes:
+            self._sizes[name] = self.images.size(name, purpose)
+        return self._sizes[name]
+
+
+class ImageRows(NamedTensors):
     """The images of a store as rows (2,) int64 of stored features.
 
     Args:
@@ -27,6 +53,8 @@ class ImageRows:
         InputError: if the preprocessing is random.
     """
 
+    decodes = False
+
     def __init__(
         self,
         images: ImageStore,
@@ -34,7 +62,8 @@ class ImageRows:
         stored: StoredImages,
         image_sets: Iterable[Sequence[str]] = (),
     ) -> None:
-        self.images, self.preprocess, self.stored = images, preprocess, stored
+        super().__init__(images, preprocess)
+        self.stored = stored
         ids = torch.tensor([images.index(name) for name in images.names], dtype=torch.int64)
         listed = ImageList(
             files=list(images.paths.values()),
@@ -47,17 +76,10 @@ class ImageRows:
         number = stored.add(listed)
         places = torch.stack([torch.full_like(ids, number), torch.arange(len(ids))], dim=1)  # (N, 2)
         self._rows = dict(zip(images.names, places.unbind(), strict=True))
-        self._sizes: dict[str, tuple[int, int]] = {}
 
-    def __getitem__(self, name: str) -> Tensor:
+    def tensor(self, name: str, purpose: str) -> Tensor:
         """Return the row (2,) of an image."""
         return self._rows[name]
-
-    def size(self, name: str, purpose: str) -> tuple[int, int]:
-        """Return width and height of an image; of the file, the head is read once."""
-        if name not in self._sizes:
-            self._sizes[name] = self.images.size(name, purpose)
-        return self._sizes[name]
 
     def _read(self, position: int) -> Tensor:
         name = self.images.names[position]
@@ -75,29 +97,31 @@ def _sets_of(place: Mapping[str, int], image_sets: Iterable[Sequence[str]]) -> d
 
 
 class QueryRows(QueryDataset):
-    """Queries with rows as references."""
+    """Queries with such tensors as references."""
 
-    def __init__(self, records: Sequence[QueryRecord], rows: ImageRows) -> None:
+    def __init__(self, records: Sequence[QueryRecord], rows: NamedTensors) -> None:
         super().__init__(records, rows.images, rows.preprocess)
         self.rows = rows
 
     def reference(self, index: int) -> tuple[Tensor, tuple[int, int]]:
-        """Return the row of a record's reference, and the size of its image where a box needs that, else (1, 1)."""
+        """Return the tensor of a record's reference, and the size of its image where a box needs that, else (1, 1)."""
         record = self.records[index]
+        purpose = f"reference of {record.origin}"
         sized = record.image_size is None and any(phrase.box is not None for phrase in record.phrases)
-        size = self.rows.size(record.reference, f"reference of {record.origin}") if sized else (1, 1)
-        return self.rows[record.reference], size
+        size = self.rows.size(record.reference, purpose) if sized else (1, 1)
+        return self.rows.tensor(record.reference, purpose), size
 
 
 class TripletRows(Dataset[TripletItem]):
-    """Training triplets with rows as images. Nothing in them is random but the choice among hard negatives.
+    """Training triplets of such tensors. Nothing in them is random but the choice among hard negatives.
 
     ``negatives``: as of `TripletDataset`.
     """
 
-    def __init__(self, records: Sequence[QueryRecord], rows: ImageRows, negatives: int = 0) -> None:
+    def __init__(self, records: Sequence[QueryRecord], rows: NamedTensors, negatives: int = 0) -> None:
         self.queries = QueryRows(records, rows)
         self.negatives = negatives
+        self.rows = rows
 
     def __len__(self) -> int:
         return len(self.queries)
@@ -105,22 +129,25 @@ class TripletRows(Dataset[TripletItem]):
     def __getitem__(self, draw: Draw) -> TripletItem:
         queries, record = self.queries, self.queries.records[draw.index]
         reference, target = (queries.images.index(name) for name in (record.reference, record.target))
-        item = TripletItem(queries[draw.index], queries.rows[record.target], reference, target)
+        image = queries.rows.tensor(record.target, f"target of {record.origin}")
+        item = TripletItem(queries[draw.index], image, reference, target)
         if not self.negatives:
             return item
         names = chosen_negatives(record, self.negatives, draw.seed)
         ids = tuple(map(queries.images.index, names))
-        return item._replace(negatives=tuple(queries.rows[name] for name in names), negative_ids=ids)
+        images = tuple(queries.rows.tensor(name, f"negative of {record.origin}") for name in names)
+        return item._replace(negatives=images, negative_ids=ids)
 
 
 class GalleryRows(Dataset[GalleryItem]):
-    """A gallery of rows. ``names``: of its images, in the order of their `Protocol`."""
+    """A gallery of such tensors. ``names``: of its images, in the order of their `Protocol`."""
 
-    def __init__(self, names: Sequence[str], rows: ImageRows) -> None:
+    def __init__(self, names: Sequence[str], rows: NamedTensors) -> None:
         self.names, self.rows = names, rows
+        self.images, self.preprocess = rows.images, rows.preprocess
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, index: int) -> GalleryItem:
-        return GalleryItem(index, self.rows[self.names[index]])
+        return GalleryItem(index, self.rows.tensor(self.names[index], f"image {index} of the gallery"))
