@@ -91,10 +91,9 @@ class CompositionDataModule(LightningDataModule):
             folder to keep that in, instead of that in CIR_FEATURES, or ``features`` among the runs.
         subsets: groups of queries that every metric is repeated for: files with lists of query ids, by name
             (`QuerySubsets`).
-        negatives: hard negatives of a training triplet that are loaded with it, at most, drawn anew each time; 0 for
-            none.
-        cache: null to decode images each time; a folder to keep their pixels in, resized and cropped, so that each is
-            decoded once for all epochs and runs; ``auto`` for a folder beside the images, if the disk has room.
+        negatives: how many hard negatives of a training triplet are loaded with it, at most, drawn anew each time.
+        cache: null to decode images each time; a folder to keep their pixels in, resized and cropped, for all epochs
+            and runs; ``auto`` for a folder beside the images, if the disk has room.
     """
 
     usual_features: str | None = None
@@ -271,8 +270,8 @@ class CompositionDataModule(LightningDataModule):
         hard = self.negatives if any(record.negatives for record in records) else 0
         dataset = SeededTriplets(filled, images, preprocess, hard) if rows is None else TripletRows(filled, rows, hard)
         sampler = ResumableSampler(self.order, [self.order.group(record) for record in records], replicas, rank)
-        persistent = self.num_workers > 0 and (rows is None or rows.decodes)
-        options = {"sampler": sampler, "drop_last": True, "persistent_workers": persistent}
+        lasting = self.num_workers > 0 and (rows is None or rows.decodes)
+        options = {"sampler": sampler, "drop_last": True, "persistent_workers": lasting}
         loader = self._loader(ResumableLoader, dataset, collate_triplets, batch_size=self.batch_size, **options)
         loader.batches_done = partial(batches_done, self)
         return loader
