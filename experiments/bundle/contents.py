@@ -85,9 +85,7 @@ def _files(
         left_out.append(f"environment: the run has no {ENVIRONMENT_FILE}")
     head: dict[str, Any] = {
         "format": FORMAT,
-        "name": f"{folder.absolute().parent.name}/{folder.absolute().name}"
-        if folder.name != RUN_FOLDER
-        else _trial(folder),
+        "name": cleaner.clean(_name(folder), "name"),
         "kind": "reproduced",
         "software": {"contextcir": contextcir.__version__},
         "licence": licence,
@@ -178,8 +176,10 @@ def _model(folder: Path) -> dict[str, str | None]:
     return found
 
 
-def _trial(folder: Path) -> str:
-    """Return variant and seed of the trial of a study."""
+def _name(folder: Path) -> str:
+    """Return the experiment and the id of a run, or variant and seed of the trial of a study."""
+    if folder.name != RUN_FOLDER:
+        return f"{folder.absolute().parent.name}/{folder.absolute().name}"
     return f"{folder.absolute().parent.parent.name}/{folder.absolute().parent.name}"
 
 

@@ -56,6 +56,8 @@ class Split:
         self.entry, self.protocol = entry, protocol
         several = protocol["targets_per_query_max"] > 1
         self.rows = {row: StoredRanks(entry, row, several, bool(protocol["recall_of_first"])) for row in entry[ROWS]}
+        if not self.rows or len(entry["references"]) != len(entry["queries"]):
+            raise InputError("expected ranks of at least one row, and one reference for each query")
         self.strata: dict[str, set[int]] = {name: set(members) for name, members in entry["strata"].items()}
         if any(not members <= set(range(len(entry["queries"]))) for members in self.strata.values()):
             raise InputError("strata: a group names a query that does not exist")

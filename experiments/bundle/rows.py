@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from contextcir.errors import InputError
 from experiments.bundle.contents import FORMAT
 from experiments.bundle.figures import DIFFERS, MEAN, ROWS, UNVERIFIED, VERIFIED, Split
 from experiments.bundle.ranks import COMPOSED, NotKeptError
@@ -21,7 +22,17 @@ def row_of(bundle: Bundle, name: str | None = None) -> dict[str, Any]:
     Args:
         bundle: what it holds, checked.
         name: of the row; by default the model's, and what composes its queries.
+
+    Raises:
+        InputError: if a part of it is of another kind than bundles have.
     """
+    try:
+        return _row(bundle, name)
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise InputError(f"the bundle holds something else than results ({type(error).__name__}: {error})") from None
+
+
+def _row(bundle: Bundle, name: str | None) -> dict[str, Any]:
     tables = [
         _table(bundle, phase, split, entry)
         for phase, splits in bundle.head["results"].items()

@@ -12,6 +12,9 @@ from experiments.bundle.archive import HEAD, read_archive
 from experiments.bundle.contents import FORMAT, digest, parts_of
 from experiments.bundle.figures import DIFFERS, MEAN, UNVERIFIED, VERIFIED, Figure, Split, check_mean, check_result
 
+HEAD_FIELDS = (
+    "name", "kind", "software", "licence", "seeds", "model", "results", "environment", "left_out", "files", "digests"
+)  # fmt: skip
 NO_RANKS = "the bundle has no ranks of this split"
 OTHER_RANKS = "the ranks are of another evaluation of this split"
 _SUBMISSION = re.compile(r"submission/([a-z]+)_(\w+?)(?:_recall|_recall_subset)?\.json")
@@ -44,6 +47,9 @@ def check_bundle(files: Mapping[str, bytes], path: Path) -> Bundle:
     head = _json(files[HEAD], path, HEAD)
     if not isinstance(head, dict) or head.get("format") != FORMAT:
         raise InputError(f"is no bundle of format {FORMAT}: a newer version may read it", file=path)
+    lacking = [name for name in HEAD_FIELDS if name not in head]
+    if lacking:
+        raise InputError(f"is no bundle of this version: {HEAD} has no {lacking[0]}", file=path)
     try:
         figures = [*_check_files(head, files), *_check_parts(head)]
         ranks: dict[tuple[str, str], Split] = {}
@@ -61,7 +67,9 @@ def check_bundle(files: Mapping[str, bytes], path: Path) -> Bundle:
                     figures += check_mean(f"{phase}.{split}", entry, parts, "ranks of a part are missing")
         figures += _check_submissions(files, ranks, path)
         return Bundle(head, ranks, tuple(figures))
-    except (LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+    except (LookupError, TypeError, AttributeError, OverflowError, RecursionError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
         problem = f"is no bundle that this version reads ({type(error).__name__}: {shown(str(error), 80)[1:-1]})"
         raise InputError(problem, file=path) from None
 

@@ -1,5 +1,6 @@
 """A bundle is verified figure by figure; whatever is changed in it is named."""
 
+import contextlib
 import hashlib
 import json
 import math
@@ -16,6 +17,7 @@ from experiments.bundle.__main__ import main
 from experiments.bundle.archive import HEAD, read_archive, write_archive
 from experiments.bundle.contents import content_of, digest, parts_of
 from experiments.bundle.figures import DIFFERS, UNVERIFIED, VERIFIED
+from experiments.bundle.rows import row_of
 from experiments.bundle.verify import check_bundle, refuse_different
 from tests.helpers.result_runs import QUERIES, make_run
 
@@ -231,3 +233,25 @@ def test_ranks_of_another_evaluation_verify_nothing(tmp_path: Path) -> None:
     (run / "queries.json").write_text(json.dumps(queries))
     figures = {figure.name: figure for figure in check_bundle(content_of(run), run).figures}
     assert figures["validate.val.composed.recall_at_1"].why == "the ranks are of another evaluation of this split"
+
+
+@settings(max_examples=80, deadline=None)
+@given(data=st.data())
+def test_bundles_with_anything_else_in_them_end_in_one_line(data: st.DataObject, files: Files) -> None:
+    name = data.draw(st.sampled_from([HEAD, "ranks/val.json", "ranks/circo_val.json"]))
+    content = json.loads(files[name])
+    place, key = {"": content}, ""
+    for _ in range(data.draw(st.integers(1, 6))):  # down to some value
+        inner = place[key]  # type: ignore[index]
+        if not isinstance(inner, dict | list) or not inner:
+            break
+        keys = sorted(inner) if isinstance(inner, dict) else list(range(len(inner)))
+        place, key = inner, data.draw(st.sampled_from(keys))  # type: ignore[assignment]
+    place[key] = data.draw(st.sampled_from([None, True, -1, 1.5, 10**30, "x", [], {}, [[]], [None]]))
+    changed = {**files, name: json.dumps(content).encode()}
+    with contextlib.suppress(InputError, KeyError, TypeError, AttributeError):  # of the sealing
+        changed = sealed(changed, lambda head: None)
+    with contextlib.suppress(InputError):
+        bundle = check_bundle(changed, Path("a.zip"))
+        refuse_different(bundle)
+        row_of(bundle)
