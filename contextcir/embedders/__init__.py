@@ -1,0 +1,1 @@
+"""Embedders: models of others, which an evaluation ranks by the same protocols as a trained one."""
