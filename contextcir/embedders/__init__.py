@@ -6,6 +6,7 @@ from contextcir.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from contextcir.embedders.base import Embedder, EmbeddingSource
+    from contextcir.embedders.caption_then_retrieve import CaptionThenRetrieve
     from contextcir.embedders.features_file import FeaturesFile
     from contextcir.embedders.open_clip_embedder import OpenCLIPEmbedder
     from contextcir.embedders.reranker import ChatReranker, Reranker
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from contextcir.embedders.server import ServerEmbedder
 
 __all__ = [
+    "CaptionThenRetrieve",
     "ChatReranker",
     "Embedder",
     "EmbeddingSource",
@@ -28,6 +30,7 @@ __getattr__ = lazy_exports(
     __name__,
     {
         "base": ["Embedder", "EmbeddingSource"],
+        "caption_then_retrieve": ["CaptionThenRetrieve"],
         "features_file": ["FeaturesFile"],
         "open_clip_embedder": ["OpenCLIPEmbedder"],
         "reranker": ["ChatReranker", "Reranker"],

@@ -143,11 +143,11 @@ class CaptionThenRetrieve(Embedder):
             failed, stopped = self._ask(list(asked.values()), "description")
             cause = stopped or cause
         described: list[str | None] = []
-        for row, (picture, text) in enumerate(zip(images, texts, strict=True)):
+        for row, text in enumerate(texts):
             if row in edits:
                 described.append(text if edits[row] in failed else self._answers().get(edits[row]))
             else:
-                described.append(text if picture is None else captions[row] if text is None else None)
+                described.append(text if keys[row] is None else captions[row] if text is None else None)
         return described, cause
 
     def spent(self) -> dict[str, float]:

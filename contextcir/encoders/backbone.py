@@ -191,9 +191,8 @@ class OpenCLIPBackbone(nn.Module):
             part = self.encode_equally_long(ids[rows, :length], valid[rows, :length], inserted)
             parts.append(part._replace(tokens=functional.pad(part.tokens, (0, 0, 0, ids.shape[1] - length))))
         place = order.argsort()  # (B,)
-        hidden, embedding = (
-            torch.cat(side)[place] for side in ([part.tokens for part in parts], [part.embedding for part in parts])
-        )
+        sides = [part.tokens for part in parts], [part.embedding for part in parts]
+        hidden, embedding = (torch.cat(side)[place] for side in sides)
         return TextFeatures(hidden, valid, embedding)
 
     def encode_equally_long(self, ids: Tensor, valid: Tensor, words: PseudoWords | None = None) -> TextFeatures:

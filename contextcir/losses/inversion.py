@@ -34,6 +34,7 @@ class InversionLoss(ConceptLoss):
 
     needs_maps = False
     needs_phrases = False
+    reads_clauses = False  # unlike the other losses that need no phrases
 
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__(weight)

@@ -114,7 +114,8 @@ def _common(texts: Sequence[str]) -> str:
 def reads_clauses(model: Any) -> bool:
     """Tell whether a model composes, or is trained, with the clauses of captions."""
     reads = getattr(getattr(model, "fusion", None), "reads_clauses", False)
-    return bool(reads or not getattr(getattr(model, "concept", None), "needs_phrases", True))
+    concept = getattr(model, "concept", None)
+    return bool(reads or getattr(concept, "reads_clauses", not getattr(concept, "needs_phrases", True)))
 
 
 def clauses_to_read(parts: Sequence[TrainingSet | Evaluation], phrases: PhraseSource | None) -> None:

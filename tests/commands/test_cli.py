@@ -61,7 +61,8 @@ def test_every_overlay_runs_on_scenes(
     extra = [f"--config={CONFIGS / 'overlays' / overlay}.yaml"] if overlay else []
     stored = overlay in ("stored_negatives", "image_set_negatives")
     frozen = ["--model.backbone.trainable_image_blocks=0"] if stored else []
-    cli = main(["fit", *on_scenes[:2], *extra, *on_scenes[2:], *frozen, "--trainer.fast_dev_run=2"])
+    short = ["--model.concept.init_args.steps=3"] if overlay == "searle" else []  # 350 for each image
+    cli = main(["fit", *on_scenes[:2], *extra, *on_scenes[2:], *frozen, *short, "--trainer.fast_dev_run=2"])
     assert cli.trainer.global_step == 2
     if overlay == "no_concept":
         assert cli.model.concept is None
