@@ -37,8 +37,12 @@ class TripletLoss(nn.Module, ABC):
         target_id: Tensor,
         reference_id: Tensor,
         further: FurtherImages | None = None,
+        hard: FurtherImages | None = None,
     ) -> Tensor:
-        """Return the loss, a scalar, of embeddings (B, E), not normalised, and image ids (B,)."""
+        """Return the loss, a scalar, of embeddings (B, E), not normalised, and image ids (B,).
+
+        ``further`` and ``hard`` images are negatives of all queries; only the latter have gradients.
+        """
 
 
 class WithoutTriplets(TripletLoss):
@@ -52,6 +56,7 @@ class WithoutTriplets(TripletLoss):
         target_id: Tensor,
         reference_id: Tensor,
         further: FurtherImages | None = None,
+        hard: FurtherImages | None = None,
     ) -> Tensor:
         """Return 0."""
         return query.new_zeros((), dtype=torch.promote_types(query.dtype, torch.float32))

@@ -101,7 +101,7 @@ def test_a_mistake_names_the_setting(args: list[str], words: str, capsys: pytest
     ("args", "words"),
     [
         ("check_data", "missing: benchmark, --root"),
-        ("check_data cirx --root=x", "did you mean cirr or circo?"),
+        ("check_data cirx --root=x", "did you mean icir or cirr or circo?"),
         ("check_data cirr --root", "a value is missing (--root)"),
         ("check_data cirr --root=x --json=3", "takes no value, got '3' (--json)"),
         ("check_data cirr --root=x --s=3", "--split or --show"),
@@ -112,7 +112,7 @@ def test_a_mistake_names_the_setting(args: list[str], words: str, capsys: pytest
         ("submission validate cirr", "missing: files, --annotations, --split"),
         ("submission validate cirr a.json --annotations= --split=t", "a value is missing (--annotations)"),
         ("submission validate cirr a.json --annotations=x --split=t --splt", "the closest: --split"),
-        ("phrases.__main__ --captions a.txt --parser=stanzo --out=b", "ConstituencyParser, "),
+        ("phrases.__main__ --captions a.txt --parser=stanzo --out=b", "ChunkParser, ConstituencyParser"),
         ("phrases.__main__ merge --out=x", "missing: shards"),
         ("study.__main__ smoke --jobs=a", "expected int, got 'a' (--jobs)"),
         ("scenes --size.referencs=3", "--size.references"),

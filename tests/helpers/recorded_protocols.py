@@ -26,7 +26,7 @@ from tests.helpers.make_lasco import make_lasco
 from tests.helpers.make_newer import make_icir, make_patterncom, make_pinpoint
 from tests.helpers.scenes_flags import draw
 
-RECORD = Path(__file__).parents[1] / "data" / "golden" / "protocols.json"
+RECORD = Path(__file__).parents[1] / "data" / "recorded_protocols.json"
 WIDTH, DRAWS = 8, 10
 
 
