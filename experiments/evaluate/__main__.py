@@ -58,6 +58,8 @@ def build_parser() -> ArgumentParser:
 def evaluate(evaluation: Evaluation, stage: str, plain: dict[str, Any]) -> Trainer:
     """Evaluate, and write the files of a run; return the trainer, with the figures."""
     embedder, folder = evaluation.embedder, evaluation.folder
+    evaluation.data.prepare_data()
+    evaluation.data.reader.check_root()  # before a model of gigabytes is loaded
     ledger = Ledger(folder, [embedder, *([evaluation.reranking.reranker] if evaluation.reranking else [])])
     parts = ("image", "text") if evaluation.unimodal else ()
     batch = FILE_BATCH

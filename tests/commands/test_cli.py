@@ -50,9 +50,13 @@ def weights(cli: ExperimentCLI) -> dict[str, torch.Tensor]:
 OVERLAYS = [None, *sorted(path.stem for path in (CONFIGS / "overlays").glob("*.yaml"))]
 
 
+# One of each kind; the others are slow together.
+QUICK = (None, "bf16", "concept_composer", "distilled_sum", "gradient_cache", "grounded_consistency", "lincir")
+
+
 @pytest.mark.parametrize(
     "overlay",
-    [pytest.param(overlay, marks=[pytest.mark.slow] if overlay == "compile" else []) for overlay in OVERLAYS],
+    [pytest.param(overlay, marks=[] if overlay in QUICK else [pytest.mark.slow]) for overlay in OVERLAYS],
 )
 def test_every_overlay_runs_on_scenes(
     overlay: str | None, on_scenes: list[str], monkeypatch: pytest.MonkeyPatch

@@ -28,6 +28,9 @@ ENDS = {
     "python -m experiments.search index": r"runs/NAME/ID",
     "python -m experiments.search serve": r"no index",
     "python -m experiments.report": r"runs/NAME/ID",
+    "python -m experiments.evaluate": r"no folder /path/to/CIRR",
+    "python -m experiments.bundle": r"runs/NAME/ID",
+    "python -m experiments.leaderboard": r"results: no such folder",
     "synthesize --stage": r"/photos|no (file|folder)|pretrained|--stage|chat|pairs|run the stage",
 }
 QUICK = (
