@@ -30,7 +30,7 @@ def entry_of(protocol: Protocol, scored: Computed) -> dict[str, Any]:
             graded, grades = _of_graded(protocol, index, found.all_ranks)
             rows[row] |= graded
             relevance |= grades
-    groups = getattr(protocol, "query_groups", None)
+    groups = protocol.query_groups
     if groups is not None:
         relevance["query_groups"] = list(groups)
     return {

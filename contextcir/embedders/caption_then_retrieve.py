@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from contextcir.embedders.base import Embedder, Unfinished, check_queries
+from contextcir.embedders.kept_answers import KeptAnswers
 from contextcir.errors import InputError
-from contextcir.files import parse_json
 from contextcir.synthesis.models.base import Answer, Request, Stopped, VisionLanguageModel
 from contextcir.synthesis.models.client import ServerError
 
@@ -76,8 +76,7 @@ class CaptionThenRetrieve(Embedder):
         self.licence, self.instruction = clip.licence, edit_prompt
         self.caption_prompt = caption_prompt
         self.batch = clip.batch
-        self.file = None if answers is None else Path(answers).expanduser()
-        self._known: dict[str, str] | None = None
+        self.answers = KeptAnswers(answers, "text", str)
         self._spent: dict[str, float] = {}
         self._begun = False
 
@@ -119,7 +118,7 @@ class CaptionThenRetrieve(Embedder):
         with TemporaryDirectory() as folder:  # requests name their images as files
             requests = []
             for key, image in wanted.items():
-                if key not in self._answers():
+                if key not in self.answers.known():
                     path = Path(folder) / f"{key}.png"
                     image.save(path)
                     user = "Describe this image."
@@ -129,14 +128,14 @@ class CaptionThenRetrieve(Embedder):
             failure = next(iter(failed.values()))
             detail = f": {failure.detail}" if failure.detail else ""
             cause = InputError(f"{self.chat.name}: an image has no caption, {failure.failure}{detail}")
-        captions = [None if key is None else self._answers().get(key) for key in keys]
+        captions = [None if key is None else self.answers.known().get(key) for key in keys]
         edits: dict[int, str] = {}
         asked: dict[str, Request] = {}
         for row, (caption, text) in enumerate(zip(captions, texts, strict=True)):
             if caption is not None and text is not None:
                 user = f"Description: {caption}\nInstruction: {text}"
                 edits[row] = key = self._key(user)
-                if key not in self._answers():
+                if key not in self.answers.known():
                     asked[key] = Request(key, str(self.instruction), user, _schema("description"))
         failed = {}
         if not isinstance(cause, Stopped | ServerError):
@@ -145,7 +144,7 @@ class CaptionThenRetrieve(Embedder):
         described: list[str | None] = []
         for row, text in enumerate(texts):
             if row in edits:
-                described.append(text if edits[row] in failed else self._answers().get(edits[row]))
+                described.append(text if edits[row] in failed else self.answers.known().get(edits[row]))
             else:
                 described.append(text if keys[row] is None else captions[row] if text is None else None)
         return described, cause
@@ -168,7 +167,7 @@ class CaptionThenRetrieve(Embedder):
                     self._spent[name] = self._spent.get(name, 0.0) + value
                 text = "" if answer.content is None else str(answer.content[field]).strip()
                 if text:
-                    self._keep(answer.key, text)
+                    self.answers.keep({answer.key: text})
                 else:
                     failed[answer.key] = answer
 
@@ -187,26 +186,6 @@ class CaptionThenRetrieve(Embedder):
         """Return a name for a question that changes with all that decides its answer."""
         decided = [self.chat.name, self.chat_revision, self.caption_prompt, self.instruction, content]
         return hashlib.sha256(json.dumps(decided).encode()).hexdigest()[:32]
-
-    def _answers(self) -> dict[str, str]:
-        if self._known is None:
-            self._known = {}
-            if self.file is not None and self.file.exists():
-                for line in self.file.read_text(encoding="utf-8").splitlines():
-                    try:
-                        entry = parse_json(line)
-                        self._known[str(entry["key"])] = str(entry["text"])
-                    except (InputError, KeyError, TypeError):
-                        continue  # a line that a kill has cut off
-        return self._known
-
-    def _keep(self, key: str, text: str) -> None:
-        self._answers()[key] = text
-        if self.file is not None:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.file, "a", encoding="utf-8") as file:
-                # On a line of its own, whatever a kill has left of the last one.
-                file.write("\n" + json.dumps({"key": key, "text": text}) + "\n")
 
 
 def _digest(image: Image.Image) -> str:

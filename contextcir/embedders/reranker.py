@@ -13,8 +13,8 @@ from torch import Tensor
 
 from contextcir.embedders.base import PLACE, check_template
 from contextcir.embedders.exchanges import Part, YesNoEndpoint, ask_all, first_failure, message_request, unnamed
+from contextcir.embedders.kept_answers import KeptAnswers
 from contextcir.errors import InputError
-from contextcir.files import parse_json
 from contextcir.synthesis.models.base import Budget, Prices
 from contextcir.synthesis.models.chat import ChatModel, ImageLimits
 from contextcir.synthesis.models.pacing import Pace, Retries
@@ -100,14 +100,12 @@ class ChatReranker(Reranker):
     ) -> None:
         self.name, self.revision, self.system = model, revision, system
         self.question = check_template(question, "reranking.reranker.question")
-        self.file = None if answers is None else Path(answers).expanduser()
+        self.answers = KeptAnswers(answers, "score", float)
         try:
             chat = ChatModel(model, images=images, prices=prices, extra=dict(extra or {}))
             self.endpoint = YesNoEndpoint(chat, url, key_variable, concurrency, timeout, pace, retries, budget)
         except InputError as error:
             raise error.relocate("model.chat", "reranking.reranker").relocate("model", "reranking.reranker") from None
-        self._known: dict[str, float] | None = None
-        self._appends = False
 
     def describe(self) -> dict[str, Any]:
         """Return model, words and images."""
@@ -120,12 +118,12 @@ class ChatReranker(Reranker):
         first: list[Part] = [] if image is None else [image]
         question = self.question.replace(PLACE, text)
         keys = [self._key([*first, candidate, question]) for candidate in candidates]
-        known = self._answers()
+        known = self.answers.known()
         wanted = {key: place for place, key in reversed(list(enumerate(keys))) if key not in known}
         requests = [message_request(k, self.system, [*first, candidates[p], question]) for k, p in wanted.items()]
         if requests:
             answers, cause = ask_all(self.endpoint, requests)
-            self._keep({key: answer.content["score"] for key, answer in answers.items() if answer.content})
+            self.answers.keep({key: answer.content["score"] for key, answer in answers.items() if answer.content})
             error = cause or first_failure(answers.values(), self.name)
             if error is not None:
                 raise error
@@ -146,24 +144,3 @@ class ChatReranker(Reranker):
             content = part.encode() if isinstance(part, str) else f"{part.size}{part.mode}".encode() + part.tobytes()
             digest.update(hashlib.sha256(content).digest())
         return digest.hexdigest()[:32]
-
-    def _answers(self) -> dict[str, float]:
-        if self._known is None:
-            self._known = {}
-            if self.file is not None and self.file.exists():
-                for line in self.file.read_text(encoding="utf-8").splitlines():
-                    try:
-                        entry = parse_json(line)
-                        self._known[str(entry["key"])] = float(entry["score"])
-                    except (InputError, ValueError, KeyError, TypeError):
-                        continue  # a line that a kill has cut off
-        return self._known
-
-    def _keep(self, scores: Mapping[str, float]) -> None:
-        self._answers().update(scores)
-        if self.file is not None and scores:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            lines = "".join(json.dumps({"key": key, "score": score}) + "\n" for key, score in scores.items())
-            with open(self.file, "a", encoding="utf-8") as file:
-                file.write(lines if self._appends else f"\n{lines}")  # a kill may have left half a line
-            self._appends = True
