@@ -1,6 +1,5 @@
 """Composed queries by words alone: a model captions the reference and edits the caption; CLIP searches by the text."""
 
-import asyncio
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from contextcir.embedders.base import Embedder, Unfinished, check_queries
+from contextcir.embedders.exchanges import ask_all
 from contextcir.embedders.kept_answers import KeptAnswers
 from contextcir.errors import InputError
 from contextcir.synthesis.models.base import Answer, Request, Stopped, VisionLanguageModel
@@ -161,26 +161,19 @@ class CaptionThenRetrieve(Embedder):
         """Send requests and keep their answers; return those that failed for good, and what stopped the rest."""
         failed: dict[str, Answer] = {}
 
-        async def run() -> None:
-            async for answer in self.chat.answer(requests):
-                for name, value in answer.usage.items():
-                    self._spent[name] = self._spent.get(name, 0.0) + value
-                text = "" if answer.content is None else str(answer.content[field]).strip()
-                if text:
-                    self.answers.keep({answer.key: text})
-                else:
-                    failed[answer.key] = answer
+        def receive(answer: Answer) -> None:
+            for name, value in answer.usage.items():
+                self._spent[name] = self._spent.get(name, 0.0) + value
+            text = "" if answer.content is None else str(answer.content[field]).strip()
+            if text:
+                self.answers.keep({answer.key: text})
+            else:
+                failed[answer.key] = answer
 
-        if not requests:
-            return failed, None
-        if not self._begun:
+        if requests and not self._begun:
             self.chat.begin(0, 1)
             self._begun = True
-        try:
-            asyncio.run(run())
-        except (Stopped, ServerError) as error:
-            return failed, error
-        return failed, None
+        return failed, ask_all(self.chat, requests, receive)[1] if requests else None
 
     def _key(self, content: str) -> str:
         """Return a name for a question that changes with all that decides its answer."""

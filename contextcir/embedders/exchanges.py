@@ -9,10 +9,10 @@ import io
 import json
 import math
 from base64 import b64encode
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from PIL import Image
 
@@ -160,6 +160,13 @@ class YesNoExchange(MessageExchange):
         return {"score": share["yes"] / total}
 
 
+class Answering(Protocol):
+    """What takes requests: an endpoint, or a model."""
+
+    def answer(self, requests: Iterable[ChatRequest]) -> AsyncIterator[Answer]:
+        """Yield an answer to each request, in any order."""
+
+
 class EmbeddingEndpoint(Endpoint):
     """`Endpoint` for embeddings; ``form``: of the requests."""
 
@@ -176,20 +183,26 @@ class YesNoEndpoint(Endpoint):
     exchange = YesNoExchange
 
 
-def ask_all(endpoint: Endpoint, requests: Iterable[ChatRequest]) -> tuple[dict[str, Answer], Exception | None]:
-    """Send requests; return the answers by key, and the error that stopped them in the middle, if one did."""
+def ask_all(
+    asked: Answering, requests: Iterable[ChatRequest], receive: Callable[[Answer], None] | None = None
+) -> tuple[dict[str, Answer], Exception | None]:
+    """Send requests; return the answers by key, and the error that stopped them in the middle, if one did.
+
+    ``receive`` is called with each answer as it comes, so that it can be kept before the next one.
+    """
     answers: dict[str, Answer] = {}
-    cause: list[Exception] = []
 
     async def run() -> None:
-        try:
-            async for answer in endpoint.answer(requests):
-                answers[answer.key] = answer
-        except (ServerError, Stopped) as error:
-            cause.append(error)
+        async for answer in asked.answer(requests):
+            answers[answer.key] = answer
+            if receive is not None:
+                receive(answer)
 
-    asyncio.run(run())
-    return answers, cause[0] if cause else None
+    try:
+        asyncio.run(run())
+    except (ServerError, Stopped) as error:
+        return answers, error
+    return answers, None
 
 
 def first_failure(answers: Iterable[Answer], name: str) -> InputError | None:

@@ -15,7 +15,7 @@ from contextcir.embedders.base import PLACE, check_template
 from contextcir.embedders.exchanges import Part, YesNoEndpoint, ask_all, first_failure, message_request, unnamed
 from contextcir.embedders.kept_answers import KeptAnswers
 from contextcir.errors import InputError
-from contextcir.synthesis.models.base import Budget, Prices
+from contextcir.synthesis.models.base import Answer, Budget, Prices
 from contextcir.synthesis.models.chat import ChatModel, ImageLimits
 from contextcir.synthesis.models.pacing import Pace, Retries
 
@@ -122,8 +122,7 @@ class ChatReranker(Reranker):
         wanted = {key: place for place, key in reversed(list(enumerate(keys))) if key not in known}
         requests = [message_request(k, self.system, [*first, candidates[p], question]) for k, p in wanted.items()]
         if requests:
-            answers, cause = ask_all(self.endpoint, requests)
-            self.answers.keep({key: answer.content["score"] for key, answer in answers.items() if answer.content})
+            answers, cause = ask_all(self.endpoint, requests, self._keep)
             error = cause or first_failure(answers.values(), self.name)
             if error is not None:
                 raise error
@@ -136,6 +135,10 @@ class ChatReranker(Reranker):
     def count_earlier(self, usages: Iterable[Mapping[str, float]]) -> None:
         """Count what earlier processes used."""
         self.endpoint.count_earlier(usages)
+
+    def _keep(self, answer: Answer) -> None:
+        if answer.content:
+            self.answers.keep({answer.key: answer.content["score"]})
 
     def _key(self, parts: Sequence[Part]) -> str:
         """Return a name for a pair that changes with all that decides its answer."""

@@ -8,19 +8,15 @@ python -m experiments.bundle study FOLDER --out results/NAME
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from contextcir.errors import InputError
 from contextcir.files import write_json, writing
-from experiments.failures import one_line_errors
-from experiments.mistakes import PlainParser
 from experiments.outputs import output_file, output_folder
+from experiments.subcommands import Subcommands
 
-POSITIONAL = ("bundle", "run")  # no flags here
 COMMANDS = ("make", "verify", "row", "study")
 LICENCE = "licence of the model's weights, such as Apache-2.0"
-Run = Callable[[argparse.Namespace], None]
 
 
 def _make(given: argparse.Namespace) -> None:
@@ -72,35 +68,26 @@ def _study(given: argparse.Namespace) -> None:
         print(path)
 
 
-def build_parser() -> PlainParser:
+def build_parser() -> Subcommands:
     """Return the parser of the command line."""
-    parser = PlainParser(
-        prog="python -m experiments.bundle",
-        description="Bundle what a run has measured, with the ranks behind every figure, and check a bundle.",
-    )
-    commands = parser.add_subparsers(dest="subcommand", metavar=f"{{{','.join(COMMANDS)}}}", required=True)
-
-    def add(name: str, run: Run, help: str) -> PlainParser:
-        options = commands.add_parser(name, description=help, help=help)
-        options.set_defaults(run=run)
-        return options
-
-    make = add("make", _make, "Make the bundle of a run; the word make may be left out.")
+    words = "Bundle what a run has measured, with the ranks behind every figure, and check a bundle."
+    parser = Subcommands("experiments.bundle", words, COMMANDS, positional=("bundle", "run"))
+    make = parser.add("make", _make, "Make the bundle of a run; the word make may be left out.")
     make.add_argument("run_folder", type=Path, metavar="RUN", help="folder of the run, or of a study's trial")
     make.add_argument("--out", type=Path, required=True, metavar="FILE.zip", help="file to write")
     make.add_argument("--licence", help=LICENCE)
 
-    verify = add("verify", _verify, "Compute every figure of a bundle again from its ranks.")
+    verify = parser.add("verify", _verify, "Compute every figure of a bundle again from its ranks.")
     verify.add_argument("bundle", type=Path, metavar="FILE.zip", help="the bundle")
     verify.add_argument("--figures", action="store_true", help="a line for every figure")
 
-    row = add("row", _row, "Write the row of a leaderboard: a small JSON of a run or of a bundle.")
+    row = parser.add("row", _row, "Write the row of a leaderboard: a small JSON of a run or of a bundle.")
     row.add_argument("run_folder", type=Path, metavar="RUN_OR_FILE.zip", help="folder of the run, or the bundle")
     row.add_argument("--out", type=Path, required=True, metavar="FILE.json", help="file to write")
     row.add_argument("--name", help="of the row (default: the model and its fusion)")
     row.add_argument("--licence", help=LICENCE)
 
-    study = add("study", _study, "Write the rows of all variants of a study, over its seeds.")
+    study = parser.add("study", _study, "Write the rows of all variants of a study, over its seeds.")
     study.add_argument("study", type=Path, metavar="FOLDER", help="folder of the study")
     study.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder to write to")
     study.add_argument("--licence", help=LICENCE)
@@ -112,15 +99,7 @@ def main(args: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if args is None else args)
     if given and not given[0].startswith("-") and given[0] not in COMMANDS:
         given.insert(0, "make")
-    parser = build_parser()
-    with one_line_errors():
-        chosen = parser.parse_args(given)
-        try:
-            chosen.run(chosen)
-        except InputError as error:
-            if error.setting in POSITIONAL:
-                raise type(error)(error.without_setting()) from None
-            raise
+    build_parser().run(given)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,10 @@ from pathlib import Path
 
 import experiments.lean  # noqa: F401  before the first import of Lightning: half of the start-up time
 from contextcir.errors import InputError
-from experiments.failures import one_line_errors
 from experiments.hub.client import check_name, send
-from experiments.mistakes import PlainParser
 from experiments.outputs import output_folder
+from experiments.subcommands import Subcommands
 
-POSITIONAL = ("run", "repository", "model")  # no flags here
 DRY = Path("hub")  # where the files of a dry run go if no folder is given
 
 
@@ -39,12 +37,12 @@ def push(given: argparse.Namespace) -> None:
         print(f'{send(folder, given.repository, given.private)}; contextcir.load("hf-hub:{given.repository}") loads it')
 
 
-def build_parser() -> PlainParser:
+def build_parser() -> Subcommands:
     """Return the parser of the command line."""
-    parser = PlainParser(prog="python -m experiments.hub", description="Send a trained model to the Hugging Face Hub.")
-    commands = parser.add_subparsers(dest="subcommand", metavar="{push}", required=True)
+    words = "Send a trained model to the Hugging Face Hub."
+    parser = Subcommands("experiments.hub", words, ("push",), positional=("run", "repository", "model"))
     text = "Send the best checkpoint of a run, its settings, and a card of what it has measured."
-    options = commands.add_parser("push", description=text, help=text)
+    options = parser.add("push", push, text)
     options.add_argument("run_folder", type=Path, metavar="RUN", help="folder of the run")
     options.add_argument("repository", metavar="OWNER/NAME", help="of the repository, which is made if it is new")
     options.add_argument("--licence", help="of the weights, as the Hub names it: mit; known for scenes-vit")
@@ -56,15 +54,7 @@ def build_parser() -> PlainParser:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Parse the command line."""
-    parser = build_parser()
-    with one_line_errors():
-        given = parser.parse_args(args)
-        try:
-            push(given)
-        except InputError as error:
-            if error.setting in POSITIONAL:
-                raise type(error)(error.without_setting()) from None
-            raise
+    build_parser().run(args)
 
 
 if __name__ == "__main__":

@@ -4,13 +4,10 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
-import numpy as np
-
-from experiments.study.results import LEVEL
+from experiments.study.queries import cluster_bootstrap
 
 DRAWS = 2000
 SEED = 0
-MOST = 2**24  # numbers that are drawn at a time: 128 MB
 
 
 class Estimate(NamedTuple):
@@ -52,15 +49,9 @@ def estimate(
     if not sums:
         return None
     names = sorted(sums)
-    total, number = np.array([sums[name] for name in names]), np.array([counts[name] for name in names])
-    generator, means = np.random.default_rng(SEED), []
-    step = max(1, MOST // len(names))
-    for start in range(0, draws, step):
-        times = generator.multinomial(len(names), np.full(len(names), 1 / len(names)), min(step, draws - start))
-        means.append(times @ total / (times @ number))
-    low, high = np.quantile(np.concatenate(means), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    mean = total.sum() / number.sum()
-    return Estimate(100 * float(mean), 100 * float(low), 100 * float(high), int(number.sum()), len(names))
+    number = [counts[name] for name in names]
+    mean, low, high = cluster_bootstrap([sums[name] for name in names], number, draws, SEED)
+    return Estimate(100 * mean, 100 * low, 100 * high, sum(number), len(names))
 
 
 def mcnemar(won: int, lost: int) -> float:

@@ -6,17 +6,14 @@ python -m experiments.search serve photos.index
 """
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from contextcir.errors import InputError
-from experiments.failures import one_line_errors
 from experiments.mistakes import PlainParser
+from experiments.subcommands import Subcommands
 
-POSITIONAL = ("index", "folder")  # settings of the library that are no flags here
 STOPPED = "by Ctrl-C; what was committed is kept, and the same command does the rest"
 MODEL = "checkpoint, folder of a run, published checkpoint, hf-hub:OWNER/NAME, or the name of a shipped CLIP"
-Run = Callable[[argparse.Namespace], None]
 
 
 def _index(given: argparse.Namespace) -> None:
@@ -57,19 +54,12 @@ def _serve(given: argparse.Namespace) -> None:
     serve(Searcher.load(given.model, given.index, given.device), host=given.host, port=given.port, token=given.token)
 
 
-def build_parser() -> PlainParser:
+def build_parser() -> Subcommands:
     """Return the parser of the command line."""
-    parser = PlainParser(
-        prog="python -m experiments.search", description="Search in one's own photos by an image, a text, or both."
-    )
-    commands = parser.add_subparsers(dest="subcommand", metavar="{index,query,serve,merge,recall}", required=True)
-
-    def add(name: str, run: Run, help: str) -> PlainParser:
-        options = commands.add_parser(name, description=help, help=help)
-        options.set_defaults(run=run)
-        return options
-
-    index = add("index", _index, "Make an index of a folder of photos, or bring one up to date.")
+    names = ("index", "query", "serve", "merge", "recall")
+    words = "Search in one's own photos by an image, a text, or both."
+    parser = Subcommands("experiments.search", words, names, positional=("index", "folder"))
+    index = parser.add("index", _index, "Make an index of a folder of photos, or bring one up to date.")
     index.add_argument("photos", type=Path, metavar="PHOTOS", help="folder of the photos")
     index.add_argument("--model", required=True, help=MODEL)
     index.add_argument("--out", type=Path, required=True, metavar="INDEX", help="folder of the index")
@@ -79,7 +69,7 @@ def build_parser() -> PlainParser:
     index.add_argument("--json", type=Path, metavar="FILE", help="write what was done, and every file left out")
     _device(index)
 
-    query = add("query", _query, "Search an index.")
+    query = parser.add("query", _query, "Search an index.")
     _of_index(query)
     query.add_argument("--image", type=Path, action="append", default=[], metavar="FILE", help="may be given again")
     query.add_argument("--text", default="", help="what is to be different")
@@ -94,18 +84,18 @@ def build_parser() -> PlainParser:
     query.add_argument("--html", type=Path, metavar="FILE", help="write a page with thumbnails")
     query.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON")
 
-    serve = add("serve", _serve, "Serve a page for searching in the browser.")
+    serve = parser.add("serve", _serve, "Serve a page for searching in the browser.")
     _of_index(serve)
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     serve.add_argument("--port", type=int, default=7860, help="(default: 7860)")
     serve.add_argument("--token", help="that clients have to give")
 
-    merge = add("merge", _merge, "Join the indexes of shards.")
+    merge = parser.add("merge", _merge, "Join the indexes of shards.")
     merge.add_argument("shards", nargs="+", type=Path, metavar="SHARD", help="folders of indexes")
     merge.add_argument("--out", type=Path, required=True, metavar="INDEX", help="folder of the index that has all")
     merge.add_argument("--qdrant", metavar="URL", help="keep it on this Qdrant server")
 
-    recall = add("recall", _recall, "Measure how many of the nearest photos a search finds, and how fast.")
+    recall = parser.add("recall", _recall, "Measure how many of the nearest photos a search finds, and how fast.")
     recall.add_argument("index", type=Path, metavar="INDEX", help="folder of the index")
     recall.add_argument("--queries", type=int, default=200, help="photos drawn as queries (default: 200)")
     recall.add_argument("--k", type=int, default=10, help="nearest photos of each (default: 10)")
@@ -125,15 +115,7 @@ def _device(options: PlainParser) -> None:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Parse the command line."""
-    parser = build_parser()
-    with one_line_errors(STOPPED):
-        given = parser.parse_args(args)
-        try:
-            given.run(given)
-        except InputError as error:
-            if error.setting in POSITIONAL:
-                raise type(error)(error.without_setting()) from None
-            raise
+    build_parser().run(args, STOPPED)
 
 
 if __name__ == "__main__":

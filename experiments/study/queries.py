@@ -15,6 +15,7 @@ from experiments.study.plan import Trial
 from experiments.study.results import LEVEL, RUN_FOLDER
 
 DRAWS = 2000
+MOST = 2**24  # numbers that a bootstrap draws at a time: 128 MB
 SEED = 0
 FIGURE = re.compile(
     r"(?P<splits>[A-Za-z]\w*(\+[A-Za-z]\w*)*)\.((?P<row>\w+)\.(?P<kind>recall|subset_recall)_at_(?P<k>\d+)"
@@ -141,7 +142,11 @@ def cluster_bootstrap(
     ``sums`` and ``counts`` (C,) of the values of each cluster; every count is at least 1.
     """
     total, number = np.asarray(sums, dtype=float), np.asarray(counts, dtype=float)
-    times = np.random.default_rng(seed).multinomial(len(total), np.full(len(total), 1 / len(total)), size=draws)
-    means = times @ total / (times @ number)  # (draws,)
+    generator, shares = np.random.default_rng(seed), np.full(len(total), 1 / len(total))
+    step, drawn = max(1, MOST // len(total)), []
+    for start in range(0, draws, step):
+        times = generator.multinomial(len(total), shares, min(step, draws - start))
+        drawn.append(times @ total / (times @ number))
+    means = np.concatenate(drawn)  # (draws,)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(total.sum() / number.sum()), float(low), float(high)
