@@ -173,7 +173,7 @@ class CaptionThenRetrieve(Embedder):
         if requests and not self._begun:
             self.chat.begin(0, 1)
             self._begun = True
-        return failed, ask_all(self.chat, requests, receive)[1] if requests else None
+        return failed, ask_all(self.chat, {"model": "embedder.chat"}, requests, receive)[1] if requests else None
 
     def _key(self, content: str) -> str:
         """Return a name for a question that changes with all that decides its answer."""

@@ -183,12 +183,26 @@ class YesNoEndpoint(Endpoint):
     exchange = YesNoExchange
 
 
+def located(error: InputError, names: Mapping[str, str]) -> InputError:
+    """Return an error of an endpoint with the owner's ``names`` of the settings ``model`` and ``model.chat``."""
+    for old, new in names.items():
+        error = error.relocate(old, new)
+    return error
+
+
 def ask_all(
-    asked: Answering, requests: Iterable[ChatRequest], receive: Callable[[Answer], None] | None = None
+    asked: Answering,
+    names: Mapping[str, str],
+    requests: Iterable[ChatRequest],
+    receive: Callable[[Answer], None] | None = None,
 ) -> tuple[dict[str, Answer], Exception | None]:
     """Send requests; return the answers by key, and the error that stopped them in the middle, if one did.
 
-    ``receive`` is called with each answer as it comes, so that it can be kept before the next one.
+    Args:
+        asked: what answers.
+        names: of settings in errors, as in `located`.
+        requests: what is asked.
+        receive: called with each answer as it comes, so that it can be kept before the next one.
     """
     answers: dict[str, Answer] = {}
 
@@ -200,8 +214,10 @@ def ask_all(
 
     try:
         asyncio.run(run())
-    except (ServerError, Stopped) as error:
-        return answers, error
+    except ServerError as error:
+        return answers, located(error, names)
+    except Stopped as stopped:
+        return answers, stopped
     return answers, None
 
 

@@ -12,7 +12,15 @@ from PIL import Image
 from torch import Tensor
 
 from contextcir.embedders.base import PLACE, check_template
-from contextcir.embedders.exchanges import Part, YesNoEndpoint, ask_all, first_failure, message_request, unnamed
+from contextcir.embedders.exchanges import (
+    Part,
+    YesNoEndpoint,
+    ask_all,
+    first_failure,
+    located,
+    message_request,
+    unnamed,
+)
 from contextcir.embedders.kept_answers import KeptAnswers
 from contextcir.errors import InputError
 from contextcir.synthesis.models.base import Answer, Budget, Prices
@@ -24,6 +32,7 @@ SYSTEM = (
     "image that they want differs from it. Answer with one word, yes or no."
 )
 QUESTION = "The wanted difference: {text}\nIs the second image what they want?"
+NAMES = {"model.chat": "reranking.reranker", "model": "reranking.reranker"}  # of settings, in errors
 IMAGES = ImageLimits(longest_side=672, quality=90)
 
 
@@ -105,7 +114,7 @@ class ChatReranker(Reranker):
             chat = ChatModel(model, images=images, prices=prices, extra=dict(extra or {}))
             self.endpoint = YesNoEndpoint(chat, url, key_variable, concurrency, timeout, pace, retries, budget)
         except InputError as error:
-            raise error.relocate("model.chat", "reranking.reranker").relocate("model", "reranking.reranker") from None
+            raise located(error, NAMES) from None
 
     def describe(self) -> dict[str, Any]:
         """Return model, words and images."""
@@ -122,7 +131,7 @@ class ChatReranker(Reranker):
         wanted = {key: place for place, key in reversed(list(enumerate(keys))) if key not in known}
         requests = [message_request(k, self.system, [*first, candidates[p], question]) for k, p in wanted.items()]
         if requests:
-            answers, cause = ask_all(self.endpoint, requests, self._keep)
+            answers, cause = ask_all(self.endpoint, NAMES, requests, self._keep)
             error = cause or first_failure(answers.values(), self.name)
             if error is not None:
                 raise error

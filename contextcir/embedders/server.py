@@ -14,6 +14,7 @@ from contextcir.embedders.exchanges import (
     Part,
     ask_all,
     first_failure,
+    located,
     message_request,
     unnamed,
 )
@@ -23,6 +24,7 @@ from contextcir.synthesis.models.base import Budget, Prices
 from contextcir.synthesis.models.chat import ChatModel, ImageLimits
 from contextcir.synthesis.models.pacing import Pace, Retries
 
+NAMES = {"model.chat": "embedder", "model": "embedder"}  # of settings, in errors
 DEFAULT_IMAGES = ImageLimits(longest_side=1344, quality=95)
 
 
@@ -93,14 +95,14 @@ class ServerEmbedder(Embedder):
                 form, chat, url, key_variable, concurrency, timeout, pace, retries, budget, lost_after
             )
         except InputError as error:
-            raise error.relocate("model.chat", "embedder").relocate("model", "embedder") from None
+            raise located(error, NAMES) from None
         self.batch = 2 * concurrency
 
     @property
     def dimension(self) -> int:
         """The length of an embedding."""
         if self._dimension is None:
-            answers, cause = ask_all(self.endpoint, [message_request("0", self.instruction, ["a text"])])
+            answers, cause = ask_all(self.endpoint, NAMES, [message_request("0", self.instruction, ["a text"])])
             cause = cause or first_failure(answers.values(), self.name)
             if cause is not None:
                 raise cause
@@ -134,7 +136,7 @@ class ServerEmbedder(Embedder):
     def _embed(self, contents: Sequence[Sequence[Part]], instruction: str | None) -> Tensor:
         dimension = self.dimension
         requests = [message_request(str(place), instruction, parts) for place, parts in enumerate(contents)]
-        answers, cause = ask_all(self.endpoint, requests)
+        answers, cause = ask_all(self.endpoint, NAMES, requests)
         ordered = [answers[request.key] for request in requests if request.key in answers]
         done = [answer for answer in ordered if answer.content is not None]
         values = torch.tensor([answer.content["embedding"] for answer in done if answer.content])

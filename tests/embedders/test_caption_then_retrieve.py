@@ -102,6 +102,13 @@ def test_an_image_without_a_caption_leaves_the_others_done() -> None:
     assert stopped.value.rows == [1] and stopped.value.embeddings.shape == (1, 26)
 
 
+def test_a_server_without_the_model_stops_and_names_the_setting() -> None:
+    nobody = ModelServer(answer, lambda number, body: error(404, "no such model", "x"))
+    with nobody as server, pytest.raises(Unfinished, match="does not know the model") as stopped:
+        embedder(server, concurrency=1).embed_query([RED], ["x"])
+    assert stopped.value.cause.setting == "embedder.chat" and stopped.value.rows == []
+
+
 def test_a_spent_budget_stops_and_what_was_done_is_told() -> None:
     with ModelServer(answer) as server:
         tested = embedder(server, concurrency=1, budget=Budget(requests=3))

@@ -115,6 +115,7 @@ def test_a_server_without_the_model_stops_the_run() -> None:
     with nobody as server, pytest.raises(Unfinished) as stopped:
         embedder(server.url).embed_query([None], ["a"])
     assert isinstance(stopped.value.cause, ServerError) and stopped.value.rows == []
+    assert stopped.value.cause.setting == "embedder"  # whose model and url the flags are
 
 
 def test_a_wrong_width_is_refused() -> None:
