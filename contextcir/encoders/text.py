@@ -20,9 +20,11 @@ from contextcir.encoders.downloads import hub_file
 from contextcir.encoders.features import TokenBatch
 from contextcir.encoders.folders import CONFIG, read_config
 from contextcir.errors import InputError, MissingFileError, shown
+from contextcir.phrases.parser import clean
 
 SETTING = "model.backbone.model"
 CACHED_CAPTIONS = 65_536
+CACHED_WORDS = 65_536
 PAD = 0  # as open_clip pads; also the id of the token "!", so padding can't be recognised by its id
 
 
@@ -78,7 +80,7 @@ class Tokenizer:
 
     def __init__(self, model: str = "ViT-B-32") -> None:
         import open_clip
-        from open_clip.tokenizer import SimpleTokenizer
+        from open_clip.tokenizer import SimpleTokenizer, get_clean_fn
 
         self.model = model
         name = open_clip_name(model)
@@ -95,7 +97,9 @@ class Tokenizer:
             )
         self._bpe = bpe
         self.context_length = int(bpe.context_length)
+        self._lowers = bpe.clean_fn is get_clean_fn("lower")
         self._encode = lru_cache(CACHED_CAPTIONS)(self._encode_uncached)
+        self._spell = lru_cache(CACHED_WORDS)(self._spell_uncached)
 
     def __reduce__(self) -> tuple[type["Tokenizer"], tuple[str]]:
         return Tokenizer, (self.model,)  # a cache can't be pickled, and needn't travel
@@ -105,7 +109,7 @@ class Tokenizer:
 
         The same as `contextcir.phrases.parser.clean`, for all models of CLIP.
         """
-        return self._bpe.clean_fn(caption)
+        return clean(caption) if self._lowers else self._bpe.clean_fn(caption)
 
     def __call__(self, captions: Sequence[str]) -> TokenBatch:
         """Return token ids (B, T) and their validity, T being the longest of these captions (2 without any)."""
@@ -219,17 +223,23 @@ class Tokenizer:
         starts: list[int] = []
         ends: list[int] = []
         for match in self._bpe.pat.finditer(text):
-            # Byte-level encoding: every letter of a BPE token stands for one byte, and a character is one to four.
-            characters = [i for i, letter in enumerate(match.group(), match.start()) for _ in letter.encode()]
-            spelled = "".join(self._bpe.byte_encoder[byte] for byte in match.group().encode())
-            pieces = self._bpe.bpe(spelled).split(" ")
-            offsets = [0, *accumulate(len(piece.removesuffix("</w>")) for piece in pieces)]
-            ids += [self._bpe.encoder[piece] for piece in pieces]
-            starts += [characters[offset] for offset in offsets[:-1]]
-            ends += [characters[offset - 1] + 1 for offset in offsets[1:]]
+            first, word = match.start(), self._spell(match.group())
+            ids += word.ids
+            starts += [first + start for start in word.starts]
+            ends += [first + end for end in word.ends]
         # A causal tower that is read at the first end token does not depend on anything after it.
         room = self.context_length - 2
         if self._bpe.eot_token_id in ids:
             room = min(room, ids.index(self._bpe.eot_token_id))
         kept = (self._bpe.sot_token_id, *ids[:room], self._bpe.eot_token_id)
         return Encoding(text, kept, tuple(starts[:room]), tuple(ends[:room]))
+
+    def _spell_uncached(self, word: str) -> Encoding:
+        """Return the ids of a word, without start and end, and the characters of the word that each covers."""
+        # Byte-level encoding: every letter of a BPE token stands for one byte, and a character is one to four.
+        characters = [i for i, letter in enumerate(word) for _ in letter.encode()]
+        pieces = self._bpe.bpe("".join(self._bpe.byte_encoder[byte] for byte in word.encode())).split(" ")
+        offsets = [0, *accumulate(len(piece.removesuffix("</w>")) for piece in pieces)]
+        starts = tuple(characters[offset] for offset in offsets[:-1])
+        ends = tuple(characters[offset - 1] + 1 for offset in offsets[1:])
+        return Encoding(word, tuple(self._bpe.encoder[piece] for piece in pieces), starts, ends)

@@ -81,6 +81,8 @@ def clean(caption: str) -> str:
 
     The result is that of open_clip's cleaning "lower" (open_clip/tokenizer.py), whose module imports torch.
     """
+    if caption.isascii() and caption.isprintable() and "&" not in caption:  # nothing to repair or to decode
+        return " ".join(caption.split()).lower()
     import ftfy  # here and not above, as most readers of annotations have no text to clean
 
     return " ".join(html.unescape(html.unescape(ftfy.fix_text(caption))).split()).lower()

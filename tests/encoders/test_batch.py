@@ -30,7 +30,8 @@ def test_each_id_is_found_where_it_occurs_first(values: list[int], pairs: bool) 
 
 
 @settings(max_examples=300)
-@given(st.text(max_size=40))
+@given(st.text(max_size=40) | st.text(st.characters(max_codepoint=127), max_size=40))
+@example("AT&amp;T  A  \\u00e9 &#65; `quoted' -- 'so'")
 @example("  A caf\u00c3\u00a9 &amp;amp; \ufb01sh\u00a0\n &lt;b&gt; \u0130 ")
 def test_captions_are_cleaned_as_open_clip_cleans_them(text: str) -> None:
     assert clean(text) == get_clean_fn("lower")(text)
