@@ -5,7 +5,7 @@ READY := .venv/.ready
 # Processes of the tests; each has one thread.
 JOBS ?= 2
 
-.PHONY: install demo demo-smoke synth-demo synth-demo-smoke search-demo search-demo-smoke sweep test test-slow test-slurm lint format help
+.PHONY: install demo demo-smoke synth-demo synth-demo-smoke search-demo search-demo-smoke sweep test test-slow test-slurm lint format docs help
 
 help:
 	@echo "make install    .venv with all packages and this project; TORCH=cpu: on Linux, without CUDA"
@@ -15,6 +15,7 @@ help:
 	@echo "make sweep      what a sweep would run (FILE=experiments/sweeps/NAME.yaml)"
 	@echo "make test       the tests;  make test-slow: those over 30 s"
 	@echo "make test-slurm the tests of jobs, on a SLURM of one node that they start and stop (root installs it)"
+	@echo "make docs       the documentation as a site, in site/: static files; make docs SERVE=1 shows it while you write"
 	@echo "make lint       ruff, import rules, dependencies, types;  make format: ruff format"
 
 install: $(READY)
@@ -84,3 +85,7 @@ lint: $(READY)
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# Static files: any web server shows them.
+docs: $(READY)
+	$(BIN)/zensical $(if $(SERVE),serve,build --strict)
