@@ -22,6 +22,7 @@ from torch import Tensor
 from contextcir.embeddings import DONE, FEATURES, StoredRows, file_stamps, mark_of, preprocess_digest, write_about
 from contextcir.encoders.pixels import divide
 from contextcir.errors import InputError, shown
+from data_modules.loading.distinct import Collate, ImagesOnce, NamedImage
 from data_modules.loading.images import ImageStore
 from data_modules.loading.rows import NamedTensors
 from data_modules.loading.triplets import Preprocess
@@ -51,19 +52,22 @@ class PixelTable(StoredRows):
     def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
         return type(self), (self.folder, self.stamps, self.side)  # open files can't be pickled
 
-    def read(self, row: int) -> Tensor | None:
-        """Return the pixels (3, S, S) of an image, None unless there are those of its present file, undamaged."""
+    def read(self, row: int, into: Tensor | None = None) -> Tensor | None:
+        """Return the pixels (3, S, S) of an image, None unless there are those of its present file, undamaged.
+
+        ``into``: a tensor (3, S, S) uint8 to read them into, which may be overwritten in any case.
+        """
         mark = np.frombuffer(os.pread(self._done.fileno(), 8, 8 * row).ljust(8, b"\0"), np.uint64)[0]
         if not mark:
             return None
-        content = np.empty(self.size, np.uint8)
+        content = np.empty(self.size, np.uint8) if into is None else into.view(-1).numpy()
         if os.preadv(self._features.fileno(), [content.data], row * self.size) < self.size:
             return None
         if self._sound[row] != mark:  # each version of a row is compared once in a process
             if mark != mark_of(self.stamps[row], content.data):
                 return None
             self._sound[row] = mark
-        return torch.from_numpy(content).view(3, self.side, self.side)
+        return torch.from_numpy(content).view(3, self.side, self.side) if into is None else into
 
     def write(self, row: int, pixels: Tensor) -> None:
         """Store the pixels (3, S, S) of an image.
@@ -108,7 +112,7 @@ class CachedPixels(NamedTensors):
     def __init__(self, images: ImageStore, preprocess: Preprocess, folder: Path) -> None:
         super().__init__(images, preprocess)
         self.pixels, _ = divide(preprocess, SETTING)
-        side = self.pixels(Image.new("RGB", (8, 6))).shape[-1]
+        side = self.side = self.pixels(Image.new("RGB", (8, 6))).shape[-1]
         files = list(images.paths.values())
         about = {
             "preprocess": preprocess_digest(self.pixels, "take null, to decode images each time", SETTING),
@@ -126,20 +130,29 @@ class CachedPixels(NamedTensors):
             write_about(place, about)
         self._row = {name: row for row, name in enumerate(images.names)}
 
-    def tensor(self, name: str, purpose: str) -> Tensor:
-        """Return the pixels (3, S, S) of an image.
+    def tensor(self, name: str, purpose: str, into: Tensor | None = None) -> Tensor:
+        """Return the pixels (3, S, S) of an image; ``into``: a tensor to put them into.
 
         Raises:
             MissingFileError: if the file does not exist.
             InputError: if it can't be read, or its pixels can't be kept.
         """
         row = self._row[name]
-        pixels = self.table.read(row)
-        if pixels is None:
-            pixels = self.pixels(self.images.load(name, purpose))
-            if self.table.stamps[row]:
-                self.table.write(row, pixels)
-        return pixels
+        kept = self.table.read(row, into)
+        if kept is not None:
+            return kept
+        pixels = self.pixels(self.images.load(name, purpose))
+        if self.table.stamps[row]:
+            self.table.write(row, pixels)
+        return pixels if into is None else into.copy_(pixels)
+
+    def held(self, name: str, purpose: str) -> NamedImage:
+        """Return the name of an image, which is read with its batch."""
+        return NamedImage(name, purpose)
+
+    def collate(self, collate: Collate) -> Collate:
+        """Return how queries or triplets become a batch that has each of its images once."""
+        return ImagesOnce(self, collate)
 
 
 class CacheSetting:

@@ -165,15 +165,19 @@ def test_batches_hold_the_pixels_of_what_they_held(cirr, tmp_path, workers):
         kept = loaded(cirr, str(tmp_path / "kept"), workers)
         _, normalise = divide(clip_preprocess())
         for old, new in zip(plain.train_dataloader(), kept.train_dataloader(), strict=True):
-            assert new.query.reference.dtype == new.target.dtype == torch.uint8
-            assert torch.equal(normalise(new.query.reference), old.query.reference)
-            assert torch.equal(normalise(new.target), old.target)
+            pixels, ids = new.query.images
+            assert pixels.dtype == torch.uint8
+            assert ids.tolist() == torch.cat([old.reference_id, old.target_id]).unique().tolist()
+            assert torch.equal(normalise(pixels)[new.query.reference], old.query.reference)
+            assert torch.equal(normalise(pixels)[new.target], old.target)
             assert new.query.captions == old.query.captions and torch.equal(new.target_id, old.target_id)
             assert torch.equal(new.query.phrases.boxes, old.query.phrases.boxes)
         for before, after in zip(plain.val_dataloader(), kept.val_dataloader(), strict=True):
             for old, new in zip(before, after, strict=True):
-                field = "image" if hasattr(old, "image") else "reference"
-                assert torch.equal(normalise(getattr(new, field)), getattr(old, field))
+                if hasattr(old, "image"):
+                    assert torch.equal(normalise(new.image), old.image)
+                else:
+                    assert torch.equal(normalise(new.images.pixels)[new.reference], old.reference)
                 assert torch.equal(new.index, old.index)
 
 
@@ -187,7 +191,7 @@ def test_the_model_has_the_same_losses_from_pixels(cirr, tmp_path, encoding):
 
 def test_auto_is_beside_the_images_and_off_where_the_disk_is_full(cirr, monkeypatch, capsys, caplog):
     batch = next(iter(loaded(cirr, "auto").train_dataloader()))
-    assert batch.target.dtype == torch.uint8 and (cirr / cache_module.FOLDER).is_dir()
+    assert batch.query.images.pixels.dtype == torch.uint8 and (cirr / cache_module.FOLDER).is_dir()
     other = make_cirr(cirr.parent / "other", hidden=())
     usage = type("Usage", (), {"free": 1000})()
     monkeypatch.setattr(cache_module.shutil, "disk_usage", lambda _: usage)
