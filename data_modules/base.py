@@ -94,6 +94,10 @@ class CompositionDataModule(LightningDataModule):
         negatives: how many hard negatives of a training triplet are loaded with it, at most, drawn anew each time.
         cache: null to decode images each time; a folder to keep their pixels in, resized and cropped, for all epochs
             and runs; ``auto`` for a folder beside the images, if the disk has room.
+        augmentation: PIL image to tensor (3, S, S) for training images, random crops for instance; None for the
+            preprocess. Training images are then decoded each time.
+        reduced: with an augmentation and a cache, keep copies of the training images that have at most as many pixels
+            as a square of this side, and augment these; larger images lose detail. None to augment files.
     """
 
     usual_features: str | None = None
@@ -116,6 +120,8 @@ class CompositionDataModule(LightningDataModule):
         subsets: dict[str, str] | None = None,
         negatives: int = 4,
         cache: str | None = None,
+        augmentation: Preprocess | None = None,
+        reduced: int | None = None,
     ) -> None:
         super().__init__()
         self.reader = reader
@@ -139,7 +145,8 @@ class CompositionDataModule(LightningDataModule):
         self.features = FeatureSetting(self.usual_features if features is None else features)
         self.subsets = QuerySubsets(subsets)
         self.negatives = whole(negatives, 0, "data.negatives", most=MOST_NEGATIVES)
-        self.cache = CacheSetting(cache)
+        self.cache = CacheSetting(cache, reduced, augmentation is not None)
+        self.augmentation = augmentation
         self.gallery_store: GalleryStore | None = None  # set by the callback StoreGallery: embeddings from disk
         self.allow_zero_length_dataloader_with_multiple_devices = True  # of a gallery with fewer images than ranks
         self._follow_model = preprocess is None
@@ -265,8 +272,9 @@ class CompositionDataModule(LightningDataModule):
         self._check_batch(self._training)
         replicas, rank = self._share()
         filled = with_phrases(records, self.phrases, self._needs_clauses())
-        images, preprocess = self._images(None, paths), self._checked_preprocess()
-        rows = self._rows_of(images, image_sets)
+        images, preprocess = self._images(None, paths), self.augmentation or self._checked_preprocess()
+        rows = None if self.augmentation else self._rows_of(images, image_sets)
+        images = self.cache.to_augment(images, self.root) if rows is None else images
         hard = self.negatives if any(record.negatives for record in records) else 0
         dataset = SeededTriplets(filled, images, preprocess, hard) if rows is None else TripletRows(filled, rows, hard)
         sampler = ResumableSampler(self.order, [self.order.group(record) for record in records], replicas, rank)
