@@ -84,5 +84,5 @@ def reduced_size(size: tuple[int, int], side: int) -> tuple[int, int]:
         return size
     scale = side / math.sqrt(width * height)
     narrow = max(1, math.floor(min(size) * scale))
-    wide = min(math.floor(max(size) * scale), side**2 // narrow)
+    wide = max(1, min(math.floor(max(size) * scale), side**2 // narrow))  # rounding may give 0
     return (wide, narrow) if width >= height else (narrow, wide)

@@ -23,13 +23,13 @@ SIZES = [(40, 50), (90, 30), (64, 64), (65, 64)]
 @given(st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 200))
 def test_a_copy_has_at_most_as_many_pixels_and_keeps_its_proportions(width, height, side):
     found = reduced_size((width, height), side)
-    assert 0 < found[0] * found[1] <= max(side**2, 1) or ((width, height) == found and width * height <= side**2)
+    assert 0 < found[0] * found[1] <= side**2
     if width * height <= side**2:
         assert found == (width, height)
     else:
         scale = side / (width * height) ** 0.5
         for before, after in zip((width, height), found, strict=True):
-            assert after <= max(1, before * scale + 1e-9) and (after > before * scale - 1 or min(found) == 1)
+            assert after <= max(1, before * scale + 1e-6) and (after > before * scale - 1 - 1e-6 or min(found) == 1)
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_small_images_are_augmented_as_from_their_files(folder, tmp_path):
         for one, other in zip(plain, copies, strict=True):
             assert one.target.is_floating_point() and torch.equal(one.target, other.target)
             assert torch.equal(one.query.reference, other.query.reference)
-            assert torch.equal(one.query.phrases.boxes, other.query.phrases.boxes)
+            torch.testing.assert_close(one.query.phrases.boxes, other.query.phrases.boxes, equal_nan=True)
 
 
 def test_large_images_are_resized_once_and_boxes_stay_those_of_the_file(folder, tmp_path, monkeypatch):
@@ -74,10 +74,9 @@ def test_large_images_are_resized_once_and_boxes_stay_those_of_the_file(folder, 
         assert np.array_equal(np.asarray(kept.load(str(number))), np.asarray(expected))
         assert kept.size_of(str(number), expected) == size
     plain, found = batches(folder), batches(folder, cache=str(tmp_path / "kept"), reduced=32)
-    assert all(
-        torch.equal(one.query.phrases.boxes, other.query.phrases.boxes) and not torch.equal(one.target, other.target)
-        for one, other in zip(plain, found, strict=True)
-    )
+    for one, other in zip(plain, found, strict=True):
+        torch.testing.assert_close(one.query.phrases.boxes, other.query.phrases.boxes, equal_nan=True)
+        assert not torch.equal(one.target, other.target)
     again = manifest(folder, cache=str(tmp_path / "kept"), reduced=32).train_dataloader()
     monkeypatch.setattr(ImageStore, "load", lambda *_: pytest.fail("decoded again"))
     assert all(torch.equal(one.target, other.target) for one, other in zip(found, again, strict=True))
