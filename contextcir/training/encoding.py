@@ -98,7 +98,10 @@ class WholeBatch:
 
 
 def encode_references(backbone: OpenCLIPBackbone, batch: QueryBatch) -> ImageFeatures:
-    """Return the features of B references: of queries that share a reference, it is encoded once if they tell so."""
+    """Return the features of B references; where the batch holds each image once, it is encoded once.
+
+    Of a batch of triplets that holds each image once, targets are encoded too.
+    """
     if batch.images is None:
         return backbone.encode_image(batch.reference)
     tokens, embedding = backbone.encode_image(batch.images.pixels)

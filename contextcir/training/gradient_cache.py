@@ -130,7 +130,9 @@ class GradientCache(WholeBatch):
     def __call__(self, model: Model, batch: TripletBatch) -> Encoded:
         """Encode the batch in chunks. All ranks have to call it; how many rows they have may differ."""
         concept = self._mean(model.concept)
-        distinct = Distinct(*(None if part is None else part.cpu() for part in distinct_of(batch)))
+        found = distinct_of(batch)
+        hard = None if found.negative is None else found.negative.cpu()
+        distinct = Distinct(found.first.cpu(), found.reference.cpu(), found.target.cpu(), hard)
         chunks = plan_chunks(distinct, self.chunk)
         passes = Passes(model, concept, batch, distinct, chunks)
         results = Results(*_InChunks.apply(passes, *passes.parameters))
