@@ -57,7 +57,7 @@ def opened(store: ImageStore, folder: Path) -> CachedPixels:
 
 @given(
     st.integers(0, 99),
-    st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    st.tuples(st.integers(3, 90), st.integers(3, 90)),  # open_clip can't make 32 x 0 pixels of 90 x 1
     st.sampled_from(["RGB", "L", "RGBA", "P"]),
     st.sampled_from(["shortest", "longest", "squash"]),
     st.sampled_from(["bicubic", "bilinear"]),
