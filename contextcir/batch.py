@@ -39,12 +39,25 @@ class Clauses(NamedTuple):
     spans: Tensor
 
 
+class DistinctImages(NamedTuple):
+    """The images of a batch, each of them once, in one tensor.
+
+    ``pixels`` (U, 3, S, S) uint8, which the image tower normalises. ``image_id`` (U,) int64: which images they are, in
+    ascending order; for triplets these are the ids of a `TripletBatch`.
+    """
+
+    pixels: Tensor
+    image_id: Tensor
+
+
 class QueryBatch(NamedTuple):
     """Queries: reference images and modification texts.
 
     ``index`` (B,) int64: position of the query in its `Protocol`. ``reference`` (B, 3, S, S) preprocessed images, as
     all images of batches either float, or uint8 for pixels that the image tower normalises.
     ``captions``: B strings, as written by the user. ``clauses``: None where every caption is one clause.
+    ``images``: the distinct images of the batch, for triplets with those of targets and negatives. With them, whatever
+    is (N, 3, S, S) elsewhere in the batch is (N,) int64: which of the U each image is.
     """
 
     index: Tensor  # type: ignore[assignment]  # a field instead of the method of all tuples
@@ -52,6 +65,7 @@ class QueryBatch(NamedTuple):
     captions: list[str]
     phrases: Phrases
     clauses: Clauses | None = None
+    images: DistinctImages | None = None
 
 
 class HardNegatives(NamedTuple):

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningDataModule
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
@@ -17,9 +16,11 @@ from contextcir.errors import InputError, shown
 from contextcir.evaluation.protocol import Protocol
 from contextcir.phrases.sources import PhraseSource
 from contextcir.weights import harmless, read_weights
+from data_modules.loading.ahead import AheadLoader, new_loader
 from data_modules.loading.cache import CacheSetting
+from data_modules.loading.distinct import Collate
 from data_modules.loading.features import FeatureSetting
-from data_modules.loading.gallery import Collate, GallerySampler, gallery_source
+from data_modules.loading.gallery import GallerySampler, gallery_source
 from data_modules.loading.images import ImagePlace, ImageStore
 from data_modules.loading.missing import Part, drop_missing, find_missing
 from data_modules.loading.phrases import (
@@ -45,7 +46,6 @@ from data_modules.loading.triplets import (
     collate_queries,
     collate_triplets,
 )
-from data_modules.loading.workers import outlast_sigterm
 from data_modules.reading.query_subsets import QuerySubsets
 from data_modules.reading.reader import BenchmarkReader, check_split
 from data_modules.records import Evaluation, QueryRecord, TrainingSet
@@ -94,6 +94,10 @@ class CompositionDataModule(LightningDataModule):
         negatives: how many hard negatives of a training triplet are loaded with it, at most, drawn anew each time.
         cache: null to decode images each time; a folder to keep their pixels in, resized and cropped, for all epochs
             and runs; ``auto`` for a folder beside the images, if the disk has room.
+        augmentation: PIL image to tensor (3, S, S) for training images, random crops for instance; None for the
+            preprocess. Training images are then decoded each time.
+        reduced: with an augmentation and a cache, keep copies of the training images that have at most as many pixels
+            as a square of this side, and augment these; larger images lose detail. None to augment files.
     """
 
     usual_features: str | None = None
@@ -116,6 +120,8 @@ class CompositionDataModule(LightningDataModule):
         subsets: dict[str, str] | None = None,
         negatives: int = 4,
         cache: str | None = None,
+        augmentation: Preprocess | None = None,
+        reduced: int | None = None,
     ) -> None:
         super().__init__()
         self.reader = reader
@@ -139,7 +145,8 @@ class CompositionDataModule(LightningDataModule):
         self.features = FeatureSetting(self.usual_features if features is None else features)
         self.subsets = QuerySubsets(subsets)
         self.negatives = whole(negatives, 0, "data.negatives", most=MOST_NEGATIVES)
-        self.cache = CacheSetting(cache)
+        self.cache = CacheSetting(cache, reduced, augmentation is not None)
+        self.augmentation = augmentation
         self.gallery_store: GalleryStore | None = None  # set by the callback StoreGallery: embeddings from disk
         self.allow_zero_length_dataloader_with_multiple_devices = True  # of a gallery with fewer images than ranks
         self._follow_model = preprocess is None
@@ -265,14 +272,16 @@ class CompositionDataModule(LightningDataModule):
         self._check_batch(self._training)
         replicas, rank = self._share()
         filled = with_phrases(records, self.phrases, self._needs_clauses())
-        images, preprocess = self._images(None, paths), self._checked_preprocess()
-        rows = self._rows_of(images, image_sets)
+        images, preprocess = self._images(None, paths), self.augmentation or self._checked_preprocess()
+        rows = None if self.augmentation else self._rows_of(images, image_sets)
+        images = self.cache.to_augment(images, self.root) if rows is None else images
         hard = self.negatives if any(record.negatives for record in records) else 0
         dataset = SeededTriplets(filled, images, preprocess, hard) if rows is None else TripletRows(filled, rows, hard)
         sampler = ResumableSampler(self.order, [self.order.group(record) for record in records], replicas, rank)
         lasting = self.num_workers > 0 and (rows is None or rows.decodes)
         options = {"sampler": sampler, "drop_last": True, "persistent_workers": lasting}
-        loader = self._loader(ResumableLoader, dataset, collate_triplets, batch_size=self.batch_size, **options)
+        collate = collate_triplets if rows is None else rows.collate(collate_triplets)
+        loader = self._loader(ResumableLoader, dataset, collate, batch_size=self.batch_size, **options)
         loader.batches_done = partial(batches_done, self)
         return loader
 
@@ -349,14 +358,15 @@ class CompositionDataModule(LightningDataModule):
             queries, protocol = self._queries(evaluation), evaluation.protocol
             gallery = GalleryDataset(protocol.gallery, queries.images, queries.preprocess)
             sampler = GallerySampler(len(gallery), *self._share())
-            rows = self._rows_of(queries.images)
+            rows, collate = self._rows_of(queries.images), collate_queries
             if rows is not None:
+                collate = rows.collate(collate_queries)
                 queries = QueryRows(queries.records, rows)
                 if rows.decodes or not self.gallery_store:
                     gallery = GalleryRows(gallery.names, rows)
             source = gallery_source(gallery, self.gallery_store, protocol.split)
             loaders.append(self._loader(*source, batch_size=self.eval_batch_size, sampler=sampler))
-            loaders.append(self._loader(DataLoader, queries, collate_queries, batch_size=self.eval_batch_size))
+            loaders.append(self._loader(AheadLoader, queries, collate, batch_size=self.eval_batch_size))
         return loaders
 
     def _share(self) -> tuple[int, int]:
@@ -394,7 +404,4 @@ class CompositionDataModule(LightningDataModule):
         return self.preprocess
 
     def _loader(self, kind: type[DataLoader], dataset: Dataset, collate_fn: Collate, **options: object) -> DataLoader:
-        rows = getattr(dataset, "rows", None)
-        workers = self.num_workers if rows is None or rows.decodes else 0
-        options |= {"num_workers": workers, "pin_memory": torch.cuda.is_available(), "worker_init_fn": outlast_sigterm}
-        return kind(dataset, collate_fn=collate_fn, **options)
+        return new_loader(kind, dataset, self.trainer, self.num_workers, collate_fn=collate_fn, **options)

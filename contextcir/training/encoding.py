@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch.utilities import move_data_to_device
 from torch import Tensor, nn
 
-from contextcir.batch import Clauses, Phrases, TripletBatch, first_of_each
+from contextcir.batch import Clauses, Phrases, QueryBatch, TripletBatch, first_of_each
 from contextcir.encoders.backbone import OpenCLIPBackbone
 from contextcir.encoders.features import ImageFeatures
 from contextcir.encoders.phrase_texts import QueryFeatures
@@ -53,8 +53,9 @@ class Encoded(NamedTuple):
 class Distinct(NamedTuple):
     """The U distinct images among the references, then the targets, of B triplets, then their M hard negatives.
 
-    ``first`` (U,): where each comes first among these 2B + M. ``reference`` and ``target`` (B,), ``negative`` (M,):
-    which of the U they are; None for a batch without hard negatives.
+    ``first`` (U,): where each comes first among these 2B + M; 0 to U - 1 for a batch that holds each image once.
+    ``reference`` and ``target`` (B,), ``negative`` (M,): which of the U they are; None for a batch without hard
+    negatives.
     """
 
     first: Tensor
@@ -78,21 +79,53 @@ class WholeBatch:
 
         All ranks have to call it.
         """
-        hard = batch.negatives
-        distinct = distinct_images(batch.reference_id, batch.target_id, None if hard is None else hard.image_id)
-        further, ids = ([], []) if hard is None else ([hard.image], [hard.image_id])
-        images = torch.cat([batch.query.reference, batch.target, *further])  # (2B + M, 3, S, S)
-        tokens, embedding = model.backbone.encode_image(images[distinct.first])
+        distinct, shared = distinct_of(batch), batch.query.images
+        if shared is None:
+            images = torch.cat(image_tensors(batch))[distinct.first]  # (U, 3, S, S)
+            image_id = torch.cat(image_ids(batch))[distinct.first]  # (U,)
+        else:
+            images, image_id = shared
+        tokens, embedding = model.backbone.encode_image(images)
         reference = ImageFeatures(tokens[distinct.reference], embedding[distinct.reference])
         query = batch.query
         features = model.compose(reference, query.captions, query.phrases, query.clauses)
         concept = model.concept
         loss = None
         if concept is not None:
-            named = embedding.detach(), torch.cat([batch.reference_id, batch.target_id, *ids])[distinct.first]
-            loss = concept(ConceptReading(model.fusion, features, batch.reference_id, named))
+            loss = concept(ConceptReading(model.fusion, features, batch.reference_id, (embedding.detach(), image_id)))
         negative = None if distinct.negative is None else embedding[distinct.negative]
         return Encoded(features.fused.embedding, embedding[distinct.target], reference.embedding, loss, negative)
+
+
+def encode_references(backbone: OpenCLIPBackbone, batch: QueryBatch) -> ImageFeatures:
+    """Return the features of B references; where the batch holds each image once, it is encoded once.
+
+    Of a batch of triplets that holds each image once, targets are encoded too.
+    """
+    if batch.images is None:
+        return backbone.encode_image(batch.reference)
+    tokens, embedding = backbone.encode_image(batch.images.pixels)
+    return ImageFeatures(tokens[batch.reference], embedding[batch.reference])
+
+
+def image_tensors(batch: TripletBatch) -> list[Tensor]:
+    """Return the images of references, targets and hard negatives: those that `Distinct.first` counts through."""
+    further = [] if batch.negatives is None else [batch.negatives.image]
+    return [batch.query.reference, batch.target, *further]
+
+
+def image_ids(batch: TripletBatch) -> list[Tensor]:
+    """Return the ids of references, targets and hard negatives."""
+    further = [] if batch.negatives is None else [batch.negatives.image_id]
+    return [batch.reference_id, batch.target_id, *further]
+
+
+def distinct_of(batch: TripletBatch) -> Distinct:
+    """Return the distinct images of a batch: those that it was loaded with, else what the ids of its images say."""
+    if batch.query.images is None:
+        return distinct_images(*image_ids(batch))
+    first = torch.arange(len(batch.query.images.pixels), device=batch.query.images.pixels.device)
+    return Distinct(first, *image_tensors(batch))
 
 
 def distinct_images(reference_id: Tensor, target_id: Tensor, negative_id: Tensor | None = None) -> Distinct:

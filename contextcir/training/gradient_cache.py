@@ -18,11 +18,12 @@ from torch.autograd.function import once_differentiable
 
 from contextcir.batch import Clauses, Phrases, TripletBatch
 from contextcir.checks import whole
+from contextcir.copies import CopyStream, rows_on
 from contextcir.encoders.features import ImageFeatures
 from contextcir.errors import InputError
 from contextcir.losses.maps import ConceptReading
 from contextcir.losses.text_cc import ConceptLoss, MeanOverPhrases, mean_over_phrases
-from contextcir.training.encoding import Distinct, Encoded, Model, WholeBatch, distinct_images
+from contextcir.training.encoding import Distinct, Encoded, Model, WholeBatch, distinct_of, image_tensors
 
 
 class RandomState:
@@ -86,8 +87,8 @@ class GradientCache(WholeBatch):
     """Encodes a batch in chunks, each of them twice: once for its embeddings, and again in backward for its gradients.
 
     Peak memory is that of one chunk and of the embeddings of all; a step takes one more forward pass. With a GPU,
-    images stay in host memory and are moved chunk by chunk. Text-CC losses have to be `MeanOverPhrases`. Strategies
-    that shard the weights (FSDP, DeepSpeed) can't be used.
+    images stay in host memory and are copied chunk by chunk, those of the next while one is encoded. Text-CC losses
+    have to be `MeanOverPhrases`. Strategies that shard the weights (FSDP, DeepSpeed) can't be used.
 
     Args:
         chunk: Number of triplets that are encoded at a time, at most, with up to twice as many images.
@@ -114,22 +115,24 @@ class GradientCache(WholeBatch):
         )
 
     def move(self, batch: TripletBatch, device: torch.device) -> TripletBatch:
-        """Move the batch to the device, except for its images."""
-        reference, target, hard = batch.query.reference, batch.target, batch.negatives
-        pixels = reference[:0]
-        light = batch._replace(query=batch.query._replace(reference=pixels), target=pixels)
+        """Move the batch to the device, except for its images, and what says which image is which."""
+        query, target, hard = batch.query, batch.target, batch.negatives
+        nothing = target[:0]
+        light = batch._replace(query=query._replace(reference=nothing, images=None), target=nothing)
         if hard is not None:
-            light = light._replace(negatives=hard._replace(image=pixels))
+            light = light._replace(negatives=hard._replace(image=nothing))
         moved = move_data_to_device(light, device)
         if hard is not None:
             moved = moved._replace(negatives=moved.negatives._replace(image=hard.image))
-        return moved._replace(query=moved.query._replace(reference=reference), target=target)
+        left = moved.query._replace(reference=query.reference, images=query.images)
+        return moved._replace(query=left, target=target)
 
     def __call__(self, model: Model, batch: TripletBatch) -> Encoded:
         """Encode the batch in chunks. All ranks have to call it; how many rows they have may differ."""
         concept = self._mean(model.concept)
-        hard = None if batch.negatives is None else batch.negatives.image_id.cpu()
-        distinct = distinct_images(batch.reference_id.cpu(), batch.target_id.cpu(), hard)
+        found = distinct_of(batch)
+        hard = None if found.negative is None else found.negative.cpu()
+        distinct = Distinct(found.first.cpu(), found.reference.cpu(), found.target.cpu(), hard)
         chunks = plan_chunks(distinct, self.chunk)
         passes = Passes(model, concept, batch, distinct, chunks)
         results = Results(*_InChunks.apply(passes, *passes.parameters))
@@ -182,10 +185,10 @@ class Passes:
     def first(self) -> Results:
         """Encode all chunks, and keep only the results."""
         rows, images, values = 0, 0, []
-        for chunk, state in zip(self.chunks, self.states, strict=True):
+        for (chunk, pixels), state in zip(self._images_ahead(), self.states, strict=True):
             state.save()
             with state.autocast():
-                query, image, concept = self._encode(chunk)
+                query, image, concept = self._encode(chunk, pixels)
             if not rows:
                 # One allocation each: many small results among memory that is freed would fragment it.
                 queries = query.new_empty(len(self.batch.target), query.shape[1])  # (B, E)
@@ -199,9 +202,9 @@ class Passes:
         """Return the gradients of the parameters, given those of the results; None for unused parameters."""
         totals: list[Tensor | None] = [None for _ in self.parameters]
         start = [0 for _ in gradients]  # rows of the results that belong to earlier chunks
-        for chunk, state in zip(self.chunks, self.states, strict=True):
+        for (chunk, pixels), state in zip(self._images_ahead(), self.states, strict=True):
             with state.restored(), torch.enable_grad():
-                encoded = self._encode(chunk)
+                encoded = self._encode(chunk, pixels)
             pairs = [
                 (result, whole[begin : begin + len(result)])
                 for result, whole, begin in zip(encoded, gradients, start, strict=True)
@@ -213,9 +216,9 @@ class Passes:
                 add(totals, torch.autograd.grad(results, self.parameters, given, allow_unused=True))
         return [total if total is None else total.to(p.dtype) for total, p in zip(totals, self.parameters, strict=True)]
 
-    def _encode(self, chunk: Chunk) -> Results:
+    def _encode(self, chunk: Chunk, images: Tensor) -> Results:
         model, query = self.model, self.batch.query
-        tokens, embedding = model.backbone.encode_image(self._images(chunk))
+        tokens, embedding = model.backbone.encode_image(images)
         reference = chunk.reference.to(embedding.device)
         captions = [query.captions[row] for row in chunk.rows.tolist()]
         image = ImageFeatures(tokens[reference], embedding[reference])
@@ -228,15 +231,21 @@ class Passes:
             values = self.concept.values(ConceptReading(model.fusion, features, ids))  # (F,)
         return Results(features.fused.embedding, embedding[chunk.kept.to(embedding.device)], values)
 
+    def _images_ahead(self) -> Iterator[tuple[Chunk, Tensor]]:
+        """Yield every chunk with its images (n, 3, S, S) on the device, where those of the next are copied meanwhile.
+
+        Those of the other chunks need not be there.
+        """
+        return zip(self.chunks, CopyStream(self.device).ahead(self.chunks, self._images), strict=True)
+
     def _images(self, chunk: Chunk) -> Tensor:
-        """Move the images of a chunk (n, 3, S, S) to the device; those of the other chunks need not be there."""
+        if self.batch.query.images is not None:
+            return rows_on(self.device, self.batch.query.images.pixels, chunk.images)
         place = self.distinct.first[chunk.images]  # (n,) among the 2B + M
-        sources, start, parts = [self.batch.query.reference, self.batch.target], 0, []
-        if self.batch.negatives is not None:
-            sources.append(self.batch.negatives.image)
-        for pixels in sources:
+        start, parts = 0, []
+        for pixels in image_tensors(self.batch):
             rows = place[(place >= start) & (place < start + len(pixels))] - start
-            parts.append(pixels[rows.to(pixels.device)].to(self.device))
+            parts.append(rows_on(self.device, pixels, rows))
             start += len(pixels)
         return torch.cat(parts)
 

@@ -31,7 +31,7 @@ from contextcir.training.checkpoint_loading import (
     read_checkpoint,
     refuse_misfit,
 )
-from contextcir.training.encoding import WholeBatch
+from contextcir.training.encoding import WholeBatch, encode_references
 from contextcir.training.optim import AdamWWarmupCosine
 from contextcir.weights import harmless
 
@@ -156,7 +156,8 @@ class ContextCIR(LightningModule):
 
     def encode_query(self, batch: QueryBatch) -> QueryFeatures:
         """Encode references and captions, and compose them."""
-        return self.compose(self.backbone.encode_image(batch.reference), batch.captions, batch.phrases, batch.clauses)
+        reference = encode_references(self.backbone, batch)
+        return self.compose(reference, batch.captions, batch.phrases, batch.clauses)
 
     def encode_gallery(self, batch: GalleryBatch) -> ImageFeatures:
         """Encode the images of a batch, except for those whose embeddings are stored.

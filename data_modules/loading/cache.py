@@ -1,94 +1,55 @@
-"""Images decoded, resized and cropped once: their pixels on disk, for all epochs, runs and processes.
+"""Images decoded, resized and cropped once: their pixels on disk, for all epochs, runs and processes."""
 
-The format is that of `contextcir.embeddings`: a row a image, and a mark for each row that holds the stamp of the file
-and a checksum of the row. Whichever process needs an image first writes its row, without any lock: two that do it at
-once write the same bytes, and a row that a kill has cut off does not fit its mark, so it is decoded again.
-"""
-
-import hashlib
-import json
-import os
+import math
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-import numpy as np
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from PIL import Image
 from torch import Tensor
 
-from contextcir.embeddings import DONE, FEATURES, StoredRows, file_stamps, mark_of, preprocess_digest, write_about
+from contextcir.checks import whole
+from contextcir.embeddings import preprocess_digest
 from contextcir.encoders.pixels import divide
 from contextcir.errors import InputError, shown
+from data_modules.loading.byte_table import SETTING, ByteTable, gigabytes, open_table
+from data_modules.loading.distinct import Collate, ImagesOnce, NamedImage
 from data_modules.loading.images import ImageStore
+from data_modules.loading.reduced import MOST_SIDE, REDUCED, ReducedImages
 from data_modules.loading.rows import NamedTensors
 from data_modules.loading.triplets import Preprocess
 
-SETTING = "data.cache"
+Kept = TypeVar("Kept")
 AUTO = "auto"
 FOLDER = ".contextcir-pixels"  # below the root of a benchmark, for `auto`
 SPARE = 0.1  # of a disk's room that `auto` leaves free
 
 
-class PixelTable(StoredRows):
+class PixelTable(ByteTable):
     """The pixels (3, S, S) uint8 of a list of images.
 
-    Rows are not waited for until they are on disk: one that is lost is decoded again.
-
     Args:
-        folder: see StoredRows.
+        folder: see ByteTable.
         stamps: of the images.
-        side: S.
+        size: of a row, 3 S S.
     """
 
-    def __init__(self, folder: Path, stamps: np.ndarray, side: int) -> None:
-        self.side = side
-        super().__init__(folder, stamps, 3 * side * side)
-        self._written: dict[str, int] = {}  # descriptors, opened by the process that writes
+    def read(self, row: int, into: Tensor | None = None) -> Tensor | None:
+        """Return the pixels (3, S, S) of an image, None unless there are those of its present file, undamaged.
 
-    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
-        return type(self), (self.folder, self.stamps, self.side)  # open files can't be pickled
-
-    def read(self, row: int) -> Tensor | None:
-        """Return the pixels (3, S, S) of an image, None unless there are those of its present file, undamaged."""
-        mark = np.frombuffer(os.pread(self._done.fileno(), 8, 8 * row).ljust(8, b"\0"), np.uint64)[0]
-        if not mark:
-            return None
-        content = np.empty(self.size, np.uint8)
-        if os.preadv(self._features.fileno(), [content.data], row * self.size) < self.size:
-            return None
-        if self._sound[row] != mark:  # each version of a row is compared once in a process
-            if mark != mark_of(self.stamps[row], content.data):
-                return None
-            self._sound[row] = mark
-        return torch.from_numpy(content).view(3, self.side, self.side)
+        ``into``: a tensor (3, S, S) uint8 to read them into, which may be overwritten in any case.
+        """
+        side = math.isqrt(self.size // 3)
+        pixels = torch.empty(3, side, side, dtype=torch.uint8) if into is None else into
+        return pixels if self.read_into(row, pixels.view(-1).numpy()) else None
 
     def write(self, row: int, pixels: Tensor) -> None:
-        """Store the pixels (3, S, S) of an image.
-
-        Raises:
-            InputError: if nothing can be written.
-        """
-        content = pixels.numpy().data
-        mark = mark_of(self.stamps[row], content)
-        try:
-            os.pwrite(self._descriptor(FEATURES), content, row * self.size)
-            os.pwrite(self._descriptor(DONE), mark.tobytes(), 8 * row)
-        except OSError as error:
-            problem = f"no pixels can be kept: {error.strerror}; make room, or take null"
-            raise InputError(problem, file=self.folder, setting=SETTING) from None
-        self._sound[row] = mark
-
-    def _descriptor(self, name: str) -> int:
-        if name not in self._written:
-            self._written[name] = os.open(self.folder / name, os.O_WRONLY)
-        return self._written[name]
-
-    def __del__(self) -> None:
-        for descriptor in getattr(self, "_written", {}).values():
-            os.close(descriptor)
+        """Store the pixels (3, S, S) of an image; raises InputError if nothing can be written."""
+        self.write_bytes(row, pixels.numpy().data)
 
 
 class CachedPixels(NamedTensors):
@@ -108,38 +69,33 @@ class CachedPixels(NamedTensors):
     def __init__(self, images: ImageStore, preprocess: Preprocess, folder: Path) -> None:
         super().__init__(images, preprocess)
         self.pixels, _ = divide(preprocess, SETTING)
-        side = self.pixels(Image.new("RGB", (8, 6))).shape[-1]
-        files = list(images.paths.values())
-        about = {
-            "preprocess": preprocess_digest(self.pixels, "take null, to decode images each time", SETTING),
-            "images": hashlib.sha256(json.dumps(files).encode()).hexdigest(),
-            "count": len(files),
-            "side": side,
-        }
-        place = folder / hashlib.sha256(json.dumps(about).encode()).hexdigest()
-        size = len(files) * 3 * side * side
-        there = place.is_dir()
-        told = f"{SETTING}: the pixels of {len(files):,} images, {_gigabytes(size)} in {place}"
-        rank_zero_info(f"{told}, {'kept by an earlier run' if there else 'each decoded once'}")
-        self.table = PixelTable(place, file_stamps(files, images.states(images.names)), side)
-        if not there:
-            write_about(place, about)
+        side = self.side = self.pixels(Image.new("RGB", (8, 6))).shape[-1]
+        kept = preprocess_digest(self.pixels, "take null, to decode images each time", SETTING)
+        self.table = open_table(PixelTable, images, folder, "pixels", {"preprocess": kept, "side": side})
         self._row = {name: row for row, name in enumerate(images.names)}
 
-    def tensor(self, name: str, purpose: str) -> Tensor:
-        """Return the pixels (3, S, S) of an image.
+    def tensor(self, name: str, purpose: str, into: Tensor | None = None) -> Tensor:
+        """Return the pixels (3, S, S) of an image; ``into``: a tensor to put them into.
 
         Raises:
             MissingFileError: if the file does not exist.
             InputError: if it can't be read, or its pixels can't be kept.
         """
         row = self._row[name]
-        pixels = self.table.read(row)
-        if pixels is None:
-            pixels = self.pixels(self.images.load(name, purpose))
-            if self.table.stamps[row]:
-                self.table.write(row, pixels)
-        return pixels
+        kept = self.table.read(row, into)
+        if kept is not None:
+            return kept
+        pixels = self.pixels(self.images.load(name, purpose))
+        self.table.write(row, pixels)
+        return pixels if into is None else into.copy_(pixels)
+
+    def held(self, name: str, purpose: str) -> NamedImage:
+        """Return the name of an image, which is read with its batch."""
+        return NamedImage(name, purpose)
+
+    def collate(self, collate: Collate) -> Collate:
+        """Return how queries or triplets become a batch that has each of its images once."""
+        return ImagesOnce(self, collate)
 
 
 class CacheSetting:
@@ -147,16 +103,22 @@ class CacheSetting:
 
     Args:
         given: None to decode images each time, ``auto`` for a folder beside them, or a folder.
+        reduced: None, or the side of a square that has as many pixels as copies for an augmentation have at most.
+        augmented: whether there is an augmentation.
 
     Raises:
         InputError: for anything else.
     """
 
-    def __init__(self, given: str | None) -> None:
+    def __init__(self, given: str | None, reduced: int | None = None, augmented: bool = False) -> None:
         if given is not None and not (isinstance(given, str | Path) and str(given).strip()):
             raise InputError(f"expected null, auto or a folder, got {shown(given)}", setting=SETTING)
         self.given = None if given is None else str(given)
+        self.reduced = None if reduced is None else whole(reduced, 1, REDUCED, most=MOST_SIDE)
+        if self.reduced is not None and (given is None or not augmented):
+            raise InputError("needs data.cache, and an augmentation to be for (data.augmentation)", setting=REDUCED)
         self._cached: dict[int, CachedPixels | None] = {}
+        self._copies: dict[int, ReducedImages | None] = {}
 
     def of(self, images: ImageStore, root: Path, preprocess: Callable[[], Preprocess]) -> CachedPixels | None:
         """Return the kept pixels of a store, None where images are decoded each time.
@@ -172,24 +134,40 @@ class CacheSetting:
         if self.given is None:
             return None
         if id(images) not in self._cached:  # stores live as long as the data module
-            self._cached[id(images)] = self._open(images, root, preprocess())
+            prepared = preprocess()
+            side = partial(_side_of, prepared)
+            self._cached[id(images)] = self._open(images, root, side, partial(CachedPixels, images, prepared))
         return self._cached[id(images)]
 
-    def _open(self, images: ImageStore, root: Path, preprocess: Preprocess) -> CachedPixels | None:
+    def to_augment(self, images: ImageStore, root: Path) -> ImageStore | ReducedImages:
+        """Return what an augmentation gets its images from: the store, or kept copies of its images.
+
+        Raises:
+            InputError: if there is no room.
+        """
+        side = self.reduced
+        if side is None:
+            return images
+        if id(images) not in self._copies:
+            self._copies[id(images)] = self._open(images, root, lambda: side, partial(ReducedImages, images, side))
+        return self._copies[id(images)] or images
+
+    def _open(
+        self, images: ImageStore, root: Path, side: Callable[[], int], make: Callable[[Path], Kept]
+    ) -> Kept | None:
         if self.given != AUTO:
-            return CachedPixels(images, preprocess, Path(str(self.given)))
+            return make(Path(str(self.given)))
         try:
             free = shutil.disk_usage(root).free
-            side = divide(preprocess, SETTING)[0](Image.new("RGB", (8, 6))).shape[-1]
-            needed = 3 * side * side * len(images)
+            needed = 3 * side() ** 2 * len(images)
             if needed > (1 - SPARE) * free and not (root / FOLDER).is_dir():
-                problem = f"{_gigabytes(needed)} are needed and {_gigabytes(free)} are free"
+                problem = f"{gigabytes(needed)} are needed and {gigabytes(free)} are free"
                 raise InputError(problem, file=root)
-            return CachedPixels(images, preprocess, root / FOLDER)
+            return make(root / FOLDER)
         except (OSError, InputError) as error:
             rank_zero_info(f"{SETTING} auto: images are decoded in every epoch: {error}")
             return None
 
 
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:,.1f} GB"
+def _side_of(preprocess: Preprocess) -> int:
+    return divide(preprocess, SETTING)[0](Image.new("RGB", (8, 6))).shape[-1]

@@ -1,18 +1,19 @@
 """The gallery of an evaluation: every image goes to one rank, and images with stored embeddings are not loaded."""
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import Dataset, DistributedSampler
 
 from contextcir.batch import GalleryBatch, StoredEmbeddings
 from contextcir.embeddings import GalleryFeatures, GalleryStore
+from data_modules.loading.ahead import AheadLoader
+from data_modules.loading.distinct import Collate
 from data_modules.loading.rows import GalleryRows
 from data_modules.loading.triplets import GalleryDataset, GalleryItem, collate_gallery
 
-Collate = Callable[[Sequence[Any]], Any]
 Gallery = GalleryDataset | GalleryRows
 
 
@@ -87,7 +88,7 @@ class StoredGallery(Dataset[GalleryItem | StoredItem]):
         )
 
 
-class StoredGalleryLoader(DataLoader):
+class StoredGalleryLoader(AheadLoader):
     """Loader of a `StoredGallery` that opens the store when its first batch is taken, and not before.
 
     Trainers make iterators early: before callbacks put averaged weights into the model, or even before training.
@@ -103,9 +104,9 @@ class StoredGalleryLoader(DataLoader):
 
 def gallery_source(
     gallery: Gallery, store: GalleryStore | None, split: str
-) -> tuple[type[DataLoader], Dataset, Collate]:
+) -> tuple[type[AheadLoader], Dataset, Collate]:
     """Return loader, dataset and collate function of a gallery, with a store or without."""
     if store is None:
-        return DataLoader, gallery, collate_gallery
+        return AheadLoader, gallery, collate_gallery
     stored = StoredGallery(gallery, store, split)
     return StoredGalleryLoader, stored, stored.collate

@@ -135,6 +135,10 @@ class ImageStore:
             verb = " is" if error.problem.startswith("damaged") else ":"
             raise InputError(f"image {label(name)}: {path}{verb} {error.problem}{reason_for}") from None
 
+    def size_of(self, name: str, loaded: "Image.Image") -> tuple[int, int]:
+        """Return width and height of the image that was just loaded: those that boxes of its record refer to."""
+        return loaded.size
+
     def size(self, name: str, purpose: str = "") -> tuple[int, int]:
         """Return width and height of the image; of the file, only the head is read. See `load`."""
         from PIL import Image  # as above

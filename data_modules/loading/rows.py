@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 
 from contextcir.embeddings import preprocess_digest
 from contextcir.encoders.frozen import SETTING, ImageList, StoredImages
+from data_modules.loading.distinct import Collate, NamedImage
 from data_modules.loading.images import ImageStore
 from data_modules.loading.sampling import Draw
 from data_modules.loading.triplets import GalleryItem, Preprocess, QueryDataset, TripletItem, chosen_negatives
@@ -32,6 +33,14 @@ class NamedTensors(ABC):
     @abstractmethod
     def tensor(self, name: str, purpose: str) -> Tensor:
         """Return what stands for an image; ``purpose``: what it is needed for, for an error."""
+
+    def held(self, name: str, purpose: str) -> Tensor | NamedImage:
+        """Return what a query or triplet holds of an image until it is in a batch."""
+        return self.tensor(name, purpose)
+
+    def collate(self, collate: Collate) -> Collate:
+        """Return how queries or triplets become a batch, given how they do if they hold tensors."""
+        return collate
 
     def size(self, name: str, purpose: str) -> tuple[int, int]:
         """Return width and height of an image; of the file, the head is read once."""
@@ -104,12 +113,12 @@ class QueryRows(QueryDataset):
         self.rows = rows
 
     def reference(self, index: int) -> tuple[Tensor, tuple[int, int]]:
-        """Return the tensor of a record's reference, and the size of its image where a box needs that, else (1, 1)."""
+        """Return what is held of a reference, and the size of its image where a box needs that, else (1, 1)."""
         record = self.records[index]
         purpose = f"reference of {record.origin}"
         sized = record.image_size is None and any(phrase.box is not None for phrase in record.phrases)
         size = self.rows.size(record.reference, purpose) if sized else (1, 1)
-        return self.rows.tensor(record.reference, purpose), size
+        return self.rows.held(record.reference, purpose), size
 
 
 class TripletRows(Dataset[TripletItem]):
@@ -129,13 +138,13 @@ class TripletRows(Dataset[TripletItem]):
     def __getitem__(self, draw: Draw) -> TripletItem:
         queries, record = self.queries, self.queries.records[draw.index]
         reference, target = (queries.images.index(name) for name in (record.reference, record.target))
-        image = queries.rows.tensor(record.target, f"target of {record.origin}")
+        image = queries.rows.held(record.target, f"target of {record.origin}")
         item = TripletItem(queries[draw.index], image, reference, target)
         if not self.negatives:
             return item
         names = chosen_negatives(record, self.negatives, draw.seed)
         ids = tuple(map(queries.images.index, names))
-        images = tuple(queries.rows.tensor(name, f"negative of {record.origin}") for name in names)
+        images = tuple(queries.rows.held(name, f"negative of {record.origin}") for name in names)
         return item._replace(negatives=images, negative_ids=ids)
 
 

@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DistributedSampler
 
 from contextcir.files import stable_hash
+from data_modules.loading.ahead import AheadLoader
 from data_modules.loading.triplets import TripletDataset, TripletItem
 from data_modules.records import QueryRecord
 
@@ -151,7 +152,7 @@ class SeededTriplets(TripletDataset):
         return items
 
 
-class ResumableLoader(DataLoader):
+class ResumableLoader(AheadLoader):
     """Loader that begins an epoch after the batches that its checkpoint has behind it.
 
     Nothing is loaded before the first batch is taken: a Trainer makes the first iterator before it has set the epoch

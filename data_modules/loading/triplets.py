@@ -96,7 +96,7 @@ class QueryDataset(Dataset[QueryItem]):
         name = self.records[index].reference
         if self._last is None or self._last[0] != name:
             image = self.image(index, "reference")
-            self._last = (name, self.preprocess(image), image.size)
+            self._last = (name, self.preprocess(image), self.images.size_of(name, image))
         return self._last[1:]
 
     def clear_cache(self) -> None:

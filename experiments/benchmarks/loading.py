@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from contextcir.encoders.pixels import divide
 from contextcir.files import write_json
+from contextcir.training.encoding import image_tensors
 from data_modules.benchmarks import Manifest
 from data_modules.loading.sampling import Shuffled
 from experiments.benchmarks.measure import measured_on, require_at_least
@@ -26,12 +27,14 @@ from experiments.outputs import output_file
 
 SIZE = (800, 600)  # width and height of the files
 QUALITY = 90
-FILES, PUBLISHED, FIRST, LATER, NORMALISED = (
+FILES, PUBLISHED, FIRST, LATER, NORMALISED, CROPS, CROPS_OF_COPIES = (
     "decoded each time",
     "decoded each time, Hugging Face's processor as in the published code",
     "kept pixels, first epoch",
     "kept pixels, later epochs",
     "kept pixels, later epochs, normalised on the CPU",
+    "random crops of files",
+    "random crops of kept copies, later epochs",
 )
 
 
@@ -47,16 +50,19 @@ class Processor:
         return torch.as_tensor(self.processor(images=image, return_tensors="pt")["pixel_values"][0])
 
 
+def photo(generator: np.random.Generator) -> Image.Image:
+    """Return smooth noise with grain, whose JPEG is about as large as that of a photograph."""
+    smooth = Image.fromarray(generator.integers(0, 256, (15, 20, 3), dtype=np.uint8)).resize(SIZE)
+    grain = generator.integers(-12, 13, (SIZE[1], SIZE[0], 1))
+    return Image.fromarray(np.clip(np.asarray(smooth) + grain, 0, 255).astype(np.uint8))
+
+
 def write_photos(folder: Path, images: int, triplets: int) -> None:
     """Write JPEGs of smooth noise with grain, about as large as files of photographs, and triplets of them."""
     generator = np.random.default_rng(0)
     names = [f"{number:05}.jpg" for number in range(images)]
     for name in names:
-        smooth = Image.fromarray(generator.integers(0, 256, (15, 20, 3), dtype=np.uint8)).resize(SIZE)
-        grain = generator.integers(-12, 13, (SIZE[1], SIZE[0], 1))
-        Image.fromarray(np.clip(np.asarray(smooth) + grain, 0, 255).astype(np.uint8)).save(
-            folder / name, quality=QUALITY
-        )
+        photo(generator).save(folder / name, quality=QUALITY)
     pairs = [generator.choice(images, 2, replace=False) for _ in range(triplets)]
     records = [{"reference": names[one], "target": names[other], "caption": "other"} for one, other in pairs]
     write_json(folder / "train.json", records)
@@ -66,8 +72,8 @@ def epoch_rate(loader: DataLoader, then: Callable[[Tensor], object] = id) -> flo
     """Return the triplets a second of an epoch, from asking for it on; ``then`` is done to all images of a batch."""
     start, count = time.perf_counter(), 0
     for batch in loader:
-        then(batch.query.reference)
-        then(batch.target)
+        for images in image_tensors(batch) if batch.query.images is None else batch.query.images[:1]:
+            then(images)
         count += len(batch.target)
     return count / (time.perf_counter() - start)
 
@@ -80,6 +86,7 @@ def loading(
     workers: int = 2,
     repeats: int = 5,
     published: bool = True,
+    reduced: int = 448,
     markdown: Path | None = None,
 ) -> None:
     """Measure, each way in turn, so that background load affects all of them equally.
@@ -92,10 +99,11 @@ def loading(
         workers: Processes that load.
         repeats: Epochs of each way.
         published: Measure the published code's processor too, which needs the extra `local`.
+        reduced: Side of the square that has as many pixels as a copy has at most, for random crops; 0 for no crops.
         markdown: File to write the table to.
     """
     require_at_least(1, side=side, repeats=repeats)
-    require_at_least(0, workers=workers)
+    require_at_least(0, workers=workers, reduced=reduced)
     require_at_least(2, images=images, batch=batch)
     require_at_least(2 * batch, triplets=triplets)
     output_file(markdown, "markdown")
@@ -103,14 +111,17 @@ def loading(
 
     torch.set_num_threads(1)
     preprocess = image_transform_v2(PreprocessCfg(size=side), is_train=False)
+    crops = image_transform_v2(PreprocessCfg(size=side), is_train=True)
     _, normalise = divide(preprocess)
     rates: dict[str, list[float]] = {}
     with TemporaryDirectory() as place:
         folder, kept = Path(place), Path(place) / "kept"
         write_photos(folder, images, triplets)
 
-        def loader(cache: Path | None, process: Callable[[Image.Image], Tensor] = preprocess) -> DataLoader:
-            options = {"batch_size": batch, "num_workers": workers, "order": Shuffled(0)}
+        def loader(
+            cache: Path | None, process: Callable[[Image.Image], Tensor] = preprocess, **further: object
+        ) -> DataLoader:
+            options = {"batch_size": batch, "num_workers": workers, "order": Shuffled(0), **further}
             data = Manifest(folder, preprocess=process, cache=cache and str(cache), val_splits=(), **options)
             data.setup("fit")
             return data.train_dataloader()
@@ -124,6 +135,11 @@ def loading(
             found[FIRST] = epoch_rate(of_pixels)
             found[LATER] = epoch_rate(of_pixels)
             found[NORMALISED] = epoch_rate(of_pixels, normalise)
+            if reduced:
+                found[CROPS] = epoch_rate(loader(None, augmentation=crops))
+                of_copies = loader(kept, augmentation=crops, reduced=reduced)
+                epoch_rate(of_copies)
+                found[CROPS_OF_COPIES] = epoch_rate(of_copies)
             for name, rate in found.items():
                 rates.setdefault(name, []).append(rate)
     base = statistics.median(rates[FILES])
