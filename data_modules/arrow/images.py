@@ -14,7 +14,7 @@ import numpy as np
 from contextcir.errors import InputError
 from contextcir.files import stable_hash, whole_array
 from data_modules.arrow.files import ArrowFile, write_table
-from data_modules.arrow.layout import ROWS, SETTING, arrow
+from data_modules.arrow.layout import ROWS, SETTING, Texts, arrow
 
 NAMES = "images.arrow"
 INDEXES = {"hashes": np.uint64, "places": np.uint32, "folders": np.uint32, "numbers": np.uint32}
@@ -57,6 +57,7 @@ class ImageTable(Mapping[str, str]):
         self.folder, self.about = folder, about
         self.file = ArrowFile(folder / NAMES, about)
         self._arrays: dict[str, np.ndarray] = {}
+        self._batches: dict[int, tuple[Texts, Texts]] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ImageTable, (self.folder, self.about)
@@ -77,13 +78,19 @@ class ImageTable(Mapping[str, str]):
     def name(self, place: int) -> str:
         """Return the name of an image by its place."""
         batch, row = divmod(place, ROWS)
-        return self.file.batch(batch).column(0)[row].as_py()
+        return self._texts(batch)[0].item(row) or ""
 
     def path(self, place: int) -> str:
         """Return the listed path of an image by its place."""
         batch, row = divmod(place, ROWS)
-        path = self.file.batch(batch).column(1)[row].as_py()
+        path = self._texts(batch)[1].item(row)
         return self.name(place) if path is None else path
+
+    def _texts(self, number: int) -> tuple[Texts, Texts]:
+        if number not in self._batches:
+            names, paths = self.file.batch(number).columns
+            self._batches[number] = Texts(names), Texts(paths)
+        return self._batches[number]
 
     def place(self, name: str) -> int:
         """Return the place of an image among all of them; raises KeyError if there is no such name."""
@@ -94,7 +101,7 @@ class ImageTable(Mapping[str, str]):
 
     def numbered(self, number: int) -> str:
         """Return the name of an image by the number that records have."""
-        return self.name(int(self.array("numbers")[number]))
+        return self.name(self.array("numbers").item(number))
 
     def by_folder(self) -> Iterator[tuple[str, list[str]]]:
         """Yield each folder of listed paths with the names of the files in it, one folder at a time."""
