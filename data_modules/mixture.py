@@ -20,6 +20,7 @@ from data_modules.columns import SET, GroupColumn, LazyRecords, MixedRecords
 from data_modules.loading.images import ImageStore
 from data_modules.loading.sampling import TrainingOrder
 from data_modules.records import Evaluation, QueryRecord, TrainingSet
+from data_modules.shards.reading import shards_at
 
 MOST_WEIGHT = 1e9  # of a set, so that sums and shares are exact enough
 
@@ -33,7 +34,8 @@ class Mixture(CompositionDataModule):
 
     A file that two sets refer to is one image in the contrastive loss, never its own negative; files with equal names
     in different folders are different images. The loaders are set here: the sets' own batch_size, eval_batch_size,
-    num_workers, order, preprocess, phrases, subsets and negatives do not count.
+    num_workers, order, preprocess, phrases, subsets and negatives do not count. What is said of ``records`` and
+    ``shards`` here goes for all sets that say nothing of them.
 
     Args:
         sets: data modules, each under a name of its own: ``cirr``, ``lasco``, ..., and what a Manifest's ``name`` says.
@@ -65,7 +67,8 @@ class Mixture(CompositionDataModule):
             **options,
         )
         for part in self.sets.values():  # those that are trained on have images of their own
-            part.records = self.records if self.records.given else part.records
+            part.records = part.records if part.records.given else self.records
+            part.reader.shards = part.reader.shards or shards_at(options.get("shards"))
             part.reader.allow_links = part.reader.allow_links or bool(options.get("allow_links"))
         if weights is not None:
             self.order = WeightedOrder(self.order, self.weights)

@@ -3,7 +3,7 @@
 import os
 import zlib
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import ItemsView, Iterator, Mapping, Sequence, ValuesView
 from itertools import groupby, islice, takewhile
 from operator import itemgetter
 from pathlib import Path
@@ -71,6 +71,14 @@ class ImageTable(Mapping[str, str]):
 
     def __getitem__(self, name: str) -> str:
         return self.path(self.place(name))
+
+    def items(self) -> "TableItems":
+        """Return names and paths, without looking for each name."""
+        return TableItems(self)
+
+    def values(self) -> "TableValues":
+        """Return the paths, likewise."""
+        return TableValues(self)
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and self._found(name) is not None
@@ -143,6 +151,26 @@ class ImageTable(Mapping[str, str]):
             if self.name(place) == name:
                 return place
         return None
+
+
+class TableItems(ItemsView[str, str]):
+    """The names and paths of a table, in its order."""
+
+    _mapping: ImageTable
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        for batch in self._mapping.file.batches():
+            names, paths = (column.to_pylist() for column in batch.columns)
+            yield from ((name, name if path is None else path) for name, path in zip(names, paths, strict=True))
+
+
+class TableValues(ValuesView[str]):
+    """The paths of a table, in its order."""
+
+    _mapping: ImageTable
+
+    def __iter__(self) -> Iterator[str]:
+        return (path for _, path in self._mapping.items())
 
 
 def write_images(

@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Protocol
 
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
 from contextcir.errors import InputError, shown
 from contextcir.files import ordinary_file
 from data_modules.arrow.layout import FORMAT, SETTING, arrow
@@ -52,15 +54,18 @@ class RecordsSetting:
         Raises:
             InputError: as of `BenchmarkReader.read_training`, or if nothing can be written, or pyarrow is not there.
         """
-        files = [] if self.given is None else reader.training_files(split)
-        sizes = [ordinary_file(file).stat().st_size for file in files]
-        if not files or (self.given == AUTO and sum(sizes) < self.small):
+        files = reader.training_files(split)
+        size = sum(ordinary_file(file).stat().st_size for file in files)
+        if self.given is None and size >= self.small:
+            told = f"{SETTING} is null: each rank holds the records of {size / 1e6:,.0f} MB of annotations in memory"
+            rank_zero_info(f"{told}, ten times that; auto keeps them in files that all processes share")
+        if self.given is None or not files or (self.given == AUTO and size < self.small):
             return reader.read_training(split)
         arrow()  # before anything is written
         folder = reader.root / FOLDER if self.given == AUTO else Path(str(self.given))
         place = folder / table_key(files, split)
         if not (place / ABOUT).is_file():
-            print(f"{SETTING}: converting {', '.join(map(str, files))} into {place}, once", flush=True)
+            rank_zero_info(f"{SETTING}: converting {', '.join(map(str, files))} into {place}, once")
             TableWriter(place).write(reader.training_stream(split))
         return RecordTable(place).training_set()
 

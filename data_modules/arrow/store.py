@@ -52,7 +52,7 @@ def find_table_images(folders: Sequence[Path], table: ImageTable, inside: Inside
     folder, rewrite = find_place(folders, paths)
     if rewrite is as_listed:
         return TableImages(folder, table, inside)
-    return ImageStore(folder, {name: str(rewrite(PurePosixPath(table[name]))) for name in table}, inside)
+    return ImageStore(folder, {name: str(rewrite(PurePosixPath(path))) for name, path in table.items()}, inside)
 
 
 class TablePaths(ImageNames):

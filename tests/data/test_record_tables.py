@@ -30,6 +30,7 @@ from data_modules.columns import GroupColumn, LazyRecords
 from data_modules.loading.sampling import TrainingOrder
 from data_modules.manifest import ManifestReader
 from data_modules.records import TrainingSet
+from tests.data.test_pixel_cache import clip_preprocess
 from tests.data.test_sampling import epoch_of
 from tests.helpers.make_data import preprocess, write_image
 
@@ -268,13 +269,14 @@ def test_the_digest_is_in_the_resume_state_and_tells_other_records(tmp_path):
         module(root, tmp_path / "kept").train_dataloader().load_state_dict(state)
 
 
-def test_a_set_is_converted_once_and_again_if_its_file_changes(tmp_path, monkeypatch, capsys):
+def test_a_set_is_converted_once_and_again_if_its_file_changes(tmp_path, monkeypatch, capsys, caplog):
     root = write_lines(tmp_path / "set", entries(20))
-    first = module(root, tmp_path / "kept").read_training()
-    assert "converting" in capsys.readouterr().out
+    with caplog.at_level("INFO"):
+        first = module(root, tmp_path / "kept").read_training()
+    assert "data.records: converting" in capsys.readouterr().err + caplog.text
     monkeypatch.setattr(ManifestReader, "training_stream", lambda *_: pytest.fail("converted again"))
     again = module(root, tmp_path / "kept").read_training()
-    assert tuple(again.records) == tuple(first.records) and not capsys.readouterr().out
+    assert tuple(again.records) == tuple(first.records)
     monkeypatch.undo()
     write_lines(tmp_path / "set", entries(21))
     assert len(module(root, tmp_path / "kept").read_training().records) == 21
@@ -284,9 +286,26 @@ def test_auto_converts_large_files_only_beside_them(tmp_path, monkeypatch):
     root = write_lines(tmp_path / "set", entries(20))
     assert isinstance(Manifest(root, records="auto").read_training().records, tuple)
     data = Manifest(root, records="auto")
-    data.records.small = 100
+    data.records = RecordsSetting("auto", small=100)
     assert isinstance(data.read_training().records, RecordTable)
     assert len(list((root / setting_module.FOLDER).iterdir())) == 1
+
+
+def test_large_sets_in_memory_are_told_of_the_setting(tmp_path, caplog, capsys):
+    data = Manifest(write_lines(tmp_path / "set", entries(20)))
+    data.records = RecordsSetting(None, small=100)
+    with caplog.at_level("INFO"):
+        assert isinstance(data.read_training().records, tuple)
+    assert "auto keeps them in files that all processes share" in capsys.readouterr().err + caplog.text
+
+
+def test_the_pixel_cache_stands_in_front_of_a_table(tmp_path):
+    root = write_lines(tmp_path / "set", entries(20))
+    options = {"preprocess": clip_preprocess(), "cache": str(tmp_path / "pixels")}
+    loaders = [module(root, kept, **options).train_dataloader() for kept in (None, tmp_path / "kept")]
+    for one, other in zip(*loaders, strict=True):
+        same(one, other)
+    assert len(list((tmp_path / "pixels").iterdir())) == 1, "both kinds of records share their pixels"
 
 
 def test_small_sets_need_no_pyarrow_and_others_say_so(tmp_path, monkeypatch):

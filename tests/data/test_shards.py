@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageChops
 
 from contextcir.errors import InputError, MissingFileError
-from data_modules import CIRR, Manifest, Shuffled
+from data_modules import CIRR, Manifest, Mixture, Shuffled
 from data_modules.loading.images import ImageStore
 from data_modules.shards.index import Member, find, sorted_entries
 from data_modules.shards.reading import Shards
@@ -23,6 +23,7 @@ from experiments.shards import shards as shards_command
 from tests.data.test_pixel_cache import clip_preprocess
 from tests.data.test_record_tables import entries, module, same, write_lines
 from tests.helpers.make_data import make_cirr, preprocess, write_image
+from tests.helpers.make_mixture import make_sets
 
 
 @pytest.fixture
@@ -107,6 +108,18 @@ def test_training_and_evaluation_are_those_of_files_with_the_cache_in_front(tmp_
                 assert torch.equal(getattr(before, field), getattr(after, field))
     before = len(reads)
     assert len(list(new.train_dataloader())) and len(reads) == before, "what the cache has is not read again"
+
+
+def test_a_mixture_reads_the_shards_of_its_sets(tmp_path: Path) -> None:
+    folders = make_sets(tmp_path)
+    own = Manifest(folders["own"], name="own", shards=str(packed(folders["own"], tmp_path / "own_shards")))
+    cirr = CIRR(folders["cirr"])
+    shards = str(packed(folders["cirr"] / "img_raw", tmp_path / "shards", 2000))
+    options = {"batch_size": 4, "num_workers": 0, "preprocess": preprocess, "order": Shuffled(0)}
+    new = Mixture([cirr, own], shards=shards, **options)
+    old = Mixture([CIRR(folders["cirr"]), Manifest(folders["own"], name="own")], **options)
+    for one, other in zip(old.train_dataloader(), new.train_dataloader(), strict=True):
+        same(one, other)
 
 
 def test_a_table_of_records_and_shards_need_no_names_in_memory(tmp_path: Path) -> None:
