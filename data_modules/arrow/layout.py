@@ -141,6 +141,13 @@ class Lists:
         return self._values[self._ends.item(row) : self._ends.item(row + 1)].tolist()
 
 
+class Nothing:
+    """A column in which no record of a part has anything."""
+
+    def item(self, row: int) -> None:
+        """Return None."""
+
+
 class Row:
     """Makes records of the rows of one batch.
 
@@ -176,6 +183,8 @@ class Row:
 
 def _column(column: Any) -> Any:
     kind = str(column.type)
+    if kind == "null":
+        return Nothing()
     return Lists(column) if kind.startswith("list") else Texts(column) if "string" in kind else Numbers(column)
 
 

@@ -81,7 +81,7 @@ class RecordTable(LazyRecords):
     def column(self, field: str) -> GroupColumn:
         """Return the numbers of images of ``reference`` or ``target``, or of the groups of ``image_set``."""
         if field not in self._columns:
-            columns = [batch.column(field) for file in self._files for batch in file.batches()]
+            columns = [batch.column(field).cast("int64") for file in self._files for batch in file.batches()]
             values = np.concatenate([column.fill_null(0).to_numpy() for column in columns])
             valid = np.concatenate([column.is_valid().to_numpy(zero_copy_only=False) for column in columns])
             numbers = np.full(len(values), NONE, np.int32)

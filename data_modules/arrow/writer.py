@@ -100,9 +100,17 @@ class TableWriter:
         columns = [list(column) for column in zip(*rows, strict=True)]
         images = list(islice(self._codes, self._listed, None))
         told = json.dumps([columns, images]).encode()
-        arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
+        kinds = [
+            field.type if any(v not in (None, []) for v in c) else pa.null()
+            for c, field in zip(columns, schema, strict=True)
+        ]
+        # columns of nothing but nothing take no room, a third of a table of plain triplets
+        arrays = [
+            pa.nulls(len(column)) if kind == pa.null() else pa.array(column, kind)
+            for column, kind in zip(columns, kinds, strict=True)
+        ]
         about = {
-            "file": write_table(self.folder / part_name(number), pa.table(arrays, schema=schema)),
+            "file": write_table(self.folder / part_name(number), pa.table(arrays, names=schema.names)),
             "state": state,
             "images": images,
             "digest": hashlib.sha256(told).hexdigest(),
