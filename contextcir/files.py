@@ -299,7 +299,7 @@ def read_json(path: Path) -> Any:
 
 
 @contextmanager
-def one_writer(folder: Path, work: str, lease: str = ".lock") -> Iterator[None]:
+def one_writer(folder: Path, work: str, lease: str = ".lock", patience: float = 0) -> Iterator[None]:
     """Be the only process that writes in a folder, on this machine or another one that shares the disk.
 
     The lease of a dead process is taken over: at once if it ran on the same machine, otherwise after `LEASE` seconds in
@@ -309,9 +309,10 @@ def one_writer(folder: Path, work: str, lease: str = ".lock") -> Iterator[None]:
         folder: made if it is new; the lease is a file in it.
         work: what the processes would do at once, for the message.
         lease: name of that file; processes with leases of different names may write beside each other.
+        patience: seconds to wait for a living process that holds it.
 
     Raises:
-        InputError: if a living process holds the lease.
+        InputError: if a living process still holds the lease.
     """
     from filelock import SoftFileLease, Timeout  # as above
 
@@ -320,7 +321,7 @@ def one_writer(folder: Path, work: str, lease: str = ".lock") -> Iterator[None]:
     held = SoftFileLease(marker, lease_duration=LEASE)
     expired = marker.exists() and time.time() - marker.stat().st_mtime > LEASE
     try:
-        held.acquire(timeout=1.5 * LEASE if expired else 0)
+        held.acquire(timeout=max(patience, 1.5 * LEASE if expired else 0))
     except Timeout:
         problem = f"another process {work} here already{_owner(marker)}: wait for it, or choose another folder"
         raise InputError(problem, file=folder) from None

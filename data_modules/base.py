@@ -1,7 +1,6 @@
 """What all data modules share: loaders, protocols, and single queries and images for callbacks."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,6 +15,8 @@ from contextcir.errors import InputError, shown
 from contextcir.evaluation.protocol import Protocol
 from contextcir.phrases.sources import PhraseSource
 from contextcir.weights import harmless, read_weights
+from data_modules.arrow.setting import RecordsSetting
+from data_modules.columns import digest_of, filled
 from data_modules.loading.ahead import AheadLoader, new_loader
 from data_modules.loading.cache import CacheSetting
 from data_modules.loading.distinct import Collate
@@ -47,22 +48,15 @@ from data_modules.loading.triplets import (
     collate_triplets,
 )
 from data_modules.reading.query_subsets import QuerySubsets
-from data_modules.reading.reader import BenchmarkReader, check_split
+from data_modules.reading.reader import BenchmarkReader
+from data_modules.reading.splits import checked_splits, split_chosen_by
 from data_modules.records import Evaluation, QueryRecord, TrainingSet
+from data_modules.shards.reading import shards_at
 
 MOST_WORKERS = 1024  # per rank; no machine has more to give
 MOST_NEGATIVES = 1000  # of a triplet: they are encoded in every step
 
 __all__ = ["CompositionDataModule", "Evaluation", "TrainingSet"]
-
-
-@contextmanager
-def split_chosen_by(argument: str) -> Iterator[None]:
-    """Let errors of a reader about its split name the argument of the data module that chose the split."""
-    try:
-        yield
-    except InputError as error:
-        raise error.relocate("data.split", f"data.{argument}") from None
 
 
 class CompositionDataModule(LightningDataModule):
@@ -98,6 +92,10 @@ class CompositionDataModule(LightningDataModule):
             preprocess. Training images are then decoded each time.
         reduced: with an augmentation and a cache, keep copies of the training images that have at most as many pixels
             as a square of this side, and augment these; larger images lose detail. None to augment files.
+        records: null to hold training records in memory; a folder to keep them in as Arrow files (extra ``parquet``)
+            that all processes map; ``auto`` for one beside the annotations if these have more than 64 MB.
+        shards: null for image files; the folder, or the address of an object store, of the images in tar shards
+            (`python -m experiments.shards`).
     """
 
     usual_features: str | None = None
@@ -122,6 +120,8 @@ class CompositionDataModule(LightningDataModule):
         cache: str | None = None,
         augmentation: Preprocess | None = None,
         reduced: int | None = None,
+        records: str | None = None,
+        shards: str | None = None,
     ) -> None:
         super().__init__()
         self.reader = reader
@@ -129,11 +129,11 @@ class CompositionDataModule(LightningDataModule):
         self.benchmark = reader.benchmark
         self.train_split = train_split
         self.splits = {
-            "val": self._checked_splits("val_splits", val_splits),
-            "test": self._checked_splits("test_splits", test_splits),
+            "val": checked_splits("val_splits", val_splits),
+            "test": checked_splits("test_splits", test_splits),
         }
         self.splits["predict"] = self.splits["test"]
-        self._checked_splits("train_split", [train_split])
+        checked_splits("train_split", [train_split])
         self.batch_size = whole(batch_size, 1, "data.batch_size")
         self.eval_batch_size = whole(eval_batch_size, 1, "data.eval_batch_size")
         self.num_workers = whole(num_workers, 0, "data.num_workers", most=MOST_WORKERS)
@@ -141,12 +141,14 @@ class CompositionDataModule(LightningDataModule):
         self.preprocess = preprocess
         self.allow_missing = allow_missing
         reader.allow_links = reader.allow_links or allow_links
+        reader.shards = reader.shards or shards_at(shards)
         self.phrases = phrases
         self.features = FeatureSetting(self.usual_features if features is None else features)
         self.subsets = QuerySubsets(subsets)
         self.negatives = whole(negatives, 0, "data.negatives", most=MOST_NEGATIVES)
         self.cache = CacheSetting(cache, reduced, augmentation is not None)
         self.augmentation = augmentation
+        self.records = RecordsSetting(records)
         self.gallery_store: GalleryStore | None = None  # set by the callback StoreGallery: embeddings from disk
         self.allow_zero_length_dataloader_with_multiple_devices = True  # of a gallery with fewer images than ranks
         self._follow_model = preprocess is None
@@ -172,7 +174,7 @@ class CompositionDataModule(LightningDataModule):
     def read_training(self) -> TrainingSet:
         """Return the training triplets."""
         with split_chosen_by("train_split"):
-            return self.reader.read_training(self.train_split)
+            return self.records.training(self.reader, self.train_split)
 
     def read_evaluation(self, split: str) -> Evaluation:
         """Return the protocol and queries of a split."""
@@ -271,18 +273,21 @@ class CompositionDataModule(LightningDataModule):
         records, paths, _, image_sets = self._complete_training()
         self._check_batch(self._training)
         replicas, rank = self._share()
-        filled = with_phrases(records, self.phrases, self._needs_clauses())
+        with_spans = with_phrases(records, self.phrases, self._needs_clauses())
         images, preprocess = self._images(None, paths), self.augmentation or self._checked_preprocess()
         rows = None if self.augmentation else self._rows_of(images, image_sets)
         images = self.cache.to_augment(images, self.root) if rows is None else images
-        hard = self.negatives if any(record.negatives for record in records) else 0
-        dataset = SeededTriplets(filled, images, preprocess, hard) if rows is None else TripletRows(filled, rows, hard)
-        sampler = ResumableSampler(self.order, [self.order.group(record) for record in records], replicas, rank)
+        hard = self.negatives if filled(records, "negatives") else 0
+        if rows is None:
+            dataset = SeededTriplets(with_spans, images, preprocess, hard)
+        else:
+            dataset = TripletRows(with_spans, rows, hard)
+        sampler = ResumableSampler(self.order, self.order.groups(records), replicas, rank)
         lasting = self.num_workers > 0 and (rows is None or rows.decodes)
         options = {"sampler": sampler, "drop_last": True, "persistent_workers": lasting}
         collate = collate_triplets if rows is None else rows.collate(collate_triplets)
         loader = self._loader(ResumableLoader, dataset, collate, batch_size=self.batch_size, **options)
-        loader.batches_done = partial(batches_done, self)
+        loader.batches_done, loader.digest = partial(batches_done, self), digest_of(records)
         return loader
 
     def _check_batch(self, training: TrainingSet) -> None:
@@ -294,19 +299,6 @@ class CompositionDataModule(LightningDataModule):
                 f"each of {replicas} ranks",
                 setting="data.batch_size",
             )
-
-    @staticmethod
-    def _checked_splits(argument: str, names: Sequence[str]) -> tuple[str, ...]:
-        """Return the names of splits, each given once."""
-        setting = f"data.{argument}"
-        if isinstance(names, str) or not all(isinstance(name, str) for name in names):
-            raise InputError(f"expected a list of the names of splits, got {shown(names)}", setting=setting)
-        with split_chosen_by(argument):
-            for name in names:
-                check_split(name)
-        if len(set(names)) < len(names):
-            raise InputError(f"expected every split once, got {shown(list(names))}", setting=setting)
-        return tuple(names)
 
     def val_dataloader(self) -> list[DataLoader]:
         """Return the loaders of the gallery and the queries of each protocol, in turn."""

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from contextcir.checks import one_of, whole
 from contextcir.errors import InputError
 from contextcir.processors import available_processors
-from data_modules.base import CompositionDataModule, split_chosen_by
+from data_modules.base import CompositionDataModule
 from data_modules.circo import CIRCOReader, QueryText, SharedConceptSentence
 from data_modules.cirr import CIRRReader
 from data_modules.cirr_mteb import MTEBCIRRReader
@@ -28,6 +28,7 @@ from data_modules.lasco import LaSCoReader
 from data_modules.manifest import ManifestReader
 from data_modules.patterncom import ATTRIBUTES, PatternComReader
 from data_modules.pinpoint import PinPointReader
+from data_modules.reading.splits import split_chosen_by
 from data_modules.records import Evaluation, TrainingSet
 from data_modules.scenes import ScenesReader
 from data_modules.scenes.groups import MAX_EDITS

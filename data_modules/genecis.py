@@ -299,5 +299,8 @@ class GeneCISReader(BenchmarkReader):
         """Return the store of the images of a task, or of their crops."""
         if not self._crops.get(split):
             return super().find_images(split, paths)
+        if self.shards is not None:
+            problem = "the crops of this task are cut from files: take null, or tasks of whole images"
+            raise InputError(problem, setting="data.shards")
         folders = [self.root / base / part for base in VISUAL_GENOME for part in PARTS]
         return find_crops(self.root, folders, paths, self._crops[split], self.inside())

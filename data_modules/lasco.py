@@ -102,6 +102,10 @@ class LaSCoReader(BenchmarkReader):
         paths: dict[str, str] = {}
         return TrainingSet(self._queries(file, paths), paths, str(file.path))
 
+    def training_files(self, split: str) -> list[Path]:
+        """Return the file of the split's triplets."""
+        return [self.find_file(split)]
+
     def read_evaluation(self, split: str) -> Evaluation:
         """Return the protocol and queries of a split, ranked on its corpus."""
         paths, listed_in = self.read_corpus(split)

@@ -1,11 +1,8 @@
 """Triplets of one's own: a list of reference, target and caption, with image paths below a folder."""
 
-import posixpath
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
-
-from pydantic import AfterValidator, ValidationInfo, field_validator
+from typing import Any
 
 from contextcir.checks import whole
 from contextcir.errors import InputError, MissingFileError, shown
@@ -15,97 +12,16 @@ from contextcir.evaluation.query_groups import SpreadOfGroups, WorstOfGroups
 from contextcir.evaluation.whole_rankings import PrecisionAt
 from contextcir.evaluation.wrong_answers import AnyNegativeAt, AveragePrecisionWithoutNegativesAt, NegRecallAt
 from contextcir.files import leads_out
+from data_modules.arrow.stream import RecordStream
 from data_modules.loading.folders import first_there, is_there
-from data_modules.reading.annotations import (
-    AnnotationFile,
-    ClauseSpan,
-    Concepts,
-    ImageSize,
-    PhraseField,
-    PlainCaption,
-    Problem,
-    Record,
-    check_other,
-    check_path,
-    clause_records,
-    phrase_records,
-    read_names,
-)
+from data_modules.reading.annotations import AnnotationFile, PlainCaption, Problem, read_names
 from data_modules.reading.json_files import read_records
+from data_modules.reading.manifest_lines import ManifestLines, entries_of, is_numbered
+from data_modules.reading.manifest_records import ManifestEntry, ManifestRecord, normal_path, query_of
 from data_modules.reading.reader import BenchmarkReader, Strata, check_split, positions_of, user_path
-from data_modules.records import Evaluation, Origin, QueryRecord, TrainingSet
+from data_modules.records import Evaluation, QueryRecord, TrainingSet
 
 DEPTH = 10  # images that the metrics of several targets and of wrong answers look at
-
-
-def _normal_path(listed: str) -> str:
-    """Return a path in its shortest form: an image has one name, however its path is written."""
-    if not listed.strip():
-        raise Problem("is empty: it must be the path of an image")
-    return check_path(posixpath.normpath(listed) if listed[-1] != "/" else listed)
-
-
-ImagePath = Annotated[str, AfterValidator(_normal_path)]
-
-
-class ManifestEntry(Record):
-    """The fields of a record that say where it belongs."""
-
-    id: int | None = None
-    split: str | None = None
-
-
-class ManifestRecord(PlainCaption):
-    """A triplet of a manifest, known by its ``id`` or by its position in the file."""
-
-    id: int | None = None
-    reference: ImagePath
-    target: ImagePath | None = None
-    image_set: int | None = None
-    phrases: list[PhraseField] | None = None
-    clauses: list[ClauseSpan] | None = None
-    image_size: ImageSize | None = None
-    concepts: Concepts | None = None
-    further_references: list[ImagePath] | None = None
-    further_targets: list[ImagePath] | None = None
-    negatives: list[ImagePath] | None = None
-    query_group: int | None = None
-
-    @field_validator("target")
-    @classmethod
-    def _check_target(cls, target: str | None, info: ValidationInfo) -> str | None:
-        check_other(target, info.data.get("reference"))
-        return target
-
-    @field_validator("further_references", "further_targets", "negatives")
-    @classmethod
-    def _check_further(cls, names: list[str] | None, info: ValidationInfo) -> list[str] | None:
-        known = info.data
-        references = {known.get("reference"), *(known.get("further_references") or ())}
-        targets = {known.get("target"), *(known.get("further_targets") or ())}
-        if info.field_name == "further_targets" and names and known.get("target") is None:
-            raise Problem("is there without target")
-        # A reference may well be a wrong answer, but it is never a right one, and never there twice.
-        taken = {"further_references": references | targets, "further_targets": references | targets}
-        for place, name in enumerate(names or ()):
-            if name in taken.get(str(info.field_name), targets):
-                raise Problem(
-                    "is a reference or a target already" if info.field_name != "negatives" else "is a target",
-                    f": {shown(name)}",
-                    str(place),
-                )
-            if name in (names or ())[:place]:
-                raise Problem("is there twice", f": {shown(name)}", str(place))
-        return names
-
-    def targets(self) -> list[str]:
-        """Return all right answers; [] where labels are hidden."""
-        return [] if self.target is None else [self.target, *(self.further_targets or ())]
-
-    def images(self) -> list[str]:
-        """Return all images that the record names, those that are no wrong answers first."""
-        references = [self.reference, *(self.further_references or ())]
-        return [*references[:1], *self.targets(), *references[1:], *(self.negatives or ())]
 
 
 class ManifestReader(BenchmarkReader):
@@ -163,9 +79,20 @@ class ManifestReader(BenchmarkReader):
         """Return the triplets of a split."""
         file = self._open(split)
         file.require("target", lambda record: record.target, ": there is nothing to train on")
-        records = tuple(file.build(self._query).values())
+        records = tuple(file.build(query_of).values())
         named = (name for record in records for name in record.negatives)
         return TrainingSet(records, _paths([*_images(records), *named]), str(file.path))
+
+    def training_files(self, split: str) -> list[Path]:
+        """Return the manifest."""
+        return [self._find_file(split)]
+
+    def training_stream(self, split: str) -> RecordStream:
+        """Return the triplets of a split: of JSON lines, a few at a time."""
+        path = self._find_file(split)
+        if ManifestLines.fits(path):
+            return ManifestLines(path, split, self.report, self._setting)
+        return super().training_stream(split)
 
     def read_evaluation(self, split: str) -> Evaluation:
         """Return the protocol and queries of a split; without ``target`` in any record its labels are hidden."""
@@ -173,7 +100,7 @@ class ManifestReader(BenchmarkReader):
         file.require_all_or_none("target", lambda record: record.target)
         file.require_all_or_none("query_group", lambda record: record.query_group)
         gallery = self._read_gallery(split, file)
-        built = file.build(self._query)
+        built = file.build(query_of)
         read = [file[position] for position in built]
         records = tuple(built.values())
         gallery = gallery or tuple(dict.fromkeys(name for record in read for name in record.images()))
@@ -245,7 +172,7 @@ class ManifestReader(BenchmarkReader):
     def check_not_trained_on(self, split: str, training_file: str) -> None:
         """Raise InputError if ``training_file`` is the file of a split too, and its records name no split."""
         path = self._find_file(split)
-        if str(path) == training_file and not self._name_splits(self._entries(path, read_records(path, self._setting))):
+        if str(path) == training_file and not self._name_splits(self._entries(path)[0]):
             raise InputError(
                 f"is trained on, and its records name no split, so {split} would be the same triplets: give every "
                 "record a field split, or name the training split here if that is meant",
@@ -256,8 +183,7 @@ class ManifestReader(BenchmarkReader):
     def _open(self, split: str) -> AnnotationFile[ManifestRecord]:
         """Return the records of a split."""
         path = self._find_file(split)
-        listed = read_records(path, self._setting)
-        entries = self._entries(path, listed)
+        entries, listed = self._entries(path)
         named = self._name_splits(entries)
         if named:
             entries.require("split", lambda entry: entry.split or None, ", but other records have it")
@@ -266,6 +192,11 @@ class ManifestReader(BenchmarkReader):
             raise InputError(f"no record has split {shown(split)}", file=path, setting="data.split")
         records = {position: listed[position] for position in chosen}
         return AnnotationFile(path, ManifestRecord, "id", report=self.report, listed=records)
+
+    def _entries(self, path: Path) -> tuple[AnnotationFile[ManifestEntry], list[Any]]:
+        """Return what says where the records of a file belong, and the records."""
+        listed = read_records(path, self._setting)
+        return entries_of(path, dict(enumerate(listed)), is_numbered(listed[0]), self.report), listed
 
     @staticmethod
     def _name_splits(entries: AnnotationFile[ManifestEntry]) -> bool:
@@ -276,7 +207,7 @@ class ManifestReader(BenchmarkReader):
         if self.gallery_file is None:
             return ()
         path = self._path(self.gallery_file, split)
-        gallery = dict.fromkeys(read_names(path, "data.gallery_file", _normal_path))
+        gallery = dict.fromkeys(read_names(path, "data.gallery_file", normal_path))
         for position, record in file.items():
             fields = (("target", record.targets()), ("negatives", record.negatives or ()))
             for field, name in ((field, name) for field, names in fields for name in names):
@@ -285,34 +216,6 @@ class ManifestReader(BenchmarkReader):
                     file.reject(position, field, Problem(outside))
                     break
         return tuple(gallery)
-
-    def _entries(self, path: Path, listed: list[Any]) -> AnnotationFile[ManifestEntry]:
-        """Return what says where records belong; either all have an ``id`` of their own, or none has one."""
-        numbered = isinstance(listed[0], dict) and listed[0].get("id") is not None
-        entries = AnnotationFile(path, ManifestEntry, "id", report=self.report, listed=dict(enumerate(listed)))
-        if numbered:
-            entries.require("id", lambda entry: entry.id, "")
-        for position, entry in () if numbered else entries.items():
-            if entry.id is not None:
-                why = "is given, but other records have none: number all of them, or none"
-                entries.reject(position, "id", Problem(why))
-        return entries
-
-    @staticmethod
-    def _query(record: ManifestRecord, origin: Origin) -> QueryRecord:
-        """Return the record in the form that all benchmarks share."""
-        return QueryRecord(
-            reference=record.reference,
-            caption=record.caption,
-            phrases=phrase_records(record.phrases, record.caption),
-            clauses=clause_records(record.clauses, record.caption),
-            target=record.target,
-            id=origin.position if record.id is None else record.id,
-            image_set=record.image_set,
-            image_size=record.image_size,
-            origin=origin,
-            negatives=tuple(record.negatives or ()),
-        )
 
     def _exists(self, split: str) -> bool:
         patterns = ("{split}.jsonl", "{split}.json") if self.file is None else (self.file,)

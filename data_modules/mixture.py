@@ -3,20 +3,24 @@
 import math
 import os
 import random
+from array import array
 from collections.abc import Hashable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from contextcir.checks import between
 from contextcir.errors import InputError, MissingFileError, shown
 from contextcir.evaluation.protocol import WORD
 from data_modules.base import CompositionDataModule
+from data_modules.columns import SET, GroupColumn, LazyRecords, MixedRecords
 from data_modules.loading.images import ImageStore
 from data_modules.loading.sampling import TrainingOrder
 from data_modules.records import Evaluation, QueryRecord, TrainingSet
+from data_modules.shards.reading import shards_at
 
 MOST_WEIGHT = 1e9  # of a set, so that sums and shares are exact enough
 
@@ -30,7 +34,8 @@ class Mixture(CompositionDataModule):
 
     A file that two sets refer to is one image in the contrastive loss, never its own negative; files with equal names
     in different folders are different images. The loaders are set here: the sets' own batch_size, eval_batch_size,
-    num_workers, order, preprocess, phrases, subsets and negatives do not count.
+    num_workers, order, preprocess, phrases, subsets and negatives do not count. What is said of ``records`` and
+    ``shards`` here goes for all sets that say nothing of them.
 
     Args:
         sets: data modules, each under a name of its own: ``cirr``, ``lasco``, ..., and what a Manifest's ``name`` says.
@@ -62,6 +67,8 @@ class Mixture(CompositionDataModule):
             **options,
         )
         for part in self.sets.values():  # those that are trained on have images of their own
+            part.records = part.records if part.records.given else self.records
+            part.reader.shards = part.reader.shards or shards_at(options.get("shards"))
             part.reader.allow_links = part.reader.allow_links or bool(options.get("allow_links"))
         if weights is not None:
             self.order = WeightedOrder(self.order, self.weights)
@@ -73,10 +80,9 @@ class Mixture(CompositionDataModule):
 
     def read_training(self) -> TrainingSet:
         """Return the triplets of all sets that have a weight; names of images begin with that of their set."""
-        records: list[QueryRecord] = []
+        records: dict[str, Sequence[QueryRecord]] = {}
         paths: dict[str, str] = {}
         files: list[str] = []
-        image_sets: dict[tuple[str, int], int] = {}
         members: list[tuple[str, ...]] = []
         for name, part in self.sets.items():
             if not self.weights[name]:
@@ -87,17 +93,13 @@ class Mixture(CompositionDataModule):
                 problem = f"set {name} of the mixture: {error.without_setting()}"
                 kind = MissingFileError if isinstance(error, MissingFileError) else InputError
                 raise kind(problem, setting="data.sets") from None
-            for record in training.records:
-                group = record.image_set
-                if group is not None:  # sets number their groups independently of each other
-                    group = image_sets.setdefault((name, group), len(image_sets))
-                renamed = {"reference": f"{name}:{record.reference}", "target": f"{name}:{record.target}"}
-                negatives = tuple(f"{name}:{image}" for image in record.negatives)
-                records.append(record._replace(image_set=group, negatives=negatives, **renamed))
+            records[name] = training.records
             paths |= {f"{name}:{image}": path for image, path in training.image_paths.items()}
             files.append(training.file)
             members += [tuple(f"{name}:{image}" for image in one) for one in training.image_sets]
-        return TrainingSet(tuple(records), paths, " and ".join(files), tuple(members))
+        mixed = MixedRecords(records)
+        lazy = any(isinstance(part, LazyRecords) for part in records.values())
+        return TrainingSet(mixed if lazy else tuple(mixed), paths, " and ".join(files), tuple(members))
 
     def read_evaluation(self, split: str) -> Evaluation:
         """Return the protocol and queries of a split of the evaluated set."""
@@ -136,17 +138,56 @@ class WeightedOrder(TrainingOrder):
         """Return the set of a triplet, and its group in the order of the drawn triplets."""
         return record.reference.partition(":")[0], self.order.group(record)
 
-    def indices(self, groups: Sequence[Hashable | None], generator: random.Random) -> list[int]:
+    def groups(self, records: Sequence[QueryRecord]) -> Sequence[Hashable | None]:
+        """Return the `group` of each triplet."""
+        inner = self.order.groups(records)
+        if isinstance(records, LazyRecords) and isinstance(inner, GroupColumn):
+            return PairedColumns(records.column(SET), inner)
+        return [self.group(record) for record in records]
+
+    def indices(self, groups: Sequence[Hashable | None], generator: random.Random) -> Sequence[int]:
         """Return as many indices as there are ``groups``: every set its share, spread evenly over its triplets."""
-        members: dict[str, list[int]] = {}
-        for index, (name, _) in enumerate(groups):
-            members.setdefault(name, []).append(index)
-        drawn: list[int] = []
+        members: dict[str, Sequence[int]] = {}
+        if isinstance(groups, PairedColumns):
+            members = groups.members()
+        else:
+            of_set: dict[str, list[int]] = {}
+            for index, (name, _) in enumerate(groups):
+                of_set.setdefault(name, []).append(index)
+            members |= of_set
+        drawn = array("I")
         for name, share in shares({name: self.weights[name] for name in members}, len(groups)).items():
             rounds, rest = divmod(share, len(members[name]))
-            drawn += members[name] * rounds + generator.sample(members[name], rest)
+            for _ in range(rounds):
+                drawn.extend(members[name])
+            drawn.extend(generator.sample(members[name], rest))
+        if isinstance(groups, PairedColumns):
+            place = self.order.indices(groups.inner.take(np.frombuffer(drawn, np.uint32)), generator)
+            return array("I", np.frombuffer(drawn, np.uint32)[np.asarray(place)].tobytes())
         order = self.order.indices([groups[index][1] for index in drawn], generator)
         return [drawn[place] for place in order]
+
+
+class PairedColumns(Sequence[tuple[Hashable, Hashable | None]]):
+    """The groups of a `WeightedOrder`, as numbers: the set of each triplet, and its group in the inner order."""
+
+    def __init__(self, sets: GroupColumn, inner: GroupColumn) -> None:
+        self.sets, self.inner = sets, inner
+
+    def __len__(self) -> int:
+        return len(self.sets)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.sets[index], self.inner[index]
+
+    def members(self) -> dict[str, Sequence[int]]:
+        """Return the triplets of each set that has any."""
+        found: dict[str, Sequence[int]] = {}
+        for number, name in enumerate(self.sets.names or ()):
+            (rows,) = np.nonzero(self.sets.numbers == number)
+            if len(rows):
+                found[str(name)] = array("I", rows.astype(np.uint32).tobytes())
+        return found
 
 
 class MixedStore(ImageStore):

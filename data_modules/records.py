@@ -1,6 +1,6 @@
 """Records of a benchmark: what its annotation files say, before any image is read."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from contextcir.errors import InputError
@@ -66,10 +66,11 @@ class QueryRecord(NamedTuple):
 class TrainingSet(NamedTuple):
     """Triplets to train on. ``image_paths``: listed path of every image by name. ``file``: where they come from.
 
+    ``records`` are a tuple, or made when they are taken (`data_modules.columns.LazyRecords`).
     ``image_sets``: the names of the images of each set that the annotations tell; a set's images look alike.
     """
 
-    records: tuple[QueryRecord, ...]
+    records: Sequence[QueryRecord]
     image_paths: Mapping[str, str]
     file: str
     image_sets: tuple[tuple[str, ...], ...] = ()

@@ -1,7 +1,7 @@
 """Images by name: where they are, and how they are read."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -164,16 +164,23 @@ class ImageStore:
         Raises:
             InputError: if a link leads out, or the folder can't be read.
         """
+        return self._find(folder, self._listed_in(folder))
+
+    def _listed_in(self, folder: str) -> Collection[str]:
+        """Return the names of the files that are listed in a folder."""
         if not self._listed:
             for path in self.paths.values():
                 place, file = os.path.split(path)
                 self._listed.setdefault(place, {})[file] = None
+        return self._listed[folder]
+
+    def _find(self, folder: str, listed: Collection[str]) -> dict[str, os.DirEntry[str]]:
+        """Find these files of a folder, as `_list` does."""
         entries = {entry.name: entry for entry in entries_of(self.root / folder)}
-        listed = self._listed[folder]
         if not self.inside.links and entries:
             self.inside.check(self.root / folder / "any", str(self.root / folder), linked=False)
-            for file in listed.keys() & entries.keys():
-                if entries[file].is_symlink():
+            for file in listed:
+                if file in entries and entries[file].is_symlink():
                     self._check(self.root / folder / file, file, linked=True)
         entries = {name: entry for name, entry in entries.items() if is_file(entry)}
         self._found[folder] = stand_ins(listed, entries)
@@ -213,14 +220,20 @@ def find_images(folders: Sequence[Path], paths: Mapping[str, str], inside: Insid
         if leads_out(path):
             problem = f"image {label(name)}: expected a path below {folders[0]}, without '..', got {label(path)}"
             raise InputError(problem)
-    listed = [PurePosixPath(path) for path in paths.values()]
+    listed = list(paths.values())
+    folder, rewrite = find_place(folders, listed)
+    return ImageStore(folder, {name: str(rewrite(PurePosixPath(path))) for name, path in paths.items()}, inside)
+
+
+def find_place(folders: Sequence[Path], listed: Sequence[str]) -> tuple[Path, Rewrite]:
+    """Return the folder in which listed paths are found, and what makes of each the path there; see `find_images`."""
     places = [(folder, rewrite) for folder in folders for rewrite in REWRITES]
     best, most = places[0], 0
     known: dict[Path, set[str]] = {}  # by folder
     for wanted in (3, 60):
         probes = [listed[place * (len(listed) - 1) // (wanted - 1)] for place in range(wanted)] if listed else []
         for folder, rewrite in places:
-            count = sum(_is_found(folder / rewrite(probe), known) for probe in probes)
+            count = sum(_is_found(folder / rewrite(PurePosixPath(probe)), known) for probe in probes)
             if count > most:
                 best, most = (folder, rewrite), count
             if count == wanted:
@@ -230,12 +243,11 @@ def find_images(folders: Sequence[Path], paths: Mapping[str, str], inside: Insid
     if listed and not most:
         tried = ", ".join(str(folder) for folder in folders)
         raise MissingFileError(
-            f"no images: looked for {label(str(listed[0]))} (also without sub-folders, and with other endings) in "
-            f"{tried}; expected the folder that holds annotations and images",
+            f"no images: looked for {label(str(PurePosixPath(listed[0])))} (also without sub-folders, and with other "
+            f"endings) in {tried}; expected the folder that holds annotations and images",
             setting="data.root",
         )
-    folder, rewrite = best
-    return ImageStore(folder, {name: str(rewrite(path)) for name, path in zip(paths, listed, strict=True)}, inside)
+    return best
 
 
 def _is_found(path: Path, known: dict[Path, set[str]]) -> bool:
@@ -255,4 +267,9 @@ def _in_first_folder(path: PurePosixPath) -> PurePosixPath:
     return PurePosixPath(path.parts[0], path.name) if len(path.parts) > 1 else path
 
 
-REWRITES: tuple[Rewrite, ...] = (lambda path: path, _in_first_folder, lambda path: PurePosixPath(path.name))
+def as_listed(path: PurePosixPath) -> PurePosixPath:
+    """Return the listed path itself."""
+    return path
+
+
+REWRITES: tuple[Rewrite, ...] = (as_listed, _in_first_folder, lambda path: PurePosixPath(path.name))

@@ -8,6 +8,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from contextcir.errors import InputError, MissingFileError
 from contextcir.evaluation.protocol import Protocol
+from data_modules.columns import LazyRecords, needed_images, without_images
 from data_modules.loading.images import ImageStore, label
 from data_modules.records import Evaluation, QueryRecord, TrainingSet
 
@@ -26,15 +27,13 @@ def find_missing(part: TrainingSet | Evaluation, images: ImageStore, command: st
     Raises:
         MissingFileError: if there are any and that is not allowed.
     """
-    names = dict.fromkeys(record.reference for record in part.records)
+    names: Sequence[str]
     if isinstance(part, Evaluation):
         what = f"{part.protocol.benchmark} {part.protocol.split}"
-        names |= dict.fromkeys(part.protocol.gallery)
+        names = list(dict.fromkeys([*(record.reference for record in part.records), *part.protocol.gallery]))
     else:
-        what = part.file
-        names |= dict.fromkeys(record.target for record in part.records if record.target is not None)
-        names |= dict.fromkeys(name for record in part.records for name in record.negatives)
-    missing = images.missing(list(names))
+        what, names = part.file, needed_images(part.records)
+    missing = images.missing(names)
     if missing:
         named = ", ".join(map(label, missing[:3])) + (", ..." if len(missing) > 3 else "")
         reason = images.complaint(missing[0])
@@ -58,6 +57,8 @@ def drop_missing(part: Part, missing: Collection[str]) -> Part:
     if isinstance(part, Evaluation):
         protocol, records = drop_from_protocol(part.protocol, part.records, missing)
         return part._replace(protocol=protocol, records=records)
+    if isinstance(part.records, LazyRecords):
+        return part._replace(records=without_images(part.records, missing))
     records = tuple(
         record._replace(negatives=tuple(name for name in record.negatives if name not in missing))
         for record in part.records

@@ -9,7 +9,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from contextcir.errors import LONGEST, InputError
 from contextcir.phrases.sources import PhraseSource
-from data_modules.records import Evaluation, PhraseRecord, QueryRecord, TrainingSet
+from data_modules.columns import blocks, filled, first_without
+from data_modules.records import Evaluation, Origin, PhraseRecord, QueryRecord, TrainingSet
 
 
 class RecordsWithPhrases(Sequence[QueryRecord]):
@@ -76,15 +77,16 @@ def phrases_to_train_on(training: TrainingSet, scored: Sequence[Evaluation], los
     """
     if loss is None or not loss.weight or not loss.needs_phrases:
         return
-    without = [record for record in training.records if not record.phrases]
-    if without and len(without) == len(training.records):
+    total = len(training.records)
+    without = total - filled(training.records, "phrases")
+    if without and without == total:
         parts = [training.records, *(part.records for part in scored)]
         files = dict.fromkeys(record.origin.file for records in parts for record in records[:1] if record.origin.file)
-        raise _nothing_to_compare(len(without), list(files), type(loss).__name__)
+        raise _nothing_to_compare(without, list(files), type(loss).__name__)
     if without:
         rank_zero_warn(
-            f"{len(without):,} of {len(training.records):,} training captions have no noun phrases, the first is that "
-            f"of {without[0].origin}: {type(loss).__name__} does not see them"
+            f"{without:,} of {total:,} training captions have no noun phrases, the first is that "
+            f"of {first_without(training.records, 'phrases').origin}: {type(loss).__name__} does not see them"
         )
 
 
@@ -131,12 +133,13 @@ def clauses_to_read(parts: Sequence[TrainingSet | Evaluation], phrases: PhraseSo
     if phrases is not None:
         phrases.check_clauses()
         return
-    records = [record for part in parts for record in part.records]
-    without = [record for record in records if not record.clauses]
+    total = sum(len(part.records) for part in parts)
+    without = total - sum(filled(part.records, "clauses") for part in parts)
     if without:
+        first = next(filter(None, (first_without(part.records, "clauses") for part in parts)))
         rank_zero_warn(
-            f"the fusion reads clauses, but {len(without):,} of {len(records):,} captions have none, the first is that "
-            f"of {without[0].origin}: each is one clause as a whole; data.phrases says where to find them "
+            f"the fusion reads clauses, but {without:,} of {total:,} captions have none, the first is that "
+            f"of {first.origin}: each is one clause as a whole; data.phrases says where to find them "
             "(docs/phrase_bank.md)"
         )
 
@@ -153,14 +156,19 @@ def check_phrases(part: TrainingSet | Evaluation, phrases: PhraseSource | None, 
         InputError: if some can't; the message says how many, the first, and the command that adds them.
         MissingFileError: if there is no bank.
     """
-    records = () if phrases is None else part.records
-    lacking = [record for record in records if not record.phrases or (clauses and not record.clauses)]
-    origins = {record.caption: record.origin for record in lacking}
-    missing = phrases.missing(origins) if phrases is not None and origins else []
-    if phrases is not None and missing:
-        files = list(dict.fromkeys(origins[caption].file for caption in missing))
+    if phrases is None:
+        return
+    count, missing = 0, dict[str, Origin]()
+    for block in blocks(part.records):
+        lacking = [record for record in block if not record.phrases or (clauses and not record.clauses)]
+        origins = {record.caption: record.origin for record in lacking}
+        count += len(origins)
+        missing |= {caption: origins[caption] for caption in (phrases.missing(origins) if origins else ())}
+    if missing:
+        files = list(dict.fromkeys(origin.file for origin in missing.values()))
         what = "phrases or clauses" if clauses else "phrases"
+        first = next(iter(missing))
         raise InputError(
-            f"{len(missing):,} of {len(origins):,} captions without {what}, the first in {origins[missing[0]]}: "
-            f"{phrases.complaint(missing[0], files)}"
+            f"{len(missing):,} of {count:,} captions without {what}, the first in {missing[first]}: "
+            f"{phrases.complaint(first, files)}"
         )

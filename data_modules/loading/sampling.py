@@ -7,10 +7,11 @@ batch after its checkpoint, and no image before that batch is read again.
 import os
 import random
 from abc import ABC, abstractmethod
+from array import array
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.utils.data import DistributedSampler
 
 from contextcir.files import stable_hash
+from data_modules.columns import NONE, GroupColumn, LazyRecords
 from data_modules.loading.ahead import AheadLoader
 from data_modules.loading.triplets import TripletDataset, TripletItem
 from data_modules.records import QueryRecord
@@ -27,26 +29,38 @@ from data_modules.records import QueryRecord
 class TrainingOrder(ABC):
     """Chooses the order of the triplets, a new one in every epoch, and the same on every rank.
 
+    Class attribute ``field``: of a record, whose value keeps triplets together; None where each stands alone.
+
     Args:
         seed: of the orders; None for the seed of the run (``seed_everything``).
     """
+
+    field: ClassVar[str | None] = None
 
     def __init__(self, seed: int | None = None) -> None:
         self.seed = seed
 
     def group(self, record: QueryRecord) -> Hashable | None:
         """Return what keeps a triplet together with others that return the same; None for one that stands alone."""
-        return None
+        return None if self.field is None else getattr(record, self.field)
+
+    def groups(self, records: Sequence[QueryRecord]) -> Sequence[Hashable | None]:
+        """Return the `group` of each triplet, as numbers where records are not held in memory."""
+        if not isinstance(records, LazyRecords) or type(self).group is not TrainingOrder.group:
+            return [self.group(record) for record in records]
+        if self.field is None:
+            return GroupColumn(np.broadcast_to(np.int8(NONE), len(records)))
+        return records.column(self.field)
 
     @abstractmethod
-    def indices(self, groups: Sequence[Hashable | None], generator: random.Random) -> list[int]:
+    def indices(self, groups: Sequence[Hashable | None], generator: random.Random) -> Sequence[int]:
         """Return every index of ``groups`` (the `group` of each triplet) once."""
 
     def sampler(self, groups: Sequence[Hashable | None], replicas: int = 1, rank: int = 0) -> "OrderSampler":
         """Return the sampler of one of ``replicas`` ranks."""
         return OrderSampler(self, groups, replicas, rank)
 
-    def of_epoch(self, groups: Sequence[Hashable | None], epoch: int) -> list[int]:
+    def of_epoch(self, groups: Sequence[Hashable | None], epoch: int) -> Sequence[int]:
         """Return the order of one epoch."""
         # not seed + epoch: epoch 1 of seed 0 would be epoch 0 of seed 1
         return self.indices(groups, random.Random(f"seed {self.run_seed()}, epoch {epoch}"))  # noqa: S311  (draws of an experiment, no secret)
@@ -59,8 +73,8 @@ class TrainingOrder(ABC):
 class Shuffled(TrainingOrder):
     """All triplets in random order."""
 
-    def indices(self, groups: Sequence[Hashable | None], generator: random.Random) -> list[int]:
-        order = list(range(len(groups)))
+    def indices(self, groups: Sequence[Hashable | None], generator: random.Random) -> Sequence[int]:
+        order = array("I", range(len(groups))) if isinstance(groups, GroupColumn) else list(range(len(groups)))
         generator.shuffle(order)
         return order
 
@@ -71,10 +85,11 @@ class GroupedByImageSet(TrainingOrder):
     A set is split only where a (global) batch ends. Triplets without a set stand alone.
     """
 
-    def group(self, record: QueryRecord) -> Hashable | None:
-        return record.image_set
+    field = "image_set"
 
-    def indices(self, groups: Sequence[Hashable | None], generator: random.Random) -> list[int]:
+    def indices(self, groups: Sequence[Hashable | None], generator: random.Random) -> Sequence[int]:
+        if isinstance(groups, GroupColumn):
+            return self._indices_of_column(groups, generator)
         members: dict[Hashable, list[int]] = {}
         for index, group in enumerate(groups):
             members.setdefault(("alone", index) if group is None else group, []).append(index)
@@ -84,12 +99,26 @@ class GroupedByImageSet(TrainingOrder):
             generator.shuffle(group)
         return list(chain.from_iterable(order))
 
+    @staticmethod
+    def _indices_of_column(groups: GroupColumn, generator: random.Random) -> array:
+        """Return the same order as `indices`, by the same draws, at 4 bytes a triplet."""
+        numbers = groups.in_order()
+        members = np.argsort(numbers, kind="stable").astype(np.uint32)
+        ends = np.cumsum(np.bincount(numbers))
+        order = array("I", range(len(ends)))
+        generator.shuffle(order)
+        found = array("I")
+        for group in order:
+            one = array("I", members[ends[group - 1] if group else 0 : ends[group]].tobytes())
+            generator.shuffle(one)
+            found.extend(one)
+        return found
+
 
 class GroupedByReference(GroupedByImageSet):
     """The triplets of one reference image together: one image, different captions, each other's hard negatives."""
 
-    def group(self, record: QueryRecord) -> Hashable | None:
-        return record.reference
+    field = "reference"
 
 
 class OrderSampler(DistributedSampler):
@@ -161,23 +190,30 @@ class ResumableLoader(AheadLoader):
 
     sampler: ResumableSampler
     batches_done: Callable[[], int] = staticmethod(lambda: 0)  # of the epoch that begins
+    digest = ""  # of the records; those in memory have none
 
     def __iter__(self) -> Iterator[Any]:
         self.sampler.start = self.batches_done() * self.batch_size
         yield from super().__iter__()
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, int | str]:
         """Return what the order of an epoch depends on; the place in it is the Trainer's count of batches."""
         sampler = self.sampler
-        return {
+        records: dict[str, int | str] = {"records": self.digest} if self.digest else {}
+        return records | {
             "triplets": len(self.dataset),
             "batch": self.batch_size * sampler.num_replicas,
             "seed": sampler.order.run_seed(),
         }
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Warn if the rest of an interrupted epoch will differ from that of the uninterrupted run."""
-        differ = [f"{name} {state[name]} -> {now}" for name, now in self.state_dict().items() if state.get(name) != now]
+    def load_state_dict(self, state: dict[str, int | str]) -> None:
+        """Warn if the rest of an interrupted epoch will differ from that of the uninterrupted run.
+
+        Whether records are mapped makes no difference, so a digest that only one of the two has is not compared.
+        """
+        pairs = [(name, state.get(name), now) for name, now in self.state_dict().items()]
+        pairs = [pair for pair in pairs if pair[0] != "records" or pair[1] is not None]
+        differ = [f"{name} {str(then)[:12]} -> {str(now)[:12]}" for name, then, now in pairs if then != now]
         if differ:
             rank_zero_warn(
                 f"training data differ from those of the checkpoint ({', '.join(differ)}): as many batches are "

@@ -12,10 +12,15 @@ from typing import ClassVar
 
 from contextcir.errors import InputError, MissingFileError, shown
 from contextcir.files import Inside, leads_out
+from data_modules.arrow.images import ImageTable
+from data_modules.arrow.store import find_table_images
+from data_modules.arrow.stream import RecordStream, WholeStream
 from data_modules.loading.folders import entries_of, is_there
 from data_modules.loading.images import ImageStore, find_images
 from data_modules.reading.annotations import AnnotationFile, CaptionRecord, Problem, R, Report, raise_error
 from data_modules.records import Evaluation, TrainingSet
+from data_modules.shards.reading import Shards
+from data_modules.shards.store import ShardedImages
 
 Counts = Mapping[str, Mapping[str, int]]
 
@@ -37,6 +42,7 @@ class BenchmarkReader:
         root: folder with annotations and images.
 
     Attributes: ``report``: what is done with errors in records. ``allow_links``: links may lead out of ``root``.
+    ``shards``: where the images are, if they are not files.
     """
 
     benchmark: str
@@ -50,6 +56,7 @@ class BenchmarkReader:
         self.root = user_path(root, "data.root")
         self.report: Report = raise_error  # a check puts a list's ``append`` here
         self.allow_links = False
+        self.shards: Shards | None = None
 
     def check_root(self) -> None:
         """Raise InputError unless the root is a folder."""
@@ -71,6 +78,14 @@ class BenchmarkReader:
             f"{type(self).__name__.removesuffix('Reader')} has no training split: use validate, test or predict"
         )
 
+    def training_files(self, split: str) -> list[Path]:
+        """Return the files that alone decide what `training_stream` gives; none for a set that stays in memory."""
+        return []
+
+    def training_stream(self, split: str) -> RecordStream:
+        """Return the triplets of a split, for a table in Arrow; errors as of `read_training`."""
+        return WholeStream(self.read_training(split))
+
     def read_evaluation(self, split: str) -> Evaluation:
         """Return the protocol and queries of a split; errors as of `read_training`."""
         raise NotImplementedError
@@ -81,6 +96,10 @@ class BenchmarkReader:
 
     def find_images(self, split: str, paths: Mapping[str, str]) -> ImageStore:
         """Return the store of the images that a split lists."""
+        if self.shards is not None:
+            return ShardedImages(self.shards, paths)
+        if isinstance(paths, ImageTable):
+            return find_table_images(self.image_folders(), paths, self.inside())
         return find_images(self.image_folders(), paths, self.inside())
 
     def inside(self) -> Inside:

@@ -17,8 +17,8 @@ from tests.helpers.paths import PROJECT
 
 COMMANDS = (
     "check_data", "convert", "submission", "phrases.__main__", "study.__main__", "report.__main__", "scenes", "sweep",
-    "synthesize", "synth_demo", "search.__main__", "benchmarks.mining", "benchmarks.synthesis", "quality.ceilings",
-    "quality.consistency", "quality.copies", "quality.interference", "quality.synthesis_precision",
+    "shards", "synthesize", "synth_demo", "search.__main__", "benchmarks.mining", "benchmarks.synthesis",
+    "quality.ceilings", "quality.consistency", "quality.copies", "quality.interference", "quality.synthesis_precision",
 )  # fmt: skip
 
 

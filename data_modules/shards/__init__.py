@@ -1,0 +1,1 @@
+"""Images in tar shards with an offset index, on disks that hate small files and on object stores."""
