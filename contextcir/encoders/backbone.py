@@ -14,6 +14,7 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from contextcir import checks
+from contextcir.devices import to_device
 from contextcir.encoders.features import ImageFeatures, PseudoWords, RowFeatures, TextFeatures, TokenBatch
 from contextcir.encoders.pixels import divide
 from contextcir.encoders.pretrained import MODEL, Source, are_postponed, preprocess_of, source_of
@@ -180,7 +181,7 @@ class OpenCLIPBackbone(nn.Module):
         """
         if self._source is not None:
             self.load_weights()
-        ids, valid = tokens.ids.to(self._device), tokens.valid.to(self._device)
+        ids, valid = to_device(tokens.ids, self._device), to_device(tokens.valid, self._device)
         if ids.device.type != "cpu" or len(ids) < 2 * BUCKETS:
             return self.encode_equally_long(ids, valid, words)
         order = valid.sum(dim=1).argsort(stable=True)  # (B,)
@@ -204,7 +205,7 @@ class OpenCLIPBackbone(nn.Module):
             positions = tower.positional_embedding[:length].to(cast_dtype)
             embedded = tower.token_embedding(ids)  # (B, T, D)
             if words is not None:
-                place = words.place.to(ids.device)[..., None]  # (B, T, 1)
+                place = to_device(words.place, ids.device)[..., None]  # (B, T, 1)
                 embedded = torch.where(place, words.vectors[:, None].to(embedded.dtype), embedded)
             hidden = embedded.to(cast_dtype) + positions  # (B, T, D)
             hidden = tower.ln_final(tower.transformer(hidden, attn_mask=tower.attn_mask[:length, :length]))

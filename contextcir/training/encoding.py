@@ -8,6 +8,7 @@ from lightning.pytorch.utilities import move_data_to_device
 from torch import Tensor, nn
 
 from contextcir.batch import Clauses, Phrases, TripletBatch, first_of_each
+from contextcir.devices import to_device
 from contextcir.encoders.backbone import OpenCLIPBackbone
 from contextcir.encoders.features import ImageFeatures
 from contextcir.encoders.phrase_texts import QueryFeatures
@@ -82,8 +83,9 @@ class WholeBatch:
         distinct = distinct_images(batch.reference_id, batch.target_id, None if hard is None else hard.image_id)
         further, ids = ([], []) if hard is None else ([hard.image], [hard.image_id])
         images = torch.cat([batch.query.reference, batch.target, *further])  # (2B + M, 3, S, S)
-        tokens, embedding = model.backbone.encode_image(images[distinct.first])
-        reference = ImageFeatures(tokens[distinct.reference], embedding[distinct.reference])
+        tokens, embedding = model.backbone.encode_image(images[to_device(distinct.first, images.device)])
+        place = to_device(distinct.reference, embedding.device)  # (B,)
+        reference = ImageFeatures(tokens[place], embedding[place])
         query = batch.query
         features = model.compose(reference, query.captions, query.phrases, query.clauses)
         concept = model.concept
@@ -91,8 +93,9 @@ class WholeBatch:
         if concept is not None:
             named = embedding.detach(), torch.cat([batch.reference_id, batch.target_id, *ids])[distinct.first]
             loss = concept(ConceptReading(model.fusion, features, batch.reference_id, named))
-        negative = None if distinct.negative is None else embedding[distinct.negative]
-        return Encoded(features.fused.embedding, embedding[distinct.target], reference.embedding, loss, negative)
+        negative = None if distinct.negative is None else embedding[to_device(distinct.negative, embedding.device)]
+        target = embedding[to_device(distinct.target, embedding.device)]
+        return Encoded(features.fused.embedding, target, reference.embedding, loss, negative)
 
 
 def distinct_images(reference_id: Tensor, target_id: Tensor, negative_id: Tensor | None = None) -> Distinct:

@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from contextcir.batch import Clauses, Phrases, TripletBatch
 from contextcir.checks import whole
+from contextcir.devices import to_device
 from contextcir.encoders.features import ImageFeatures
 from contextcir.errors import InputError
 from contextcir.losses.maps import ConceptReading
@@ -134,11 +135,12 @@ class GradientCache(WholeBatch):
         passes = Passes(model, concept, batch, distinct, chunks)
         results = Results(*_InChunks.apply(passes, *passes.parameters))
         device = results.query.device
-        query = torch.cat([chunk.rows for chunk in chunks]).argsort().to(device)  # (B,) place of each row
-        image = torch.cat([chunk.images[chunk.kept] for chunk in chunks]).argsort().to(device)  # (U,)
-        reference, target = (image[which.to(device)] for which in (distinct.reference, distinct.target))  # (B,)
+        query = to_device(torch.cat([chunk.rows for chunk in chunks]).argsort(), device)  # (B,) place of each row
+        image = torch.cat([chunk.images[chunk.kept] for chunk in chunks]).argsort()  # (U,)
+        reference, target = (to_device(image[which], device) for which in (distinct.reference, distinct.target))  # (B,)
         loss = None if concept is None else mean_over_phrases(results.concept)
-        negative = None if distinct.negative is None else results.image[image[distinct.negative.to(device)]]  # (M, E)
+        others = distinct.negative
+        negative = None if others is None else results.image[to_device(image[others], device)]  # (M, E)
         return Encoded(results.query[query], results.image[target], results.image[reference], loss, negative)
 
 
@@ -175,7 +177,7 @@ class Passes:
         chunks: list[Chunk],
     ) -> None:
         self.model, self.concept, self.batch, self.distinct, self.chunks = model, concept, batch, distinct, chunks
-        self.device = batch.target_id.device
+        self.device = next(model.parameters()).device
         self.parameters: list[nn.Parameter] = [p for p in model.parameters() if p.requires_grad]
         self.states = [RandomState(self.device) for _ in chunks]
 
@@ -216,7 +218,7 @@ class Passes:
     def _encode(self, chunk: Chunk) -> Results:
         model, query = self.model, self.batch.query
         tokens, embedding = model.backbone.encode_image(self._images(chunk))
-        reference = chunk.reference.to(embedding.device)
+        reference, kept = (to_device(rows, embedding.device) for rows in (chunk.reference, chunk.kept))
         captions = [query.captions[row] for row in chunk.rows.tolist()]
         image = ImageFeatures(tokens[reference], embedding[reference])
         phrases = phrases_of_rows(query.phrases, chunk.rows, len(query.captions))
@@ -224,9 +226,9 @@ class Passes:
         features = model.compose(image, captions, phrases, clauses)
         values = embedding.new_zeros(0)
         if self.concept is not None:
-            ids = self.batch.reference_id[chunk.rows.to(self.device)]
+            ids = self.batch.reference_id.cpu()[chunk.rows]
             values = self.concept.values(ConceptReading(model.fusion, features, ids))  # (F,)
-        return Results(features.fused.embedding, embedding[chunk.kept.to(embedding.device)], values)
+        return Results(features.fused.embedding, embedding[kept], values)
 
     def _images(self, chunk: Chunk) -> Tensor:
         """Move the images of a chunk (n, 3, S, S) to the device; those of the other chunks need not be there."""
@@ -236,7 +238,7 @@ class Passes:
             sources.append(self.batch.negatives.image)
         for pixels in sources:
             rows = place[(place >= start) & (place < start + len(pixels))] - start
-            parts.append(pixels[rows.to(pixels.device)].to(self.device))
+            parts.append(to_device(pixels[rows.to(pixels.device)], self.device))
             start += len(pixels)
         return torch.cat(parts)
 

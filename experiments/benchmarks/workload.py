@@ -48,6 +48,7 @@ class PublishedWay(ContextCIR):
 
     def losses(self, batch: TripletBatch) -> dict[str, Tensor]:
         """Return the losses of `ContextCIR`; an image that occurs twice in the batch is encoded twice."""
+        self.fusion.maps_at_once = True
         images = self.backbone.encode_image(torch.cat([batch.query.reference, batch.target]))
         reference, target = images.embedding.chunk(2)  # (B, E)
         tokens = images.tokens.chunk(2)[0]  # (B, V, D)
