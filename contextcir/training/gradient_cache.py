@@ -88,7 +88,7 @@ class GradientCache(WholeBatch):
 
     Peak memory is that of one chunk and of the embeddings of all; a step takes one more forward pass. With a GPU,
     images stay in host memory and are moved chunk by chunk. Text-CC losses have to be `MeanOverPhrases`. Strategies
-    that shard the weights (FSDP, DeepSpeed) can't be used.
+    that shard the weights can't be used: `contextcir.training.sharding` has another class for FSDP2.
 
     Args:
         chunk: Number of triplets that are encoded at a time, at most, with up to twice as many images.
@@ -133,7 +133,7 @@ class GradientCache(WholeBatch):
         distinct = distinct_images(batch.reference_id.cpu(), batch.target_id.cpu(), hard)
         chunks = plan_chunks(distinct, self.chunk)
         passes = Passes(model, concept, batch, distinct, chunks)
-        results = Results(*_InChunks.apply(passes, *passes.parameters))
+        results = self.results(passes)
         device = results.query.device
         query = to_device(torch.cat([chunk.rows for chunk in chunks]).argsort(), device)  # (B,) place of each row
         image = torch.cat([chunk.images[chunk.kept] for chunk in chunks]).argsort()  # (U,)
@@ -142,6 +142,10 @@ class GradientCache(WholeBatch):
         others = distinct.negative
         negative = None if others is None else results.image[to_device(image[others], device)]  # (M, E)
         return Encoded(results.query[query], results.image[target], results.image[reference], loss, negative)
+
+    def results(self, passes: "Passes") -> Results:
+        """Return the results of all chunks, as one node of autograd's graph."""
+        return Results(*_InChunks.apply(passes, *passes.parameters))
 
 
 def plan_chunks(distinct: Distinct, size: int) -> list[Chunk]:
@@ -200,6 +204,12 @@ class Passes:
     def again(self, gradients: Results) -> list[Tensor | None]:
         """Return the gradients of the parameters, given those of the results; None for unused parameters."""
         totals: list[Tensor | None] = [None for _ in self.parameters]
+        for results, given in self.encoded_again(gradients):
+            add(totals, torch.autograd.grad(results, self.parameters, given, allow_unused=True))
+        return [total if total is None else total.to(p.dtype) for total, p in zip(totals, self.parameters, strict=True)]
+
+    def encoded_again(self, gradients: Results) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+        """Yield the results of each chunk, with their graph, and their gradients, given those of all results."""
         start = [0 for _ in gradients]  # rows of the results that belong to earlier chunks
         for chunk, state in zip(self.chunks, self.states, strict=True):
             with state.restored(), torch.enable_grad():
@@ -211,9 +221,7 @@ class Passes:
             ]
             start = [begin + len(result) for begin, result in zip(start, encoded, strict=True)]
             if pairs:
-                results, given = zip(*pairs, strict=True)
-                add(totals, torch.autograd.grad(results, self.parameters, given, allow_unused=True))
-        return [total if total is None else total.to(p.dtype) for total, p in zip(totals, self.parameters, strict=True)]
+                yield [result for result, _ in pairs], [given for _, given in pairs]
 
     def _encode(self, chunk: Chunk) -> Results:
         model, query = self.model, self.batch.query

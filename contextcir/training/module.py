@@ -248,6 +248,10 @@ class ContextCIR(LightningModule):
             loss = loss + self.concept.weight * parts["concept"]
         return {"loss": loss, **parts}
 
+    def encode_chunk(self, encode: Callable[..., Any], chunk: Any) -> Any:
+        """Encode a part of a batch: a pass of this module by itself, for weights that are gathered for each pass."""
+        return encode(chunk)
+
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Let the encoding decide what of a training batch is moved at once; ids and places stay on the host."""
         if isinstance(batch, TripletBatch):

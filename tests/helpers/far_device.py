@@ -1,7 +1,7 @@
 """A stand-in for a GPU: tensors that say that they are elsewhere, and a record of all that would make the host wait.
 
-They say "meta", which autograd works with, and have real numbers on the CPU. What would wait on a GPU: reading a number,
-copies that are not asynchronous, and all operations whose result has a size that depends on numbers.
+They say "meta", which autograd works with, and have real numbers on the CPU. What would wait on a GPU: reading a
+number, copies that are not asynchronous, and all operations whose result has a size that depends on numbers.
 """
 
 from collections.abc import Callable, Iterator
