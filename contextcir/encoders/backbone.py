@@ -16,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from contextcir import checks
 from contextcir.devices import to_device
 from contextcir.encoders.features import ImageFeatures, PseudoWords, RowFeatures, TextFeatures, TokenBatch
+from contextcir.encoders.padding import FewSizes
 from contextcir.encoders.pixels import divide
 from contextcir.encoders.pretrained import MODEL, Source, are_postponed, preprocess_of, source_of
 from contextcir.encoders.text import Tokenizer, open_clip_name
@@ -54,6 +55,7 @@ class OpenCLIPBackbone(nn.Module):
     clip: ClipModel
     pretrained: str | None
     stored: RowFeatures | None  # features of a frozen image tower, for rows in place of images
+    sizes: FewSizes | None  # that texts are padded to, for compiled towers; None for no padding
     _source: Source | None  # of weights that are not loaded yet
 
     def __init__(
@@ -105,7 +107,7 @@ class OpenCLIPBackbone(nn.Module):
         check_towers(clip, name)
         self.clip = cast(ClipModel, clip)
         self.model_name, self.pretrained = name, None  # for result files
-        self._source, self.stored = None, None
+        self._source, self.stored, self.sizes = None, None, None
         self.register_load_state_dict_post_hook(_came)
         self.tokenizer = tokenizer
         visual = self.clip.visual
@@ -198,6 +200,12 @@ class OpenCLIPBackbone(nn.Module):
 
     def encode_equally_long(self, ids: Tensor, valid: Tensor, words: PseudoWords | None = None) -> TextFeatures:
         """`encode_text` in one pass, with all positions of all texts."""
+        rows, positions = ids.shape
+        if self.sizes is None:
+            return self._encode_texts(ids, valid, words)
+        return self.sizes.cut(self._encode_texts(*self.sizes.pad(ids, valid, words)), rows, positions)
+
+    def _encode_texts(self, ids: Tensor, valid: Tensor, words: PseudoWords | None) -> TextFeatures:
         tower = self._text
         length = ids.shape[1]
         with self._kernel(ids.device):
