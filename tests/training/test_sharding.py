@@ -37,11 +37,11 @@ CACHE = ShardedGradientCache(2)
 @pytest.mark.parametrize(
     ("encoding", "name", "frozen", "mesh"),
     [
-        (WholeBatch(), "Text-CC", "nothing", NODE),
-        (CACHE, "Text-CC", "nothing", FULL),
-        (CACHE, "Text-CC", "image", NODE),
-        (CACHE, "Text-CC and a learned temperature", "nothing", COPIES),
-        (CACHE, "clause by clause", "nothing", NODE),
+        (CACHE, "Text-CC", "nothing", NODE),
+        pytest.param(WholeBatch(), "Text-CC", "nothing", NODE, marks=pytest.mark.slow),
+        pytest.param(CACHE, "Text-CC", "image", FULL, marks=pytest.mark.slow),
+        pytest.param(CACHE, "Text-CC and a learned temperature", "nothing", COPIES, marks=pytest.mark.slow),
+        pytest.param(CACHE, "clause by clause", "nothing", FULL, marks=pytest.mark.slow),
     ],
 )
 def test_gradients_of_shards_are_those_of_the_joint_batch(
