@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -75,8 +76,9 @@ class Fused:
 
     @cached_property
     def attention(self) -> tuple[Tensor, ...]:
-        """L maps (B, H, V, K), () for baselines."""
-        return tuple(one if isinstance(one, Tensor) else one() for one in self._maps)
+        """L maps (B, H, V, K), () for baselines; with gradients where the embedding has some, whoever asks first."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() or self.embedding.requires_grad):
+            return tuple(one if isinstance(one, Tensor) else one() for one in self._maps)
 
 
 class RowFeatures(Protocol):

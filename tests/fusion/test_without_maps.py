@@ -88,3 +88,10 @@ def test_concepts_are_keys_without_maps_too() -> None:
         features = model.encode_query(new_batch(3, torch.float32).query)
     assert not features.fused.attention[0].requires_grad
     torch.testing.assert_close(features.fused.attention[0].sum(-1), torch.ones(3, 8, 17))
+
+
+def test_maps_have_gradients_whoever_asks_for_them_first() -> None:
+    model = ContextCIR(tiny.backbone())
+    features = model.encode_query(new_batch(2, torch.float32).query)
+    with torch.no_grad():
+        assert all(layer.requires_grad for layer in features.fused.attention)
