@@ -4,13 +4,15 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from contextcir.checks import one_of
+from contextcir.encoders.padding import FewSizes
 
 
 class CompileTowers(Callback):
     """Compile the transformer blocks of both towers for training.
 
     Block by block and in place: their code is compiled once and not once per block, and no weight changes its name.
-    The first steps take longer, and so does the first batch of every new text length.
+    Captions and phrases are padded to a few sizes (`contextcir.encoders.padding`), for code is compiled anew for a size
+    that it has not met. The first steps take longer.
 
     Args:
         backend: of torch.compile; inductor needs a C++ compiler on a CPU, and Triton on a GPU.
@@ -27,5 +29,6 @@ class CompileTowers(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Mark the blocks; they are compiled on their first call."""
         if stage == "fit":
+            pl_module.backbone.sizes = FewSizes(pl_module.backbone.tokenizer.context_length)
             for block in pl_module.backbone.blocks:
                 block.compile(backend=self.backend)

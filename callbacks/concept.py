@@ -12,6 +12,7 @@ from torch import Tensor
 
 from contextcir.batch import TripletBatch
 from contextcir.checks import whole
+from contextcir.devices import to_device
 from contextcir.encoders.features import Fused, ImageFeatures, TextFeatures
 from contextcir.encoders.phrase_texts import PhraseTexts, QueryFeatures
 from contextcir.fusion import Fusion
@@ -114,11 +115,11 @@ def attention_figures(fusion: Fusion, features: QueryFeatures, image_id: Tensor)
     end = (valid * torch.arange(1, valid.shape[1] + 1, device=valid.device)).argmax(dim=1, keepdim=True)  # (B, 1) last
     sums = {"attention_start": mean[:, 0].sum(), "attention_end": mean.gather(1, end).sum(), "captions": len(mean)}
     if phrases is not None:
-        maps, found = ConceptReading(fusion, features, image_id).in_context()  # (F, V - 1), (P,)
-        keys = keys_in_context(fusion, features)[found]  # (F, K)
-        sums["map_entropy"] = (1 - peakedness(shares(maps.float()))).sum()
-        sums["attention_phrases"] = (mean[phrases.owner[found]] * keys).sum()
-        alone = phrases.content.any(dim=1)[phrases.row] if len(phrases) else found  # (P,)
+        maps, found = ConceptReading(fusion, features, image_id).in_context()  # (P, V - 1), (P,)
+        keys = keys_in_context(fusion, features)  # (P, K), none for a phrase that was not found
+        sums["map_entropy"] = ((1 - peakedness(shares(maps.float()))) * found).sum()
+        sums["attention_phrases"] = (mean[to_device(phrases.owner, mean.device)] * keys).sum()
+        alone = to_device(phrases.content.any(dim=1)[phrases.row], found.device) if len(phrases) else found  # (P,)
         sums |= {"phrases_aligned": (found & alone).sum(), "found": found.sum(), "phrases": len(phrases)}
     values = torch.stack([torch.as_tensor(value, device=mean.device).float() for value in sums.values()])
     if world_size() > 1:

@@ -14,7 +14,9 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from contextcir import checks
+from contextcir.devices import to_device
 from contextcir.encoders.features import ImageFeatures, PseudoWords, RowFeatures, TextFeatures, TokenBatch
+from contextcir.encoders.padding import FewSizes
 from contextcir.encoders.pixels import divide
 from contextcir.encoders.pretrained import MODEL, Source, are_postponed, preprocess_of, source_of
 from contextcir.encoders.text import Tokenizer, open_clip_name
@@ -53,6 +55,7 @@ class OpenCLIPBackbone(nn.Module):
     clip: ClipModel
     pretrained: str | None
     stored: RowFeatures | None  # features of a frozen image tower, for rows in place of images
+    sizes: FewSizes | None  # that texts are padded to, for compiled towers; None for no padding
     _source: Source | None  # of weights that are not loaded yet
 
     def __init__(
@@ -104,7 +107,7 @@ class OpenCLIPBackbone(nn.Module):
         check_towers(clip, name)
         self.clip = cast(ClipModel, clip)
         self.model_name, self.pretrained = name, None  # for result files
-        self._source, self.stored = None, None
+        self._source, self.stored, self.sizes = None, None, None
         self.register_load_state_dict_post_hook(_came)
         self.tokenizer = tokenizer
         visual = self.clip.visual
@@ -180,7 +183,7 @@ class OpenCLIPBackbone(nn.Module):
         """
         if self._source is not None:
             self.load_weights()
-        ids, valid = tokens.ids.to(self._device), tokens.valid.to(self._device)
+        ids, valid = to_device(tokens.ids, self._device), to_device(tokens.valid, self._device)
         if ids.device.type != "cpu" or len(ids) < 2 * BUCKETS:
             return self.encode_equally_long(ids, valid, words)
         order = valid.sum(dim=1).argsort(stable=True)  # (B,)
@@ -197,6 +200,12 @@ class OpenCLIPBackbone(nn.Module):
 
     def encode_equally_long(self, ids: Tensor, valid: Tensor, words: PseudoWords | None = None) -> TextFeatures:
         """`encode_text` in one pass, with all positions of all texts."""
+        rows, positions = ids.shape
+        if self.sizes is None:
+            return self._encode_texts(ids, valid, words)
+        return self.sizes.cut(self._encode_texts(*self.sizes.pad(ids, valid, words)), rows, positions)
+
+    def _encode_texts(self, ids: Tensor, valid: Tensor, words: PseudoWords | None) -> TextFeatures:
         tower = self._text
         length = ids.shape[1]
         with self._kernel(ids.device):
@@ -204,7 +213,7 @@ class OpenCLIPBackbone(nn.Module):
             positions = tower.positional_embedding[:length].to(cast_dtype)
             embedded = tower.token_embedding(ids)  # (B, T, D)
             if words is not None:
-                place = words.place.to(ids.device)[..., None]  # (B, T, 1)
+                place = to_device(words.place, ids.device)[..., None]  # (B, T, 1)
                 embedded = torch.where(place, words.vectors[:, None].to(embedded.dtype), embedded)
             hidden = embedded.to(cast_dtype) + positions  # (B, T, D)
             hidden = tower.ln_final(tower.transformer(hidden, attn_mask=tower.attn_mask[:length, :length]))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from contextcir.batch import Clauses
+from contextcir.devices import to_device
 from contextcir.encoders.backbone import OpenCLIPBackbone
 from contextcir.encoders.features import TextFeatures
 from contextcir.encoders.text import Tokenizer
@@ -37,16 +38,16 @@ def encode_by_clause(backbone: OpenCLIPBackbone, captions: Sequence[str], clause
     row, column, text, position = torch.tensor(reading.places).reshape(-1, 4).unbind(1)
     inside = column < ends[row]
     source[row[inside], column[inside]] = (text * width + position)[inside]
-    source = source.to(device)
+    at_end = torch.arange(source.shape[1]) == ends[:, None]  # (B, T)
+    source, at_end = (to_device(part, device) for part in (source, at_end))
     valid = source >= 0
     tokens = torch.where(valid[..., None], alone.tokens.flatten(0, 1)[source], 0.0)  # (B, T, D); -1 reads any row
-    owner, number = (torch.tensor(part, device=device) for part in (reading.owner, reading.number))  # (C,)
+    owner, number = (to_device(torch.tensor(part), device) for part in (reading.owner, reading.number))  # (C,)
     end_tokens = alone.tokens[torch.arange(len(alone.tokens), device=device), alone.valid.sum(dim=1) - 1]  # (N, D)
     counts = torch.zeros(len(captions), device=device, dtype=end_tokens.dtype).index_add(
         0, owner, torch.ones(len(owner), device=device, dtype=end_tokens.dtype)
     )
     mean_end = _sum_by(owner, end_tokens[number], len(captions)) / counts[:, None]  # (B, D)
-    at_end = torch.arange(source.shape[1], device=device) == ends.to(device)[:, None]  # (B, T)
     tokens = torch.where(at_end[..., None], mean_end[:, None], tokens)
     return TextFeatures(tokens, valid | at_end, _sum_by(owner, alone.embedding[number], len(captions)))
 

@@ -3,8 +3,11 @@
 Letters as in `contextcir.batch`.
 """
 
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -56,14 +59,26 @@ class TextFeatures(NamedTuple):
     prompt: Prompt | None = None
 
 
-class Fused(NamedTuple):
-    """A composed query: ``embedding`` (B, E), not normalised; ``attention``, L times (B, H, V, K), () for baselines.
+class Fused:
+    """A composed query.
 
     The first T of the K keys are the text tokens; a fusion may add keys of its own (`Fusion.keys_of_phrases`).
+
+    Args:
+        embedding: (B, E), not normalised.
+        maps: Of each layer the attention (B, H, V, K), or a function that computes it, called once and if it is asked
+            for; () for baselines.
     """
 
-    embedding: Tensor
-    attention: tuple[Tensor, ...]
+    def __init__(self, embedding: Tensor, maps: Sequence[Tensor | Callable[[], Tensor]]) -> None:
+        self.embedding = embedding
+        self._maps = maps
+
+    @cached_property
+    def attention(self) -> tuple[Tensor, ...]:
+        """L maps (B, H, V, K), () for baselines; with gradients where the embedding has some, whoever asks first."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() or self.embedding.requires_grad):
+            return tuple(one if isinstance(one, Tensor) else one() for one in self._maps)
 
 
 class RowFeatures(Protocol):

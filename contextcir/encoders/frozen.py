@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from contextcir.batch import first_of_each
+from contextcir.devices import to_device
 from contextcir.embeddings import FEATURES, FileState, StoredRows, file_stamps, weights_digest, write_about
 from contextcir.encoders.backbone import OpenCLIPBackbone
 from contextcir.encoders.features import ImageFeatures
@@ -151,8 +152,8 @@ class StoredImages:
                 here = torch.from_numpy(number == listed)
                 tokens[here], embedding[here] = self._read(backbone, listed, position[number == listed])
         place, dtype = backbone._device, backbone._dtype
-        shaped = tokens.to(place).to(dtype).unflatten(1, (-1, backbone.widths.vision))
-        return ImageFeatures(shaped, embedding.to(place).to(dtype))
+        shaped = to_device(tokens, place).to(dtype).unflatten(1, (-1, backbone.widths.vision))
+        return ImageFeatures(shaped, to_device(embedding, place).to(dtype))
 
     def distinct(self, number: int) -> tuple[Tensor, Tensor]:
         """Return the positions (U,) of the different images of a list that exist, and their ids (U,)."""
@@ -179,7 +180,7 @@ class StoredImages:
         """Return the embeddings (M, E) of images of a list."""
         table, rows = self.table(backbone, number), positions.numpy()
         self._repair(backbone, number, rows)
-        return table.embeddings(rows).to(backbone._device).to(backbone._dtype)
+        return to_device(table.embeddings(rows), backbone._device).to(backbone._dtype)
 
     def table(self, backbone: OpenCLIPBackbone, number: int) -> FeatureTable:
         """Return the table of a list of images for the weights of the backbone and the present arithmetic, filled."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from contextcir.batch import Clauses, Phrases
+from contextcir.devices import to_device
 from contextcir.encoders.backbone import OpenCLIPBackbone
 from contextcir.encoders.features import Fused, ImageFeatures, TextFeatures, TokenBatch
 
@@ -22,14 +23,15 @@ class ConceptTokens(NamedTuple):
 class PhraseTexts:
     """P noun phrases of B captions; each different wording is encoded once, alone and without padding to the captions.
 
-    ``owner`` (P,): the row of the caption that each phrase is in; ``spans`` (P, 2): its characters there. Raises
-    ValueError, on first use, for a span that is empty or not inside its caption.
+    ``owner`` (P,): the row of the caption that each phrase is in; ``spans`` (P, 2): its characters there. All that says
+    where phrases are is on the host, and moved (`contextcir.devices`) where it is needed; phrases that are given on a
+    device are waited for. Raises ValueError, on first use, for a span that is empty or not inside its caption.
     """
 
     def __init__(self, backbone: OpenCLIPBackbone, captions: Sequence[str], phrases: Phrases) -> None:
-        self.owner = phrases.owner
+        places = torch.cat([phrases.owner[:, None], phrases.spans], dim=1).cpu()  # (P, 3), in one transfer
+        self.owner, self.spans = places[:, 0], places[:, 1:]
         self.captions = captions
-        self.spans = phrases.spans
         self._backbone = backbone
         self._features: TextFeatures | None = None
 
@@ -44,8 +46,7 @@ class PhraseTexts:
     @cached_property
     def tokens(self) -> Tensor:
         """Tokens of each phrase in its caption, (P, T); a row without any was truncated with its caption."""
-        tokens = self._backbone.tokenizer.span_tokens(self.captions, *self._places)
-        return tokens.to(self.owner.device)
+        return self._backbone.tokenizer.span_tokens(self.captions, self.owner, self.spans)
 
     @cached_property
     def slot(self) -> Tensor:
@@ -53,14 +54,14 @@ class PhraseTexts:
 
         Phrases of equal wording in a caption are one concept.
         """
-        rows = self._places[0].tolist()
+        rows = self.owner.tolist()
         slots = [self._concepts[row][text] for row, text in zip(rows, self._wordings, strict=True)]
-        return self._here(torch.tensor(slots, dtype=torch.long))
+        return torch.tensor(slots, dtype=torch.long)
 
     @cached_property
     def row(self) -> Tensor:
         """Which of the N wordings each phrase is, (P,)."""
-        return self._here(torch.tensor([self._numbers[text] for text in self._wordings], dtype=torch.long))
+        return torch.tensor([self._numbers[text] for text in self._wordings], dtype=torch.long)
 
     @cached_property
     def texts(self) -> list[str]:
@@ -70,17 +71,11 @@ class PhraseTexts:
     @cached_property
     def content(self) -> Tensor:
         """Tokens of each wording, (N, Tp), without start and end of text."""
-        return self._here(self._backbone.tokenizer.content(self._batch))
-
-    @cached_property
-    def _places(self) -> tuple[Tensor, Tensor]:
-        """Owners and spans on the CPU, for the tokenizer: copied from the device once."""
-        places = torch.cat([self.owner[:, None], self.spans], dim=1).cpu()  # (P, 3)
-        return places[:, 0], places[:, 1:]
+        return self._backbone.tokenizer.content(self._batch)
 
     @cached_property
     def _wordings(self) -> list[str]:
-        return self._backbone.tokenizer.isolated(self.captions, *self._places)
+        return self._backbone.tokenizer.isolated(self.captions, self.owner, self.spans)
 
     @cached_property
     def _numbers(self) -> dict[str, int]:
@@ -90,7 +85,7 @@ class PhraseTexts:
     def _concepts(self) -> list[dict[str, int]]:
         """The wordings of each caption, numbered."""
         concepts: list[dict[str, int]] = [{} for _ in self.captions]
-        for row, text in zip(self._places[0].tolist(), self._wordings, strict=True):
+        for row, text in zip(self.owner.tolist(), self._wordings, strict=True):
             concepts[row].setdefault(text, len(concepts[row]))
         return concepts
 
@@ -99,12 +94,8 @@ class PhraseTexts:
         first: dict[str, int] = {}
         for phrase, text in enumerate(self._wordings):
             first.setdefault(text, phrase)
-        owner, spans = self._places
         rows = list(first.values())  # (N,) a phrase of each wording
-        return self._backbone.tokenizer.encode_isolated(self.captions, owner[rows], spans[rows])
-
-    def _here(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.owner.device)
+        return self._backbone.tokenizer.encode_isolated(self.captions, self.owner[rows], self.spans[rows])
 
     def features(self) -> TextFeatures:
         """Return the N encoded wordings, tokens (N, Tp, Dt), with a graph where gradients are enabled."""
@@ -123,14 +114,16 @@ class PhraseTexts:
 
         A phrase without any token is no concept.
         """
-        mean = mean_of(self.features().tokens, self.content)  # (N, Dt)
+        encoded = self.features().tokens  # (N, Tp, Dt)
+        mean = mean_of(encoded, to_device(self.content, encoded.device))  # (N, Dt)
         count = max((len(concepts) for concepts in self._concepts), default=0)
         table = [[self._numbers[text] for text in concepts] for concepts in self._concepts]
         padded = [numbers + [-1] * (count - len(numbers)) for numbers in table]
-        number = self._here(torch.tensor(padded, dtype=torch.long).reshape(len(padded), count))  # (B, C)
+        number = torch.tensor(padded, dtype=torch.long).reshape(len(padded), count)  # (B, C)
         if not len(self):
-            return ConceptTokens(mean.new_zeros(*number.shape, mean.shape[-1]), number >= 0)
+            return ConceptTokens(mean.new_zeros(*number.shape, mean.shape[-1]), to_device(number >= 0, mean.device))
         valid = (number >= 0) & self.content.any(dim=1)[number]  # (B, C); -1 reads the last row, which is masked
+        number, valid = (to_device(part, mean.device) for part in (number, valid))
         return ConceptTokens(torch.where(valid[..., None], mean[number], 0.0), valid)
 
 

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from contextcir.devices import to_device
 from contextcir.errors import InputError
 
 
@@ -49,7 +50,8 @@ class Normalisation:
 
     def __call__(self, pixels: Tensor) -> Tensor:
         values = pixels.to(torch.float32).div_(255)
-        return values.sub_(self.mean.to(values.device)).div_(self.std.to(values.device))
+        mean, std = (to_device(part, values.device) for part in (self.mean, self.std))
+        return values.sub_(mean).div_(std)
 
 
 def divide(preprocess: Callable[..., Tensor], setting: str | None = None) -> tuple[Pixels, Normalisation]:

@@ -22,6 +22,7 @@ class Fusion(nn.Module, ABC):
     reads_text_embedding: bool = False  # where false, the text projection gets no gradient and has to be frozen
     reads_clauses: bool = False  # whether captions are encoded clause by clause (`contextcir.encoders.clause_texts`)
     trained_by: str | None = None  # the concept loss without which a part of this fusion is not trained
+    maps_at_once: bool = False  # whether a loss reads the maps of this batch; else they are computed if asked for
 
     def connect(self, backbone: OpenCLIPBackbone) -> None:
         """Take what this fusion uses of the encoders besides their features; called once, before anything else."""
@@ -35,7 +36,8 @@ class Fusion(nn.Module, ABC):
         """Return the composed query: ``embedding`` (B, E), and L attention maps (B, H, V, K) over all K keys.
 
         The first T keys are the text tokens. ``phrases``: the noun phrases of the captions, for fusions that read
-        them; a caption without phrases, or with none given, is composed from its tokens alone.
+        them; a caption without phrases, or with none given, is composed from its tokens alone. Where not
+        ``maps_at_once``, attention need not make maps, and `Fused` has a function of each.
         """
 
     @abstractmethod
@@ -49,6 +51,7 @@ class Fusion(nn.Module, ABC):
     def keys_of_phrases(self, tokens: Tensor, slot: Tensor) -> Tensor:
         """Return which of the K keys stand for each of P phrases, (P, K).
 
-        ``tokens`` (P, T) the phrase's tokens in its text, ``slot`` (P,) its number among the phrases of that text.
+        ``tokens`` (P, T) the phrase's tokens in its text; ``slot`` (P,), on the host, its number among the phrases of
+        that text.
         """
         return tokens

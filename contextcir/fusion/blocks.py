@@ -1,16 +1,21 @@
 """Residual blocks in which vision tokens attend to text, and the base of the fusions that are built of them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from contextcir.checks import fraction, whole
 from contextcir.encoders.backbone import Widths
 from contextcir.errors import InputError
 from contextcir.fusion.base import Fusion
 
+Maps = Tensor | Callable[[], Tensor]  # of a layer, (B, H, N, S), or a function that computes them
 MOST_LAYERS = 256  # several times those of the deepest towers: more would only fill the memory
 
 
@@ -35,7 +40,21 @@ class Attention(nn.Module):
 
     def maps(self, target: Tensor, source: Tensor, valid: Tensor | None) -> Tensor:
         """Return the softmax over the S source tokens for every target token, (B, H, N, S)."""
-        query, key = self._split(self.query(target)), self._split(self.key(source))  # (B, H, N, D/H), (B, H, S, D/H)
+        return self._maps_of(self._split(self.query(target)), self._split(self.key(source)), valid)
+
+    def without_maps(
+        self, target: Tensor, source: Tensor, valid: Tensor | None = None
+    ) -> tuple[Tensor, Callable[[], Tensor]]:
+        """Return `forward`, by torch's fused attention, which makes no maps; in their place a function of them."""
+        query, key, value = (
+            self._split(part) for part in (self.query(target), self.key(source), self.value(source))
+        )  # (B, H, N, D/H), twice (B, H, S, D/H)
+        mask = None if valid is None else valid[:, None, None, :]
+        with kernel(query.device):
+            attended = functional.scaled_dot_product_attention(query, key, value, mask)  # (B, H, N, D/H)
+        return self.output(attended.transpose(1, 2).flatten(2)), partial(self._maps_of, query, key, valid)
+
+    def _maps_of(self, query: Tensor, key: Tensor, valid: Tensor | None) -> Tensor:
         scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)  # (B, H, N, S)
         return self._softmax(scores, valid)
 
@@ -76,6 +95,11 @@ class Attention(nn.Module):
         return tokens.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, N, D) -> (B, H, N, D/H)
 
 
+def kernel(device: torch.device) -> AbstractContextManager:
+    """Choose plain matrix products on a CPU, as the backbone does: fused attention trains up to ten times slower."""
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
+
+
 class FusionBlock(nn.Module):
     """Pre-norm cross-attention and feed-forward, both residual; the identity at initialisation."""
 
@@ -93,6 +117,11 @@ class FusionBlock(nn.Module):
     def forward(self, tokens: Tensor, text: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """Return tokens (B, V, D) after attending to text (B, T, Dt), and the maps (B, H, V, T)."""
         attended, maps = self.attention(self.attention_norm(tokens), text, valid)
+        return self._add(tokens, attended), maps
+
+    def without_maps(self, tokens: Tensor, text: Tensor, valid: Tensor) -> tuple[Tensor, Callable[[], Tensor]]:
+        """Return `forward` up to rounding, with a function that computes the maps in their place."""
+        attended, maps = self.attention.without_maps(self.attention_norm(tokens), text, valid)
         return self._add(tokens, attended), maps
 
     def forward_folded(self, tokens: Tensor, text: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
@@ -123,11 +152,15 @@ class BlockFusion(Fusion):
         fraction(dropout, "model.fusion.dropout")
         self.blocks = nn.ModuleList(FusionBlock(widths.vision, widths.text, heads, dropout) for _ in range(layers))
 
-    def fuse(self, image: Tensor, keys: Tensor, valid: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return vision tokens (B, V, D) after attending to keys (B, K, Dt) in all blocks, and L maps (B, H, V, K)."""
-        tokens, attention = image, []
+    def fuse(self, image: Tensor, keys: Tensor, valid: Tensor) -> tuple[Tensor, tuple[Maps, ...]]:
+        """Return vision tokens (B, V, D) after attending to keys (B, K, Dt) in all blocks, and L maps (B, H, V, K).
+
+        In the place of maps there are functions of them where no loss reads all of them (``maps_at_once``).
+        """
+        tokens, attention = image, list[Maps]()
         for block in self._blocks():
-            tokens, maps = block(tokens, keys, valid)
+            attend = block if self.maps_at_once else block.without_maps
+            tokens, maps = attend(tokens, keys, valid)
             attention.append(maps)
         return tokens, tuple(attention)
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from contextcir.devices import to_device
 from contextcir.encoders.backbone import Widths
 from contextcir.encoders.features import Fused, ImageFeatures, TextFeatures
 from contextcir.encoders.phrase_texts import ConceptTokens, PhraseTexts, mean_of
@@ -51,7 +52,7 @@ class ConceptAttentionFusion(CrossAttentionFusion):
         alone, and so would any mean over them, whereas a concept is one key in both.
         """
         count = int(slot.max()) + 1 if len(slot) else 0
-        concept = slot[:, None] == torch.arange(count, device=slot.device)  # (P, C)
+        concept = to_device(slot[:, None] == torch.arange(count), tokens.device)  # (P, C)
         return torch.cat([torch.zeros_like(tokens), concept & tokens.any(dim=1, keepdim=True)], dim=1)
 
     def _concepts(self, text: TextFeatures, phrases: PhraseTexts | None) -> ConceptTokens:

@@ -24,7 +24,7 @@ class AttentionPool(nn.Module):
 
     def forward(self, tokens: Tensor, valid: Tensor | None = None) -> Tensor:
         """Pool tokens (B, V, D), of which those in ``valid`` (B, V) count, to (B, D)."""
-        pooled, _ = self.attention(self.query.expand(len(tokens), -1, -1), tokens, valid)  # (B, 1, D)
+        pooled, _ = self.attention.without_maps(self.query.expand(len(tokens), -1, -1), tokens, valid)  # (B, 1, D)
         return self.norm(pooled.squeeze(1))
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from contextcir.checks import between, not_negative
+from contextcir.devices import to_device
 from contextcir.encoders.clause_texts import encode_by_clause
 from contextcir.encoders.text import Tokenizer
 from contextcir.errors import InputError
@@ -148,7 +149,8 @@ class ClauseDistillation(ComposedLoss):
         captions, backbone = captions_by_clause(reading), reading.phrases.backbone
         pairs = join_pairs(captions, reading.image_of_rows(), backbone.tokenizer)
         alone = self._teacher(reading)  # (B, E)
-        rows = torch.tensor([(pair.text.row, pair.other) for pair in pairs], device=alone.device).reshape(-1, 2).long()
+        rows = torch.tensor([(pair.text.row, pair.other) for pair in pairs]).reshape(-1, 2).long()
+        rows = to_device(rows, alone.device)
         taught = torch.cat([alone, alone[rows].sum(dim=1)])  # (B + J, E)
         texts = [text.caption for text in captions] + [pair.text.caption for pair in pairs]
         fusion = cast(DistilledSum, reading.fusion)
@@ -210,8 +212,9 @@ class Additivity(ComposedLoss, MeanOverPhrases):
         terms = [(owner, number(part)) for owner, text in enumerate(counted) for part in text.parts()]
         zeros = [number(text.blank()) for text in counted]
         alone = compose_as_teacher(reading, texts)  # (N, E)
-        owner, which = torch.tensor(terms, dtype=torch.long, device=alone.device).reshape(-1, 2).unbind(1)  # (C,)
-        zero = alone[torch.tensor(zeros, dtype=torch.long, device=alone.device)]  # (F, E)
+        pairs = to_device(torch.tensor(terms, dtype=torch.long).reshape(-1, 2), alone.device)
+        owner, which = pairs.unbind(1)  # (C,)
+        zero = alone[to_device(torch.tensor(zeros, dtype=torch.long), alone.device)]  # (F, E)
         total = zero.index_add(0, owner, alone[which] - zero[owner])  # (F, E)
         return apart(student_of(reading, counted), normalised(total))
 
@@ -235,8 +238,8 @@ def values_of_captions(reading: ConceptReading, captions: Sequence[Excerpt]) -> 
 def student_of(reading: ConceptReading, captions: Sequence[Excerpt]) -> Tensor:
     """Return the queries (F, E) of captions as they were composed, L2-normalised, with their graph."""
     embedding = reading.features.fused.embedding
-    rows = torch.tensor([text.row for text in captions], dtype=torch.long, device=embedding.device)
-    return normalised(embedding[rows])
+    rows = torch.tensor([text.row for text in captions], dtype=torch.long)
+    return normalised(embedding[to_device(rows, embedding.device)])
 
 
 def apart(student: Tensor, teacher: Tensor) -> Tensor:

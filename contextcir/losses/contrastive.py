@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from contextcir.batch import first_of_each
 from contextcir.checks import between, whole
+from contextcir.devices import to_device
 from contextcir.losses.gathering import gather_rows, local_offset, rows_per_rank
 from contextcir.losses.negatives import FurtherImages, StoredNegatives
 
@@ -108,6 +108,7 @@ class InfoNCE(TripletLoss):
         ``hard``: hard negatives of the triplets of this rank, each id any number of times; either all ranks give some,
         be it none of them, or no rank does.
         """
+        target_id, reference_id = (to_device(ids, query.device) for ids in (target_id, reference_id))
         # In low precision, similarities divided by the temperature would be off by several hundredths.
         with torch.autocast(query.device.type, enabled=False):
             precise = torch.promote_types(query.dtype, torch.float32)
@@ -125,7 +126,8 @@ class InfoNCE(TripletLoss):
                 hard_counts = rows_per_rank(len(own), query.device)
                 if sum(hard_counts):
                     embeddings = torch.cat([embeddings, gather_rows(own, hard_counts)])  # (2N + H, E)
-                    images = torch.cat([images, gather_rows(hard.image_id, hard_counts)])
+                    hard_id = to_device(hard.image_id, query.device)
+                    images = torch.cat([images, gather_rows(hard_id, hard_counts)])
             candidates = Candidates(embeddings, queries, images, repeats(images), ids[:, 0])
             if further is not None:
                 candidates = candidates.with_further(further)
@@ -134,7 +136,8 @@ class InfoNCE(TripletLoss):
             if self.rows is None or self.rows >= len(query):
                 loss = sum_of_rows(rows, candidates, self.temperature)
             else:
-                temperature = torch.as_tensor(self.temperature, dtype=precise, device=query.device)
+                given = self.temperature
+                temperature = given.to(precise) if isinstance(given, Tensor) else sides.new_full((), given)
                 loss = _SumInBlocks.apply(self.rows, temperature, *rows, *candidates)
             return loss / 2 * len(counts) / sum(counts)
 
@@ -164,10 +167,11 @@ class Candidates(NamedTuple):
     def with_further(self, further: FurtherImages) -> "Candidates":
         """Return these columns, and one for each of M further images."""
         added = functional.normalize(further.embedding.detach().to(self.images.dtype), dim=-1)  # (M, E)
-        here = torch.isin(further.image_id, self.image_id)  # (M,)
+        image_id = to_device(further.image_id, added.device)
+        here = among(image_id, self.image_id)  # (M,)
         return self._replace(
             images=torch.cat([self.images, added]),
-            image_id=torch.cat([self.image_id, further.image_id]),
+            image_id=torch.cat([self.image_id, image_id]),
             repeated=torch.cat([self.repeated, here]),
         )
 
@@ -253,9 +257,20 @@ class LearnedTemperatureInfoNCE(InfoNCE):
 
 
 def repeats(ids: Tensor) -> Tensor:
-    """Return the mask (N,) of the ids (N,) that occur earlier in the list."""
-    _, which, first = first_of_each(ids)
-    return first[which] != torch.arange(len(ids), device=ids.device)
+    """Return the mask (N,) of the ids (N,) that occur earlier in the list.
+
+    Unlike by `unique`, whose result is of a size that the host does not know, no GPU is waited for.
+    """
+    ordered, place = ids.sort(stable=True)
+    again = torch.cat([torch.zeros_like(ordered[:1], dtype=torch.bool), ordered[1:] == ordered[:-1]])
+    return torch.empty_like(again).scatter(0, place, again)
+
+
+def among(ids: Tensor, others: Tensor) -> Tensor:
+    """Return the mask (M,) of the ids (M,) that are among others (N,), N > 0, without waiting for a GPU."""
+    ordered = others.sort().values
+    place = torch.searchsorted(ordered, ids).clamp(max=len(ordered) - 1)
+    return ordered[place] == ids
 
 
 def _mask(logits: Tensor, excluded: Tensor, own: Tensor) -> Tensor:

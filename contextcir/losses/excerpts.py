@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from contextcir.batch import Clauses, phrases_of
+from contextcir.devices import to_device
 from contextcir.encoders.clause_texts import encode_by_clause
 from contextcir.encoders.features import ImageFeatures
 from contextcir.encoders.phrase_texts import PhraseTexts
@@ -76,8 +77,8 @@ def compose(reading: ConceptReading, texts: Sequence[Excerpt]) -> Tensor:
     spans = [(number, *span) for number, text in enumerate(texts) for span in text.clauses]
     places = torch.tensor(spans, dtype=torch.long).reshape(-1, 3)  # (C, 3)
     text = encode_by_clause(backbone, captions, Clauses(places[:, 0], places[:, 1:]))
-    phrases = PhraseTexts(backbone, captions, phrases_of([text.phrases for text in texts], device))
-    rows = torch.tensor([text.row for text in texts], device=device)  # (N,)
+    phrases = PhraseTexts(backbone, captions, phrases_of([text.phrases for text in texts]))
+    rows = to_device(torch.tensor([text.row for text in texts]), device)  # (N,)
     fused = reading.fusion(ImageFeatures(image.tokens[rows], image.embedding[rows]), text, phrases)
     return normalised(fused.embedding)
 

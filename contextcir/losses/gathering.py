@@ -12,13 +12,32 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def meeting_place(device: torch.device) -> torch.device:
+    """Return where numbers of the host are exchanged: on the host if the process group can do that, else on a device.
+
+    With NCCL alone, the host then waits for its GPU, once for each exchange.
+    """
+    return torch.device("cpu") if "gloo" in dist.get_backend() else device
+
+
 def rows_per_rank(count: int, device: torch.device) -> list[int]:
     """Return the number of rows of every rank, given that of this one; a collective call."""
     if world_size() == 1:
         return [count]
-    counts = [torch.zeros(1, dtype=torch.long, device=device) for _ in range(world_size())]
-    dist.all_gather(counts, torch.tensor([count], device=device))
+    place = meeting_place(device)
+    counts = [torch.zeros(1, dtype=torch.long, device=place) for _ in range(world_size())]
+    dist.all_gather(counts, torch.tensor([count], device=place))
     return torch.cat(counts).tolist()
+
+
+def gather_ids(ids: Tensor, device: torch.device, counts: list[int] | None = None) -> Tensor:
+    """Gather ids of the host (B, ...) of all ranks in order, (sum of B, ...), on the host; a collective call.
+
+    ``device``: that of this rank. Without a process group the ids are returned unchanged.
+    """
+    if world_size() == 1:
+        return ids
+    return gather_rows(ids.to(meeting_place(device)), counts).cpu()
 
 
 def local_offset(counts: list[int]) -> int:

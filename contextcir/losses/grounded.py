@@ -9,10 +9,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from contextcir.checks import between
+from contextcir.devices import to_device
 from contextcir.errors import InputError
 from contextcir.files import stable_hash
 from contextcir.losses.contrastive import TEMPERATURES, repeats
-from contextcir.losses.gathering import gather_rows, local_offset, rows_per_rank, world_size
+from contextcir.losses.gathering import gather_ids, gather_rows, local_offset, rows_per_rank, world_size
 from contextcir.losses.maps import (
     ConceptEmbeddings,
     ConceptReading,
@@ -22,7 +23,7 @@ from contextcir.losses.maps import (
     peakedness,
     shares,
 )
-from contextcir.losses.text_cc import CONTRASTS, ConceptLoss, mean_over_phrases
+from contextcir.losses.text_cc import CONTRASTS, UNCOUNTED, ConceptLoss, mean_over_phrases
 
 
 class PhraseAlignment(ConceptLoss):
@@ -55,32 +56,35 @@ class PhraseAlignment(ConceptLoss):
     def from_embeddings(self, given: ConceptEmbeddings) -> Tensor:
         """Return the loss of given patches and phrases; a collective call."""
         with torch.autocast(given.patches.device.type, enabled=False):
-            counts = rows_per_rank(len(given.patches), given.patches.device)
+            device = given.patches.device
+            counts = rows_per_rank(len(given.patches), device)
             images = gather_rows(given.patches.mean(dim=1), counts)  # (J, E) of all ranks
             own = given.image + local_offset(counts)  # (P,)
-            numbers = torch.arange(len(given.patches), device=own.device) + local_offset(counts)
-            ids = gather_rows(numbers if given.image_id is None else given.image_id, counts)  # (J,)
+            numbers = torch.arange(len(given.patches)) + local_offset(counts)
+            ids = gather_ids(numbers if given.image_id is None else given.image_id, device, counts)  # (J,)
             scores = given.wordings @ images.T / self.temperature  # (N, J)
             excluded = repeats(ids) | self._captioned_alike(given, ids, own)  # (P, J)
-            excluded = excluded.scatter(1, own[:, None], False)
-            logits = scores[given.row].masked_fill(excluded, float("-inf"))
+            excluded = to_device(excluded.scatter(1, own[:, None], False), device)
+            row, own = (to_device(part, device) for part in (given.row, own))
+            logits = scores[row].masked_fill(excluded, float("-inf"))
             return mean_over_phrases(functional.cross_entropy(logits, own, reduction="none"))
 
     def _captioned_alike(self, given: ConceptEmbeddings, ids: Tensor, own: Tensor) -> Tensor:
-        """Return the images (P, J) that have a caption, on any rank, with the wording of the phrase."""
-        wording = torch.tensor([wording_id(text) for text in given.texts], dtype=torch.long, device=own.device)
-        pairs = gather_rows(torch.stack([wording[given.row], ids[own]], dim=1)).T.contiguous()  # (2, all P)
+        """Return the images (P, J) that have a caption, on any rank, with the wording of the phrase; on the host."""
+        wording = torch.tensor([wording_id(text) for text in given.texts], dtype=torch.long)
+        pairs = torch.stack([wording[given.row], ids[own]], dim=1)  # (P, 2)
+        pairs = gather_ids(pairs, given.patches.device).T.contiguous()  # (2, all P)
         wordings, which = pairs[0].unique(return_inverse=True)
         images, column = ids.unique(return_inverse=True)  # (J,)
-        together = torch.zeros(len(wordings), len(images), dtype=torch.bool, device=own.device)
+        together = torch.zeros(len(wordings), len(images), dtype=torch.bool)
         together[which, torch.searchsorted(images, pairs[1])] = True
         return together[torch.searchsorted(wordings, wording[given.row])][:, column]  # (P, J)
 
 
 def centre(given: ConceptEmbeddings) -> Tensor:
     """Return the mean embedding (E,) of the phrases of all ranks, without a gradient; 0 without any phrase."""
-    phrases = given.wordings.detach()[given.row]  # (P, E)
-    total = torch.cat([phrases.sum(dim=0), phrases.new_tensor([len(phrases)])])  # (E + 1,)
+    phrases = given.wordings.detach()[to_device(given.row, given.wordings.device)]  # (P, E)
+    total = torch.cat([phrases.sum(dim=0), phrases.new_full((1,), len(phrases))])  # (E + 1,)
     if world_size() > 1:
         dist.all_reduce(total)
     return total[:-1] / total[-1].clamp(min=1)
@@ -129,35 +133,39 @@ class GroundedConsistency(ConceptLoss):
         """Return the mean over the phrases of all ranks, without the weight of the loss."""
         embeddings = reading.embeddings()
         context, counted = reading.in_context()
-        consistency = self.consistency(context, self.places(embeddings)[counted])
+        consistency = self.consistency(context, self.places(embeddings), counted)
         return consistency + self.alignment.weight * self.alignment.from_embeddings(embeddings)
 
-    def consistency(self, context: Tensor, places: Tensor) -> Tensor:
-        """Return the consistency alone, of F phrases' attention (F, N) and their places (F, N), a constant."""
+    def consistency(self, context: Tensor, places: Tensor, counted: Tensor | None = None) -> Tensor:
+        """Return the consistency alone, of P phrases' attention (P, N) and their places (P, N), a constant.
+
+        ``counted`` (P,): the phrases that count; None for all.
+        """
         places = places.detach()
         apart = jensen_shannon(shares(context), places)
         flatter = lost_contrast(context, log_deviations(places)[1].clamp(max=self.least_contrast))
-        return mean_over_phrases(peakedness(places) * (apart + flatter))
+        values = peakedness(places) * (apart + flatter)  # (P,)
+        return mean_over_phrases(values if counted is None else values.masked_fill(~counted, UNCOUNTED))
 
     @torch.no_grad()
     def places(self, given: ConceptEmbeddings) -> Tensor:
         """Return where each phrase is by CLIP's similarity: shares (P, V - 1) of the patches."""
         with torch.autocast(given.patches.device.type, enabled=False):
-            phrases = (given.wordings - centre(given))[given.row]  # (P, E)
+            phrases = (given.wordings - centre(given))[to_device(given.row, given.wordings.device)]  # (P, E)
             return (similarity(given.patches, phrases, given.image) / self.temperature).softmax(dim=1)
 
 
 def similarity(patches: Tensor, phrases: Tensor, image: Tensor) -> Tensor:
-    """Return the products (P, N) of each phrase (P, E) with the patches (I, N, E) of its own image (P,).
+    """Return the products (P, N) of each phrase (P, E) with the patches (I, N, E) of its own image (P,), on the host.
 
     The phrases of an image are grouped and padded, so that patches need not be copied for each phrase.
     """
     order = image.argsort(stable=True)  # (P,)
     counts = image.bincount(minlength=len(patches))  # (I,)
-    slot = torch.arange(len(image), device=image.device) - (counts.cumsum(0) - counts)[image[order]]  # (P,)
-    grouped = phrases.new_zeros(len(patches), int(counts.max()) if len(image) else 0, phrases.shape[1])  # (I, C, E)
-    grouped[image[order], slot] = phrases[order]
-    products = grouped @ patches.mT  # (I, C, N)
-    result = phrases.new_empty(len(image), patches.shape[1])
-    result[order] = products[image[order], slot]
-    return result
+    slot = torch.arange(len(image)) - (counts.cumsum(0) - counts)[image[order]]  # (P,)
+    most = int(counts.max()) if len(image) else 0
+    place = torch.empty_like(image).scatter(0, order, image[order] * most + slot)  # (P,) among all I x C
+    place = to_device(place, phrases.device)
+    grouped = phrases.new_zeros(len(patches) * most, phrases.shape[1]).index_copy(0, place, phrases)  # (I C, E)
+    products = grouped.unflatten(0, (len(patches), most)) @ patches.mT  # (I, C, N)
+    return products.flatten(0, 1)[place]

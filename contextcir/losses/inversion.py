@@ -12,13 +12,14 @@ from torch.nn import functional
 
 from contextcir.batch import first_of_each
 from contextcir.checks import between, not_negative, whole
+from contextcir.devices import to_device
 from contextcir.encoders.pseudo_words import prompt_of
 from contextcir.errors import InputError
 from contextcir.files import stable_hash
 from contextcir.fusion.base import Fusion
 from contextcir.fusion.inversion import TextualInversion
 from contextcir.losses.contrastive import TEMPERATURES, InfoNCE
-from contextcir.losses.gathering import gather_rows, local_offset, rows_per_rank
+from contextcir.losses.gathering import gather_ids, gather_rows, local_offset, rows_per_rank
 from contextcir.losses.maps import ConceptReading
 from contextcir.losses.optimised_words import OptimisedWords
 from contextcir.losses.text_cc import ConceptLoss, MeanOverPhrases
@@ -113,14 +114,16 @@ class PseudoWordDistillation(InversionLoss):
         with torch.autocast(mapped.device.type, enabled=False):
             wide = torch.promote_types(mapped.dtype, torch.float32)
             sides = torch.stack([functional.normalize(x.to(wide), dim=-1) for x in (optimised, mapped)])  # (2, U, D)
-            counts = rows_per_rank(len(ids), ids.device)
+            counts = rows_per_rank(len(ids), mapped.device)
             gathered = gather_rows(sides.transpose(0, 1), counts).transpose(0, 1)  # (2, N, D)
-            everyone, count = gather_rows(ids, counts), sum(counts)
-            own = torch.arange(len(ids), device=ids.device) + local_offset(counts)  # (U,)
+            everyone, count = gather_ids(ids, mapped.device, counts), sum(counts)
+            own = torch.arange(len(ids)) + local_offset(counts)  # (U,)
             scores = sides.flatten(0, 1) @ gathered.flatten(0, 1).T / self.temperature  # (2U, 2N)
             positive = torch.cat([own + count, own])  # (2U,) the other word of the same image
             same = (ids[:, None] == everyone).repeat(2, 2)  # (2U, 2N) words of the same image, the own one among them
-            scores = scores.masked_fill(same.scatter(1, positive[:, None], False), float("-inf"))
+            same = same.scatter(1, positive[:, None], False)
+            same, positive = (to_device(part, mapped.device) for part in (same, positive))
+            scores = scores.masked_fill(same, float("-inf"))
             return functional.cross_entropy(scores, positive, reduction="sum") / (2 * count) * len(counts)
 
 
@@ -185,12 +188,12 @@ def without(caption: str, keywords: list[tuple[int, int]]) -> list[str]:
 
 
 def distinct(embedding: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the embeddings (U, E) of the different images among N, and their ids (U,); a collective call.
+    """Return the embeddings (U, E) of the different images among N, and their ids (U,), on the host; a collective call.
 
     An image that several ranks have is left to the first of them, so that it counts once.
     """
     unique, _, first = first_of_each(ids)
-    counts = rows_per_rank(len(unique), ids.device)
-    everyone = gather_rows(unique, counts)  # (N,)
+    counts = rows_per_rank(len(unique), embedding.device)
+    everyone = gather_ids(unique, embedding.device, counts)  # (N,)
     mine = ~torch.isin(unique, everyone[: local_offset(counts)])  # (U,)
-    return embedding[first][mine], unique[mine]
+    return embedding[to_device(first[mine], embedding.device)], unique[mine]

@@ -12,10 +12,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from contextcir.batch import first_of_each
+from contextcir.devices import to_device
 from contextcir.encoders.features import TextFeatures
 from contextcir.encoders.phrase_texts import PhraseTexts, QueryFeatures
 from contextcir.fusion.base import Fusion
-from contextcir.losses.gathering import gather_rows, rows_per_rank
+from contextcir.losses.gathering import gather_ids, gather_rows, rows_per_rank
 
 
 class ConceptMaps(NamedTuple):
@@ -39,8 +40,8 @@ class ConceptEmbeddings(NamedTuple):
     """The patches of I different images, and the N wordings of P phrases, in the space of CLIP's embeddings.
 
     ``patches`` (I, V - 1, E) and ``wordings`` (N, E), L2-normalised. ``image`` (P,) and ``row`` (P,): which of them
-    belong to each phrase. ``image_id`` (I,) names the images on all ranks; None where unknown. ``texts``: the N
-    wordings.
+    belong to each phrase. ``image_id`` (I,) names the images on all ranks; None where unknown. These three are on the
+    host. ``texts``: the N wordings.
     """
 
     patches: Tensor
@@ -57,7 +58,8 @@ class ConceptReading:
     Args:
         fusion: The fusion that composed the queries.
         features: What was computed for them.
-        image_id: (B,) names the reference images: a wording is read once over each. None: all differ.
+        image_id: (B,) names the reference images: a wording is read once over each. None: all differ. Ids that are on
+            the host, as in training, need no waiting for a GPU.
         images: Embeddings (U, E) and ids (U,) of the different images of the batch; None for its references.
 
     Raises:
@@ -75,8 +77,10 @@ class ConceptReading:
         self.features = features
         self.phrases = phrases_in(features)
         owner = self.phrases.owner
+        image_id = None if image_id is None else image_id.cpu()
         self._image_id = image_id
         self._images = images
+        self._device = features.image.embedding.device
         self._image = owner if image_id is None else image_id[owner]  # (P,)
 
     def image_of_rows(self) -> list[int]:
@@ -85,26 +89,29 @@ class ConceptReading:
         return list(range(len(self.phrases.captions))) if ids is None else ids.tolist()
 
     def references(self) -> tuple[Tensor, Tensor]:
-        """Return the embeddings (B, E) and ids (B,) of the references, without gradients; all differ if unknown."""
+        """Return the embeddings (B, E) and, on the host, ids (B,) of the references; all differ if unknown.
+
+        Without gradients.
+        """
         embedding, given = self.features.image.embedding.detach(), self._image_id
-        return embedding, torch.arange(len(embedding), device=embedding.device) if given is None else given
+        return embedding, torch.arange(len(embedding)) if given is None else given
 
     def images(self) -> tuple[Tensor, Tensor]:
-        """Return the embeddings (N, E) and ids (N,) of the images of this batch, without gradients.
+        """Return the embeddings (N, E) and, on the host, ids (N,) of the images of this batch, without gradients.
 
         They are its different images; where these are not given its references, of which some may be equal.
         """
         if self._images is None:
             return self.references()
         embedding, ids = self._images
-        return embedding.detach(), ids
+        return embedding.detach(), ids.cpu()
 
     def candidates(self) -> Tensor:
         """Return the embeddings (U, E) of the different images in the batches of all ranks, without gradients."""
         embedding, ids = self.images()
-        counts = rows_per_rank(len(ids), ids.device)
-        _, _, first = first_of_each(gather_rows(ids, counts))
-        return gather_rows(embedding, counts)[first]
+        counts = rows_per_rank(len(ids), self._device)
+        _, _, first = first_of_each(gather_ids(ids, self._device, counts))
+        return gather_rows(embedding, counts)[to_device(first, self._device)]
 
     def maps(self) -> ConceptMaps:
         """Return both attentions, with gradients through both."""
@@ -123,13 +130,12 @@ class ConceptReading:
         return without_gradient_to_ends(attention, ends)
 
     def in_context(self) -> tuple[Tensor, Tensor]:
-        """Return the attention of all patches to F phrases in their captions (F, V - 1), and which phrases (P,).
+        """Return the attention of all patches to P phrases in their captions (P, V - 1), and which phrases count (P,).
 
-        The maps have gradients. The other phrases were truncated with their captions.
+        The maps have gradients. The other phrases were truncated with their captions: their maps are 0.
         """
         keys = keys_in_context(self.fusion, self.features)  # (P, K)
-        counted = keys.any(dim=1)
-        return phrase_maps(self.context_without_ends(), self.phrases.owner[counted], keys[counted]), counted
+        return phrase_maps(self.context_without_ends(), self._here(self.phrases.owner), keys), keys.any(dim=1)
 
     def embeddings(self) -> ConceptEmbeddings:
         """Return patches and phrases alone, comparable, with gradients through both, without a pass of the fusion."""
@@ -137,7 +143,7 @@ class ConceptReading:
         image = phrases.owner
         if image_id is not None:
             image_id, row, first = first_of_each(image_id)  # (I,), (B,), (I,)
-            tokens, image = tokens[first], row[image]  # (I, V, D), (P,)
+            tokens, image = tokens[self._here(first)], row[image]  # (I, V, D), (P,)
         wordings = tokens.new_zeros(0, phrases.backbone.widths.embed)
         if len(phrases):
             wordings = phrases.features().embedding  # (N, E)
@@ -150,17 +156,21 @@ class ConceptReading:
         """Attend from the vision tokens that are computed already to each phrase's own short text, encoded once."""
         phrases, fused = self.phrases, self.features.fused
         context_tokens = keys_in_context(self.fusion, self.features)  # (P, K)
+        owner = self._here(phrases.owner)
         if not len(phrases):
-            nothing = context_tokens.new_zeros(0, 0)
-            return ConceptMaps(fused.attention, (), phrases.owner, phrases.owner, context_tokens, nothing)
+            return ConceptMaps(fused.attention, (), owner, owner, context_tokens, context_tokens.new_zeros(0, 0))
         pairs = torch.stack([self._image, phrases.row], dim=1)  # (P, 2)
         _, alone, first = first_of_each(pairs)  # (P,) the pair of image and wording; (I,) a phrase of each
-        row, image = phrases.row[first], phrases.owner[first]  # (I,)
+        wording, slot = phrases.row[first], torch.zeros_like(first)  # (I,)
+        content = self._here(phrases.content[wording])  # (I, Tp)
+        row, image = self._here(wording), self._here(phrases.owner[first])  # (I,)
         text = encode()
         isolated = self.fusion.attention(self.features.image.tokens[image], text.tokens[row], text.valid[row])
-        content = phrases.content[row]  # (I, Tp)
-        isolated_tokens = self.fusion.keys_of_phrases(content, torch.zeros_like(row))  # (I, Kp)
-        return ConceptMaps(fused.attention, isolated, phrases.owner, alone, context_tokens, isolated_tokens)
+        isolated_tokens = self.fusion.keys_of_phrases(content, slot)  # (I, Kp)
+        return ConceptMaps(fused.attention, isolated, owner, self._here(alone), context_tokens, isolated_tokens)
+
+    def _here(self, values: Tensor) -> Tensor:
+        return to_device(values, self._device)
 
 
 def phrases_in(features: QueryFeatures) -> PhraseTexts:
@@ -177,8 +187,9 @@ def keys_in_context(fusion: Fusion, features: QueryFeatures) -> Tensor:
 
     Such a phrase was truncated with its caption, or stands between clauses that were encoded alone.
     """
-    phrases = phrases_in(features)
-    return fusion.keys_of_phrases(phrases.tokens & features.text.valid[phrases.owner], phrases.slot)
+    phrases, valid = phrases_in(features), features.text.valid
+    owner, tokens = (to_device(part, valid.device) for part in (phrases.owner, phrases.tokens))
+    return fusion.keys_of_phrases(tokens & valid[owner], phrases.slot)
 
 
 def ends_of(valid: Tensor) -> Tensor:
@@ -202,18 +213,20 @@ def without_gradient_to_ends(attention: tuple[Tensor, ...], ends: Tensor) -> tup
 def phrase_maps(maps: tuple[Tensor, ...], rows: Tensor, tokens: Tensor) -> Tensor:
     """Return the attention of every patch to each phrase, (P, V - 1): the mean over layers, heads and its tokens.
 
-    CLS is left out. ``maps`` L times (B, H, V, K), ``rows`` (P,) which of the B belongs to each phrase, ``tokens``
-    (P, K) bool.
+    CLS is left out; the map of a phrase without tokens is 0. ``maps`` L times (B, H, V, K), ``rows`` (P,) which of the
+    B belongs to each phrase, ``tokens`` (P, K) bool.
     """
     mean = torch.stack([layer[:, :, 1:].mean(dim=1) for layer in maps]).mean(dim=0)  # (B, V - 1, K)
-    share = tokens.to(mean.dtype) / tokens.sum(dim=1, keepdim=True)  # (P, K)
+    share = tokens.to(mean.dtype) / tokens.sum(dim=1, keepdim=True).clamp(min=1)  # (P, K)
     return (mean[rows] * share[:, None, :]).sum(dim=-1)  # (P, V - 1); autocast would round a matrix product
 
 
 def phrase_attention(fusion: Fusion, features: QueryFeatures) -> Tensor:
     """Return the attention of every patch to each phrase in its caption (P, V - 1); NaN for phrases without a token."""
     keys = keys_in_context(fusion, features)  # (P, K)
-    return phrase_maps(tuple(layer.float() for layer in features.fused.attention), phrases_in(features).owner, keys)
+    owner = to_device(phrases_in(features).owner, keys.device)
+    maps = phrase_maps(tuple(layer.float() for layer in features.fused.attention), owner, keys)
+    return maps.masked_fill(~keys.any(dim=1, keepdim=True), float("nan"))
 
 
 LEAST = 1e-12  # lower bound of attention and shares, which keeps logarithms finite

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from contextcir.checks import whole
+from contextcir.devices import to_device
 from contextcir.encoders.backbone import OpenCLIPBackbone
 from contextcir.encoders.features import RowFeatures
 from contextcir.errors import InputError
 from contextcir.files import stable_hash
-from contextcir.losses.gathering import gather_rows
+from contextcir.losses.gathering import gather_ids
 
 SETTING = "model.contrastive.negatives"
 
@@ -102,7 +103,7 @@ class ImageSetNegatives(StoredNegatives):
         """
         stored, number = self._stored(backbone, images)
         positions, ids = stored.distinct(number)  # (U,)
-        further = torch.isin(ids, stored.alike(number, gather_rows(images)[:, 1].cpu()))  # (U,)
+        further = torch.isin(ids, stored.alike(number, gather_ids(images.cpu(), backbone._device)[:, 1]))  # (U,)
         further[self._draw(len(positions), step)] = True
         return _further(backbone, number, positions[further], ids[further])
 
@@ -110,4 +111,4 @@ class ImageSetNegatives(StoredNegatives):
 def _further(backbone: OpenCLIPBackbone, number: int, positions: Tensor, ids: Tensor) -> FurtherImages:
     """Return images at positions (M,) of a list by their stored embeddings, and their ids (M,)."""
     embedding = cast(RowFeatures, backbone.stored).embeddings(backbone, number, positions)
-    return FurtherImages(embedding, ids.to(embedding.device))
+    return FurtherImages(embedding, to_device(ids, embedding.device))

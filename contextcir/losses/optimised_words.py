@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from contextcir.devices import to_device
 from contextcir.encoders.pseudo_words import prompt_of
 from contextcir.encoders.text import Tokenizer
 from contextcir.files import stable_hash
@@ -35,7 +36,7 @@ class OptimisedWords:
     are taken in turn, not drawn.
 
     A word follows from the image's embedding and id and the towers, whatever other images it is optimised with. Words
-    are kept in memory, by the id of their image.
+    are kept in memory, by the id of their image; the GPU is waited for where an image comes for the first time.
 
     Args:
         steps: of the optimisation.
@@ -52,14 +53,15 @@ class OptimisedWords:
             return images.new_zeros(0, fusion.phi.outputs)
         missing = [row for row, number in enumerate(numbers) if number not in self._known]
         if missing:
-            found = self._optimise(fusion, tokenizer, images[missing], [numbers[row] for row in missing])
+            chosen = images[to_device(torch.tensor(missing), images.device)]
+            found = self._optimise(fusion, tokenizer, chosen, [numbers[row] for row in missing])
             self._known |= {numbers[row]: word for row, word in zip(missing, found, strict=True)}
-        return torch.stack([self._known[number] for number in numbers]).to(images.device)
+        return to_device(torch.stack([self._known[number] for number in numbers]), images.device)
 
     def _optimise(self, fusion: TextualInversion, tokenizer: Tokenizer, images: Tensor, ids: list[int]) -> Tensor:
         hashes = [stable_hash(f"pseudo-word of image {number}") for number in ids]
         first = [torch.randn(fusion.phi.outputs, generator=torch.Generator().manual_seed(hash_)) for hash_ in hashes]
-        word = (SPREAD * torch.stack(first)).to(images.device).requires_grad_()  # (M, D)
+        word = to_device(SPREAD * torch.stack(first), images.device).requires_grad_()  # (M, D)
         mean = word.detach().clone()
         optimizer = torch.optim.AdamW([word], lr=RATE, weight_decay=DECAY)
         goal = functional.normalize(images.detach().float(), dim=-1)

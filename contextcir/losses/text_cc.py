@@ -68,18 +68,25 @@ class MeanOverPhrases(ConceptLoss):
 
     @abstractmethod
     def values(self, reading: ConceptReading) -> Tensor:
-        """Return the loss of each phrase that counts, (F,), independent of all other phrases."""
+        """Return the loss of each phrase (P,), independent of all others, and `UNCOUNTED` if it does not count."""
+
+
+# The value of a phrase that does not count, in place of leaving it out: which do is known on the GPU alone, and the
+# host would have to wait to learn how many are left.
+UNCOUNTED = float("-inf")
 
 
 def mean_over_phrases(values: Tensor) -> Tensor:
-    """Return the mean of one value per phrase (F,) over the phrases of all ranks, 0 without any; a collective call.
+    """Return the mean of one value per phrase (P,) over the phrases of all ranks, 0 without any; a collective call.
 
-    Ranks return different numbers, scaled so that DDP's averaged gradient equals that of one process with all phrases.
+    Those that are `UNCOUNTED` are left out. Ranks return different numbers, scaled so that DDP's averaged gradient
+    equals that of one process with all phrases.
     """
-    count = values.new_tensor(len(values))
+    counted = ~values.isneginf()  # a NaN counts
+    count = counted.sum().to(values.dtype)
     if world_size() > 1:
         dist.all_reduce(count)  # in place
-    return values.sum() * world_size() / count.clamp(min=1)
+    return values.masked_fill(~counted, 0.0).sum() * world_size() / count.clamp(min=1)
 
 
 class MapConsistency(MeanOverPhrases):
@@ -87,10 +94,10 @@ class MapConsistency(MeanOverPhrases):
 
     @abstractmethod
     def compare(self, context: Tensor, isolated: Tensor) -> Tensor:
-        """Return the loss (F,) of F phrases' maps over patches in context (F, V - 1) and alone (F, V - 1)."""
+        """Return the loss (P,) of P phrases' maps over patches in context (P, V - 1) and alone (P, V - 1)."""
 
     def values(self, reading: ConceptReading) -> Tensor:
-        """Return the loss of each phrase (F,) that has a token in its (truncated) caption."""
+        """Return the loss of each phrase (P,); those without a token in their (truncated) caption do not count."""
         return self.values_of_maps(reading.detached_maps())
 
     def from_maps(self, maps: ConceptMaps) -> Tensor:
@@ -98,14 +105,13 @@ class MapConsistency(MeanOverPhrases):
         return mean_over_phrases(self.values_of_maps(maps))
 
     def values_of_maps(self, maps: ConceptMaps) -> Tensor:
-        """Return the `values` of given maps; phrases without a token in their (truncated) caption are left out."""
+        """Return the `values` of given maps."""
         counted = maps.context_tokens.any(dim=1) & maps.isolated_tokens.any(dim=1)[maps.alone]  # (P,)
-        context = phrase_maps(maps.context, maps.owner[counted], maps.context_tokens[counted])  # (F, V - 1)
-        isolated = context.detach()  # (F, V - 1)
-        if counted.any():  # else there may not have been an isolated pass
-            rows = maps.alone[counted]  # (F,)
-            isolated = phrase_maps(maps.isolated, rows, maps.isolated_tokens[rows]).detach()
-        return self.compare(context, isolated)
+        context = phrase_maps(maps.context, maps.owner, maps.context_tokens)  # (P, V - 1)
+        isolated = context.detach()  # (P, V - 1); without phrases there was no isolated pass
+        if maps.isolated:
+            isolated = phrase_maps(maps.isolated, maps.alone, maps.isolated_tokens[maps.alone]).detach()
+        return self.compare(context, isolated).masked_fill(~counted, UNCOUNTED)
 
 
 class TextConceptConsistency(MapConsistency):
@@ -122,7 +128,7 @@ class TextConceptConsistency(MapConsistency):
         self.epsilon = fraction(epsilon, "model.concept.epsilon")
 
     def compare(self, context: Tensor, isolated: Tensor) -> Tensor:
-        """Return the mean excess difference over patches, (F,)."""
+        """Return the mean excess difference over patches, (P,)."""
         difference = functional.threshold((context - isolated).abs(), ROUNDING, 0.0)
         return (difference - self.epsilon).relu().mean(dim=1)
 
@@ -148,9 +154,9 @@ class SpatialConsistency(MapConsistency):
         self.contrast = between(contrast, *CONTRASTS, "model.concept.contrast")
 
     def values(self, reading: ConceptReading) -> Tensor:
-        """Return the divergence of each phrase (F,) that has a token in its (truncated) caption."""
+        """Return the divergence of each phrase (P,); those without a token in their truncated caption do not count."""
         return self.values_of_maps(reading.detached_maps()._replace(context=reading.context_without_ends()))
 
     def compare(self, context: Tensor, isolated: Tensor) -> Tensor:
-        """Return the divergence of the shares at `contrast`, (F,)."""
+        """Return the divergence of the shares at `contrast`, (P,)."""
         return jensen_shannon(*(shares_at_contrast(x, self.contrast) for x in (context, isolated)))

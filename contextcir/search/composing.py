@@ -100,7 +100,7 @@ class Composer:
                 composed_part = self._pairs(queries, parses, features, owner, needed, maps)
         alone = [n for n in sorted(texted) if not queries[n].images or queries[n].balance > 0.5]
         if alone:
-            clauses = clauses_of([parses[n].clauses for n in alone], self.model.device)
+            clauses = clauses_of([parses[n].clauses for n in alone])
             texts = self.model.fusion.encode_text(self.model.backbone, [queries[n].text for n in alone], clauses)
             text_part[alone] = functional.normalize(texts.embedding.float().cpu(), dim=-1)
         mixed = [
@@ -119,18 +119,17 @@ class Composer:
         maps: list[tuple[Tensor | None, ...]],
     ) -> Tensor:
         """Return the composed embedding (Q, E) of each query, n of the mean of those of its images; fill ``maps``."""
-        device = self.model.device
         of = [owner[row] for row in rows]
         image = ImageFeatures(features.tokens[rows], features.embedding[rows])
-        phrases = phrases_of([parses[number].phrases for number in of], device)
-        clauses = clauses_of([parses[number].clauses for number in of], device)
+        phrases = phrases_of([parses[number].phrases for number in of])
+        clauses = clauses_of([parses[number].clauses for number in of])
         composed = self.model.compose(image, [queries[number].text for number in of], phrases, clauses)
         wanted = {of.index(number): number for number in dict.fromkeys(of) if queries[number].maps}  # first images
         if composed.fused.attention and wanted and len(phrases.owner):
             attention = phrase_attention(self.model.fusion, composed).float().cpu()  # (P, N)
             grid = self.model.backbone.grid
             for row, number in wanted.items():
-                mine = attention[phrases.owner.cpu() == row]
+                mine = attention[phrases.owner == row]
                 maps[number] = tuple(_map_of(one, grid) for one in mine)
         return _mean_by(of, composed.fused.embedding, len(queries))
 

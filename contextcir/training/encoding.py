@@ -8,6 +8,7 @@ from lightning.pytorch.utilities import move_data_to_device
 from torch import Tensor, nn
 
 from contextcir.batch import Clauses, Phrases, QueryBatch, TripletBatch, first_of_each
+from contextcir.devices import to_device
 from contextcir.encoders.backbone import OpenCLIPBackbone
 from contextcir.encoders.features import ImageFeatures
 from contextcir.encoders.phrase_texts import QueryFeatures
@@ -81,20 +82,23 @@ class WholeBatch:
         """
         distinct, shared = distinct_of(batch), batch.query.images
         if shared is None:
-            images = torch.cat(image_tensors(batch))[distinct.first]  # (U, 3, S, S)
+            images = torch.cat(image_tensors(batch))  # (2B + M, 3, S, S)
+            images = images[to_device(distinct.first, images.device)]  # (U, 3, S, S)
             image_id = torch.cat(image_ids(batch))[distinct.first]  # (U,)
         else:
             images, image_id = shared
         tokens, embedding = model.backbone.encode_image(images)
-        reference = ImageFeatures(tokens[distinct.reference], embedding[distinct.reference])
+        place = to_device(distinct.reference, embedding.device)  # (B,)
+        reference = ImageFeatures(tokens[place], embedding[place])
         query = batch.query
         features = model.compose(reference, query.captions, query.phrases, query.clauses)
         concept = model.concept
         loss = None
         if concept is not None:
             loss = concept(ConceptReading(model.fusion, features, batch.reference_id, (embedding.detach(), image_id)))
-        negative = None if distinct.negative is None else embedding[distinct.negative]
-        return Encoded(features.fused.embedding, embedding[distinct.target], reference.embedding, loss, negative)
+        negative = None if distinct.negative is None else embedding[to_device(distinct.negative, embedding.device)]
+        target = embedding[to_device(distinct.target, embedding.device)]
+        return Encoded(features.fused.embedding, target, reference.embedding, loss, negative)
 
 
 def encode_references(backbone: OpenCLIPBackbone, batch: QueryBatch) -> ImageFeatures:
@@ -105,7 +109,8 @@ def encode_references(backbone: OpenCLIPBackbone, batch: QueryBatch) -> ImageFea
     if batch.images is None:
         return backbone.encode_image(batch.reference)
     tokens, embedding = backbone.encode_image(batch.images.pixels)
-    return ImageFeatures(tokens[batch.reference], embedding[batch.reference])
+    place = to_device(batch.reference, embedding.device)  # (B,)
+    return ImageFeatures(tokens[place], embedding[place])
 
 
 def image_tensors(batch: TripletBatch) -> list[Tensor]:
@@ -124,7 +129,7 @@ def distinct_of(batch: TripletBatch) -> Distinct:
     """Return the distinct images of a batch: those that it was loaded with, else what the ids of its images say."""
     if batch.query.images is None:
         return distinct_images(*image_ids(batch))
-    first = torch.arange(len(batch.query.images.pixels), device=batch.query.images.pixels.device)
+    first = torch.arange(len(batch.query.images.pixels))
     return Distinct(first, *image_tensors(batch))
 
 

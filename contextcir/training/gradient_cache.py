@@ -19,6 +19,7 @@ from torch.autograd.function import once_differentiable
 from contextcir.batch import Clauses, Phrases, TripletBatch
 from contextcir.checks import whole
 from contextcir.copies import CopyStream, rows_on
+from contextcir.devices import to_device
 from contextcir.encoders.features import ImageFeatures
 from contextcir.errors import InputError
 from contextcir.losses.maps import ConceptReading
@@ -88,7 +89,8 @@ class GradientCache(WholeBatch):
 
     Peak memory is that of one chunk and of the embeddings of all; a step takes one more forward pass. With a GPU,
     images stay in host memory and are copied chunk by chunk, those of the next while one is encoded. Text-CC losses
-    have to be `MeanOverPhrases`. Strategies that shard the weights (FSDP, DeepSpeed) can't be used.
+    have to be `MeanOverPhrases`. Strategies that shard the weights can't be used: `contextcir.training.sharding` has
+    another class for FSDP2.
 
     Args:
         chunk: Number of triplets that are encoded at a time, at most, with up to twice as many images.
@@ -135,14 +137,19 @@ class GradientCache(WholeBatch):
         distinct = Distinct(found.first.cpu(), found.reference.cpu(), found.target.cpu(), hard)
         chunks = plan_chunks(distinct, self.chunk)
         passes = Passes(model, concept, batch, distinct, chunks)
-        results = Results(*_InChunks.apply(passes, *passes.parameters))
+        results = self.results(passes)
         device = results.query.device
-        query = torch.cat([chunk.rows for chunk in chunks]).argsort().to(device)  # (B,) place of each row
-        image = torch.cat([chunk.images[chunk.kept] for chunk in chunks]).argsort().to(device)  # (U,)
-        reference, target = (image[which.to(device)] for which in (distinct.reference, distinct.target))  # (B,)
+        query = to_device(torch.cat([chunk.rows for chunk in chunks]).argsort(), device)  # (B,) place of each row
+        image = torch.cat([chunk.images[chunk.kept] for chunk in chunks]).argsort()  # (U,)
+        reference, target = (to_device(image[which], device) for which in (distinct.reference, distinct.target))  # (B,)
         loss = None if concept is None else mean_over_phrases(results.concept)
-        negative = None if distinct.negative is None else results.image[image[distinct.negative.to(device)]]  # (M, E)
+        others = distinct.negative
+        negative = None if others is None else results.image[to_device(image[others], device)]  # (M, E)
         return Encoded(results.query[query], results.image[target], results.image[reference], loss, negative)
+
+    def results(self, passes: "Passes") -> Results:
+        """Return the results of all chunks, as one node of autograd's graph."""
+        return Results(*_InChunks.apply(passes, *passes.parameters))
 
 
 def plan_chunks(distinct: Distinct, size: int) -> list[Chunk]:
@@ -178,7 +185,7 @@ class Passes:
         chunks: list[Chunk],
     ) -> None:
         self.model, self.concept, self.batch, self.distinct, self.chunks = model, concept, batch, distinct, chunks
-        self.device = batch.target_id.device
+        self.device = next(model.parameters()).device
         self.parameters: list[nn.Parameter] = [p for p in model.parameters() if p.requires_grad]
         self.states = [RandomState(self.device) for _ in chunks]
 
@@ -201,6 +208,12 @@ class Passes:
     def again(self, gradients: Results) -> list[Tensor | None]:
         """Return the gradients of the parameters, given those of the results; None for unused parameters."""
         totals: list[Tensor | None] = [None for _ in self.parameters]
+        for results, given in self.encoded_again(gradients):
+            add(totals, torch.autograd.grad(results, self.parameters, given, allow_unused=True))
+        return [total if total is None else total.to(p.dtype) for total, p in zip(totals, self.parameters, strict=True)]
+
+    def encoded_again(self, gradients: Results) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+        """Yield the results of each chunk, with their graph, and their gradients, given those of all results."""
         start = [0 for _ in gradients]  # rows of the results that belong to earlier chunks
         for (chunk, pixels), state in zip(self._images_ahead(), self.states, strict=True):
             with state.restored(), torch.enable_grad():
@@ -212,14 +225,12 @@ class Passes:
             ]
             start = [begin + len(result) for begin, result in zip(start, encoded, strict=True)]
             if pairs:
-                results, given = zip(*pairs, strict=True)
-                add(totals, torch.autograd.grad(results, self.parameters, given, allow_unused=True))
-        return [total if total is None else total.to(p.dtype) for total, p in zip(totals, self.parameters, strict=True)]
+                yield [result for result, _ in pairs], [given for _, given in pairs]
 
     def _encode(self, chunk: Chunk, images: Tensor) -> Results:
         model, query = self.model, self.batch.query
         tokens, embedding = model.backbone.encode_image(images)
-        reference = chunk.reference.to(embedding.device)
+        reference, kept = (to_device(rows, embedding.device) for rows in (chunk.reference, chunk.kept))
         captions = [query.captions[row] for row in chunk.rows.tolist()]
         image = ImageFeatures(tokens[reference], embedding[reference])
         phrases = phrases_of_rows(query.phrases, chunk.rows, len(query.captions))
@@ -227,9 +238,9 @@ class Passes:
         features = model.compose(image, captions, phrases, clauses)
         values = embedding.new_zeros(0)
         if self.concept is not None:
-            ids = self.batch.reference_id[chunk.rows.to(self.device)]
+            ids = self.batch.reference_id.cpu()[chunk.rows]
             values = self.concept.values(ConceptReading(model.fusion, features, ids))  # (F,)
-        return Results(features.fused.embedding, embedding[chunk.kept.to(embedding.device)], values)
+        return Results(features.fused.embedding, embedding[kept], values)
 
     def _images_ahead(self) -> Iterator[tuple[Chunk, Tensor]]:
         """Yield every chunk with its images (n, 3, S, S) on the device, where those of the next are copied meanwhile.

@@ -186,6 +186,7 @@ class ContextCIR(LightningModule):
         ``clauses``: for fusions that read clause by clause; None for captions that are one clause each.
         """
         check_pairs(len(image.embedding), captions, phrases)
+        self.fusion.maps_at_once = self.training and self.concept is not None and self.concept.needs_maps
         text = self.fusion.encode_text(self.backbone, captions, clauses)
         texts = None if phrases is None else PhraseTexts(self.backbone, captions, phrases)
         return QueryFeatures(image, text, self.fusion(image, text, texts), texts, clauses)
@@ -248,10 +249,14 @@ class ContextCIR(LightningModule):
             loss = loss + self.concept.weight * parts["concept"]
         return {"loss": loss, **parts}
 
+    def encode_chunk(self, encode: Callable[..., Any], *parts: Any) -> Any:
+        """Encode a part of a batch: a pass of this module by itself, for weights that are gathered for each pass."""
+        return encode(*parts)
+
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Let the encoding decide which parts of a training batch are moved at once."""
+        """Let the encoding decide what of a training batch is moved at once; ids and places stay on the host."""
         if isinstance(batch, TripletBatch):
-            return self.encoding.move(batch, device)
+            return names_on_host(self.encoding.move(batch, device), batch)
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def training_step(self, batch: TripletBatch, batch_idx: int) -> Tensor:
@@ -336,6 +341,25 @@ class ContextCIR(LightningModule):
         steps = self.trainer.estimated_stepping_batches
         optimizer, schedule = self.optimizer(self.backbone, [self.fusion, self.contrastive], steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def names_on_host(moved: TripletBatch, batch: TripletBatch) -> TripletBatch:
+    """Return a batch that was moved to a device, with all but its images as in the batch of the host.
+
+    What says which images are the same, and where phrases are, is worked with on the host: read from a GPU, it would
+    have to be waited for. So are rows of stored features, and numbers of images, in the place of images.
+    """
+    query = moved.query._replace(index=batch.query.index, phrases=batch.query.phrases, clauses=batch.query.clauses)
+    if query.images is not None and batch.query.images is not None:
+        query = query._replace(images=query.images._replace(image_id=batch.query.images.image_id))
+    moved = moved._replace(query=query, reference_id=batch.reference_id, target_id=batch.target_id)
+    if batch.negatives is not None and moved.negatives is not None:
+        moved = moved._replace(negatives=moved.negatives._replace(image_id=batch.negatives.image_id))
+    if batch.target.dtype == torch.int64:
+        moved = moved._replace(target=batch.target, query=query._replace(reference=batch.query.reference))
+        if batch.negatives is not None:
+            moved = moved._replace(negatives=batch.negatives)
+    return moved
 
 
 @contextmanager

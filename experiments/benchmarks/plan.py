@@ -1,6 +1,6 @@
 """Estimate training on many GPUs: operations counted and loading measured on this machine, and assumptions on theirs.
 
-python -m experiments.benchmarks.plan --model ViT-H-14 --gpus "[8, 64]" --markdown plan.md
+python -m experiments.benchmarks.plan --model ViT-H-14 --gpus "[8, 64, 512]" --markdown plan.md
 """
 
 import io
@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from PIL import Image
 
+from contextcir.checks import positive
 from contextcir.encoders.backbone import OpenCLIPBackbone
 from contextcir.errors import InputError
 from contextcir.fusion.cross_attention import CrossAttentionFusion
@@ -43,8 +44,11 @@ class Counts(NamedTuple):
     load: float  # seconds in which one core decodes and preprocesses an image
 
 
-def count(model: str, phrases: int, size: tuple[int, int], images: int) -> Counts:
-    """Count a model's operations without executing them, and time loading noise JPEGs of a size (width, height)."""
+def count(model: str, phrases: int, size: tuple[int, int], images: int, decoded: float | None = None) -> Counts:
+    """Count a model's operations without executing them, and time loading noise JPEGs of a size (width, height).
+
+    ``decoded``: images a second and core, where they are known already.
+    """
     setting, variants = Setting(model, BATCH, phrases, "32"), {}
     for name, encoding in (("plain", WholeBatch()), ("cached", GradientCache(BATCH))):
         whole = partial(ContextCIR, encoding=encoding)
@@ -60,7 +64,7 @@ def count(model: str, phrases: int, size: tuple[int, int], images: int) -> Count
         sum(p.numel() for p in net.parameters()),
         sum(p.numel() for p in trained),
         net.backbone.widths.embed,
-        seconds_per_image(net.backbone, size, images),
+        1 / decoded if decoded else seconds_per_image(net.backbone, size, images),
     )
 
 
@@ -89,6 +93,7 @@ class Machine:
         network: The same between nodes.
         latency: Microseconds of a collective per participating GPU.
         cores: CPU cores per GPU that load images.
+        kept: Images that a core loads in a second from kept pixels (`experiments.benchmarks.loading`).
     """
 
     teraflops: float = 989.0
@@ -98,6 +103,7 @@ class Machine:
     network: float = 25.0
     latency: float = 10.0
     cores: int = 14
+    kept: float = 2_390.0
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -168,8 +174,32 @@ def plan(counts: Counts, machine: Machine, job: Job, gpus: int) -> dict[str, str
         "step with that loader, s": f"{step_with_loader:.2f}",
         "steps of an epoch": f"{job.triplets // total:,}",
         "epoch, min": f"{job.triplets // total * step_with_loader / 60:.2f}",
+        "from kept pixels: images loaded, per s and GPU": f"{machine.cores * machine.kept:,.0f}",
+        "from kept pixels: cores needed, per GPU": f"{needed / machine.kept:.2f}",
+        **in_shards(counts, machine, job, gpus, compute, gather),
         "evaluation, computing, s": f"{evaluating:.2f}",
         "evaluation, loading images, s": f"{loading:.2f}",
+    }
+
+
+def in_shards(counts: Counts, machine: Machine, job: Job, gpus: int, compute: float, gather: float) -> dict[str, str]:
+    """Return the figures of FSDP2's HYBRID_SHARD with gradient caching: shards in a node, copies between nodes.
+
+    A block is gathered three times for each chunk: twice forward, once backward. Until the last chunk, each GPU holds
+    the gradients of all weights. Then they are reduced to shards in the node, and the shards between the nodes.
+    """
+    shards = min(gpus, machine.gpus_per_node)
+    nodes = -(-gpus // shards)
+    link, network = 1e9 * machine.node_link, 1e9 * machine.network
+    share, gradients = (shards - 1) / shards, FLOAT * counts.trained
+    gathered = 3 * -(-job.batch // job.chunk) * share * FLOAT * counts.parameters
+    reduced = share * gradients / link + 2 * (nodes - 1) / nodes * gradients / shards / network
+    step = compute + gathered / link + reduced + gather
+    state = (counts.parameters * FLOAT + counts.trained * 3 * FLOAT) / shards + gradients
+    return {
+        "in shards of a node: weights, gradients and AdamW's state, per GPU, 10^9 bytes": f"{state / 1e9:.1f}",
+        "in shards of a node: weights gathered in a step, 10^9 bytes": f"{gathered / 1e9:.1f}",
+        "in shards of a node: step, nothing of it hidden, s": f"{step:.2f}",
     }
 
 
@@ -183,7 +213,7 @@ def as_markdown(model: str, counts: Counts, machine: Machine, job: Job, gpus: li
         f"gradient cache; {counts.image / 1e12:.2f} to encode an image, {counts.query / 1e12:.2f} a query; "
         f"{counts.trained / 1e6:,.0f} of {counts.parameters / 1e6:,.0f} million parameters trained; "
         f"E = {counts.embed}.\n"
-        f"Measured: {1 / counts.load:.0f} images per second and core (JPEG decoded and prepared).\n"
+        f"Loading: {1 / counts.load:.0f} images per second and core (JPEG decoded and prepared).\n"
         f"Assumed: {', '.join(f'{name} {value:g}' for name, value in vars(machine).items())}.\n"
         f"Job: {', '.join(f'{name} {value:,}' for name, value in vars(job).items())}.\n\n"
         f"{table(['GPUs', *map(str, gpus)], rows)}"
@@ -192,10 +222,11 @@ def as_markdown(model: str, counts: Counts, machine: Machine, job: Job, gpus: li
 
 def calculate(
     model: str = "ViT-H-14",
-    gpus: list[int] = [8, 64],  # noqa: B006
+    gpus: list[int] = [8, 64, 512],  # noqa: B006
     phrases: int = 4,
     image_size: tuple[int, int] = (1024, 683),
     images: int = 20,
+    decoded: float | None = None,
     machine: Machine = Machine(),  # noqa: B008
     job: Job = Job(),  # noqa: B008
     markdown: Path | None = None,
@@ -208,6 +239,7 @@ def calculate(
         phrases: Noun phrases of each caption.
         image_size: Width and height of the images on disk.
         images: How many are loaded for the measurement.
+        decoded: Images that a core decodes and prepares in a second, where that was measured before; none are loaded.
         machine: Assumptions.
         job: What is trained.
         markdown: File for the tables.
@@ -215,8 +247,11 @@ def calculate(
     output_file(markdown, "markdown")
     require_at_least(1, gpus=gpus, images=images, phrases=phrases)
     require_at_least(8, image_size=image_size)
+    if decoded is not None:
+        positive(decoded, "decoded")
     torch.set_num_threads(1)
-    publish(as_markdown(model, count(model, phrases, image_size, images), machine, job, gpus), markdown)
+    counts = count(model, phrases, image_size, images, decoded)
+    publish(as_markdown(model, counts, machine, job, gpus), markdown)
 
 
 if __name__ == "__main__":

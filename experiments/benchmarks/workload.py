@@ -24,7 +24,7 @@ from contextcir.encoders.features import ImageFeatures, TextFeatures, TokenBatch
 from contextcir.fusion import CrossAttentionFusion, Fusion
 from contextcir.losses.maps import ConceptMaps
 from contextcir.losses.text_cc import ConceptLoss, TextConceptConsistency
-from contextcir.training.module import ContextCIR
+from contextcir.training.module import ContextCIR, names_on_host
 from contextcir.training.optim import AdamWWarmupCosine
 
 BASELINE, PUBLISHED = "lambda = 0", "published way"
@@ -48,6 +48,8 @@ class PublishedWay(ContextCIR):
 
     def losses(self, batch: TripletBatch) -> dict[str, Tensor]:
         """Return the losses of `ContextCIR`; an image that occurs twice in the batch is encoded twice."""
+        self.fusion.maps_at_once = True
+        batch = move_data_to_device(batch, self.backbone._device)  # places of phrases too
         images = self.backbone.encode_image(torch.cat([batch.query.reference, batch.target]))
         reference, target = images.embedding.chunk(2)  # (B, E)
         tokens = images.tokens.chunk(2)[0]  # (B, V, D)
@@ -185,7 +187,8 @@ def build(setting: Setting, wanted: Mapping[str, Recipe], device: torch.device, 
         variants[name] = recipe.whole(backbone, lambda _, fusion=fusion: fusion, concept=recipe.concept).to(device)
     optimizer, _ = AdamWWarmupCosine()(backbone, list(fusions.values()), total_steps=1000)
     batch = random_triplets(setting.batch, setting.phrases, backbone.image_size)
-    return Workload(variants, optimizer, move_data_to_device(batch, device), setting.precision)
+    moved = names_on_host(move_data_to_device(batch, device), batch)  # as a Trainer has it
+    return Workload(variants, optimizer, moved, setting.precision)
 
 
 def random_triplets(batch: int, phrases: int, image_size: int, seed: int = 0) -> TripletBatch:

@@ -63,7 +63,7 @@ def with_constant(loss: ConceptLoss, reading: ConceptReading, constant: str) -> 
     """Return a loss as it is, and with its maps of isolated phrases replaced by a ``constant``: equal or mean."""
     if isinstance(loss, GroundedConsistency):
         context, found = reading.in_context()
-        places = loss.places(reading.embeddings())[found]
+        context, places = context[found], loss.places(reading.embeddings())[found]
         same = torch.full_like(places, 1 / places.shape[1]) if constant == "equal" else places.mean(0).expand_as(places)
         return loss.consistency(context, places), loss.consistency(context, same)
     maps = reading.detached_maps()

@@ -49,6 +49,19 @@ def test_a_plan_is_arithmetic(gpus: int) -> None:
     assert found["images needed, per s and GPU"] == pytest.approx(64 / step, abs=1)
     assert found["images loaded, per s and GPU"] == 250
     assert found["step with that loader, s"] == pytest.approx(max(step, 64 / 250), abs=0.01)
+    assert found["from kept pixels: images loaded, per s and GPU"] == 5 * 2390
+    assert found["from kept pixels: cores needed, per GPU"] == pytest.approx(64 / step / 2390, abs=0.01)
+    shards, nodes = min(gpus, 8), max(1, gpus // 8)
+    gathered = 3 * 1 * (shards - 1) / shards * 4e9
+    between = 2 * (nodes - 1) / nodes * 3.2e9 / shards / 10e9
+    inside = (shards - 1) / shards * 3.2e9 / 100e9
+    name = "in shards of a node: "
+    assert found[f"{name}weights gathered in a step, 10^9 bytes"] == pytest.approx(gathered / 1e9, abs=0.1)
+    expected = compute + gathered / 100e9 + inside + between + gather
+    assert found[f"{name}step, nothing of it hidden, s"] == pytest.approx(expected, abs=0.01)
+    state = (4e9 + 3 * 3.2e9) / shards + 3.2e9
+    held = found[f"{name}weights, gradients and AdamW's state, per GPU, 10^9 bytes"]
+    assert held == pytest.approx(state / 1e9, abs=0.1)
     assert found["steps of an epoch"] == 10_000 // (32 * gpus)
     assert found["evaluation, computing, s"] == pytest.approx((1000e12 + 2 * 500e12) / 50e12 / gpus, abs=0.01)
     assert found["evaluation, loading images, s"] == pytest.approx(1500 * 0.02 / 5 / gpus, abs=0.01)
@@ -84,12 +97,13 @@ def test_the_plan_command_writes_a_column_for_each_number_of_gpus(
     clip_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "new" / "plan.md"
-    flags = [f"--model=local-dir:{clip_folder}", "--gpus=[1, 8, 64]", "--images=2", f"--markdown={file}"]
+    flags = [f"--model=local-dir:{clip_folder}", "--gpus=[1, 8, 64]", "--decoded=100", f"--markdown={file}"]
     monkeypatch.setattr("sys.argv", ["plan", *flags, "--machine.utilisation=0.3", "--job.batch=16"])
     command(plan.calculate)
     text = file.read_text()
     assert "utilisation 0.3" in text and "batch 16" in text and text in capsys.readouterr().out
     assert "| batch of all GPUs | 16 | 128 | 1,024 |" in text.splitlines()
+    assert "Loading: 100 images per second and core" in text
 
 
 @pytest.mark.slow

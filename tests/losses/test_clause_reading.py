@@ -82,6 +82,7 @@ def test_such_a_phrase_changes_no_loss_on_maps(kind: type[ConceptLoss], monkeypa
         pytest.skip("its other part reads the words of every phrase, also of those that are not in the maps")
     model, loss = model_of(ConceptComposer), kind()
     values = loss.values(read(model, CLAUSES))
-    assert values.shape == (6,)
+    assert values.isneginf().tolist() == [False, False, True, False, False, False, False]
+    assert loss(read(model, CLAUSES)).isfinite()
     monkeypatch.setattr("tests.losses.test_clause_reading.SPANS", [SPANS[0][:2], *SPANS[1:]])
-    torch.testing.assert_close(loss.values(read(model, CLAUSES)), values)
+    torch.testing.assert_close(loss.values(read(model, CLAUSES)), values[[0, 1, 3, 4, 5, 6]])

@@ -105,7 +105,7 @@ def test_images_stay_where_they_are_and_move_chunk_by_chunk() -> None:
     cached, whole = (new_model("Text-CC", encoding, torch.float32) for encoding in (GradientCache(3), WholeBatch()))
     moved = cached.transfer_batch_to_device(batch, elsewhere, 0)
     assert moved.target.device.type == moved.query.reference.device.type == "cpu"
-    assert moved.target_id.device == moved.query.phrases.owner.device == elsewhere
+    assert moved.target_id.device.type == moved.query.phrases.owner.device.type == "cpu"  # worked with on the host
     assert torch.equal(moved.target, batch.target) and torch.equal(moved.query.reference, batch.query.reference)
     assert moved.query.captions == batch.query.captions
     assert whole.transfer_batch_to_device(batch, elsewhere, 0).target.device == elsewhere

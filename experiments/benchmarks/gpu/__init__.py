@@ -1,0 +1,1 @@
+"""Training and retrieval measured on one GPU, in a limited time, into one file."""
