@@ -35,6 +35,7 @@ class Format(ABC):
     """A kind of shard."""
 
     suffix: str  # of its files, which names of images do without
+    identity: str  # of what is listed: with another one, lists are made again
 
     @abstractmethod
     def members(self, file: StoredFile) -> Iterator[Member]:
@@ -65,13 +66,15 @@ class ShardIndex:
         self.folder = folder
         self.shards = list(shards)
         self.form = form
+        self._states: dict[str, str] = {}
 
     def prepare(self) -> None:
         """List the shards that are new or changed, and make the table; nothing is done where all is there."""
         self._check_names()
         with ThreadPoolExecutor(THREADS) as pool:
-            states = [list(state) for state in pool.map(StoredFile.state, self.shards)]
+            states = [[*state, self.form.identity] for state in pool.map(StoredFile.state, self.shards)]
             about = {self._id(shard): state for shard, state in zip(self.shards, states, strict=True)}
+            self._states = {name: str(state) for name, state in about.items()}
             kept = read_json(self.folder / ABOUT)
             if kept == about and (self.folder / TABLE).is_file():
                 return
@@ -91,8 +94,15 @@ class ShardIndex:
         places = self._table.places(name)
         return (self.shards[places[0].file], places[0].start, places[0].extra) if places else None
 
+    def state(self, shard: StoredFile) -> str:
+        """Return what changes with the content of a shard, as it was when it was listed."""
+        return self._states[self._id(shard)]
+
     def __len__(self) -> int:
         return len(self._table)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {name: value for name, value in vars(self).items() if name != "_table"}
 
     def names(self) -> Iterator[tuple[str, str]]:
         """Yield all names, each with the reason of a refusal, or ''."""

@@ -69,7 +69,8 @@ class KeyTable:
 
     def places(self, key: str) -> list[Place]:
         """Return all places of a key."""
-        wanted, found = digest(key), []
+        wanted = digest(key)
+        found: list[Place] = []
         start = self._rows.first(wanted)
         while True:
             row = self._rows.part(start, start + 1).tobytes()

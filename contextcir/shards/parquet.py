@@ -26,6 +26,7 @@ class Parquet(Format):
     suffix = ".parquet"
 
     def __init__(self, column: str = "image", names: str | None = None, groups: int = 4) -> None:
+        self.identity = f"parquet {names}"
         self.column = column
         self.names = names
         self.groups = whole(groups, 1, "images.groups")

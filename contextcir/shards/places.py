@@ -52,6 +52,21 @@ def find_files(pattern: str, setting: str) -> list[str]:
     return sorted(found)
 
 
+def find_below(address: str, setting: str) -> list[str]:
+    """Return the paths of all objects below an address, in the order of their names; one list request for many.
+
+    Raises:
+        MissingFileError: if there are none.
+        InputError: as `find_files`.
+    """
+    system, path = _system(address, setting)
+    above = path.rstrip("/") + "/"
+    found = [str(name).removeprefix(above) for name in _asked(address, lambda: system.find(path))]
+    if not found:
+        raise MissingFileError(f"no object below {shown(address, 200)}", setting=setting)
+    return sorted(found)
+
+
 def file_name(address: str) -> str:
     """Return the last part of a path or an address."""
     return address.rstrip("/").rpartition("/")[2]

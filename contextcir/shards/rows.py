@@ -110,7 +110,7 @@ class RowSorter:
         merged = self._new_file()
         with writing(self._folder):
             for block in self._merged():
-                merged.write(block.view(np.uint8))
+                merged.write(block.view(np.uint8).data)
             merged.flush()
         for run in self._runs:
             run.close()
@@ -126,7 +126,7 @@ class RowSorter:
         if self._rows:
             run = self._new_file()
             with writing(self._folder):
-                run.write(self._in_order().view(np.uint8))
+                run.write(self._in_order().view(np.uint8).data)
                 run.flush()
             self._runs.append(run)
 

@@ -49,6 +49,7 @@ class Tar(Format):
     """Tar files that are not packed."""
 
     suffix = ".tar"
+    identity = "tar"
 
     def members(self, file: StoredFile) -> Iterator[Member]:
         """Yield the members of a file; see `members`."""

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from contextcir.checks import whole
-from contextcir.errors import InputError
-from contextcir.files import Inside
+from contextcir.errors import InputError, MissingFileError
 from contextcir.synthesis.models.base import Answer, Request
+from contextcir.synthesis.photos import Photos, photos_of
 from contextcir.synthesis.prompts import Prompt, load_prompt
 from contextcir.synthesis.records import Description, Pair, ReferenceObjects, Stored
 from contextcir.synthesis.request_stage import NO_REFERENCE, Item, ItemFailed, Task, plain, provenance, seed_of
@@ -57,7 +57,7 @@ class _Describe(Task):
     """What the two tasks have in common.
 
     Args:
-        images: folder that image paths are below.
+        images: the images, or the folder that their paths are below.
         settings: see there.
         seed: of the synthesis.
         links: let links lead out of that folder.
@@ -67,14 +67,21 @@ class _Describe(Task):
     placeholders: ClassVar[frozenset[str]]
 
     def __init__(
-        self, images: Path, settings: DescribeSettings = DescribeSettings(), seed: int = 0, links: bool = False
+        self,
+        images: Path | Photos,
+        settings: DescribeSettings = DescribeSettings(),
+        seed: int = 0,
+        links: bool = False,
     ) -> None:
-        self.images = Inside(images, links, "links")
+        self.images = photos_of(images, links)
         self.settings = settings
         self.seed = seed
         setting = self.prompt_name.removeprefix("describe_") + "_prompt"
         path = getattr(settings, setting)
         self.prompt = load_prompt(self.prompt_name, path, self.placeholders, f"describe.{setting}")
+
+    def begin(self, folder: Path) -> None:
+        self.images.begin(folder)
 
     @property
     def prompts(self) -> Sequence[Prompt]:
@@ -82,7 +89,9 @@ class _Describe(Task):
 
     def _request(self, key: str, image: str, data: Mapping[str, Any]) -> Request:
         try:
-            path = self.images.path(image)
+            found = self.images.image(image)
+        except MissingFileError as error:
+            raise ItemFailed("unreadable image", str(error)) from None
         except InputError as error:
             raise ItemFailed("outside the image folder", str(error)) from None
         return Request(
@@ -90,7 +99,7 @@ class _Describe(Task):
             system=self.prompt.system,
             user=self.prompt.fill({"objects": self.settings.objects}, data),
             schema=OBJECTS,
-            images=(path,),
+            images=(found,),
             seed=seed_of(self.seed, self.name, key),
             context={"stage": self.name, "image": image, **data},
         )

@@ -50,6 +50,9 @@ class Task(ABC):
     item_field: ClassVar[str] = "key"  # field of a record that holds the key of the item
     source: ClassVar[str] = "pairs"  # name of the records that the items come from
 
+    def begin(self, folder: Path) -> None:  # noqa: B027  (most need nothing)
+        """Look for what no request can do without; called before any stage runs. ``folder``: of the synthesis."""
+
     @abstractmethod
     def items(self, folder: Path) -> Iterator[Item]:
         """Yield the items of all shards, from the records of earlier stages in ``folder``."""
@@ -84,6 +87,7 @@ class RequestStage(Stage):
 
     def begin(self, run: Run) -> None:
         self.model.begin(run.index, run.count)
+        self.task.begin(run.folder)
 
     def run(self, run: Run) -> Tally:
         self.model.count_earlier(usages(run))

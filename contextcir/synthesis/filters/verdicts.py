@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from contextcir.synthesis.filters.base import Candidate, Filter
 from contextcir.synthesis.filters.repeats import Duplicates, Repeated
+from contextcir.synthesis.photos import Photos, photos_of
 from contextcir.synthesis.records import Description, Instruction, Pair, Verdict
 from contextcir.synthesis.request_stage import nothing
 from contextcir.synthesis.stages import Run, Stage, Tally, progress
@@ -24,7 +25,7 @@ class FilterStage(Stage):
     Args:
         filters: in their order.
         duplicates: how often a text may occur.
-        images: folder that image paths are below, for filters that read images.
+        images: the images, or the folder that their paths are below, for filters that read them.
         links: let links lead out of it.
     """
 
@@ -34,13 +35,16 @@ class FilterStage(Stage):
         self,
         filters: Sequence[Filter],
         duplicates: Duplicates = Duplicates(),  # noqa: B008
-        images: Path = Path(),
+        images: Path | Photos = Path(),
         links: bool = False,
     ) -> None:
         self.links = links
         self.filters = filters
         self.duplicates = duplicates
         self.images = images
+
+    def begin(self, run: Run) -> None:
+        photos_of(self.images, self.links).begin(run.folder)
 
     def run(self, run: Run) -> Tally:
         with run.claimed(self.name), run.shard(self.name) as shard:
