@@ -4,7 +4,7 @@ A key counts by its 16-byte BLAKE2b digest: among a billion keys, two have the s
 """
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +17,8 @@ from contextcir.shards.rows import MOST, Rows, RowSorter, SortedRows
 DIGEST = 16  # bytes
 PLACE = struct.Struct(">IQI")  # big-endian, so that places sort by their bytes
 WIDTH = DIGEST + PLACE.size
+FILTER = 1 << 24  # bytes of the bits in which new keys are noticed: 13 bits a key at ten million
+PARTS = 8  # on the disk, beyond which they are merged
 
 
 class Place(NamedTuple):
@@ -79,8 +81,18 @@ class KeyTable:
             found.append(Place(*PLACE.unpack(row[DIGEST:])))
             start += 1
 
+    def first(self, key: str) -> Place:
+        """Return the first place of a key; raises KeyError if there is none."""
+        wanted = digest(key)
+        start = self._rows.first(wanted)
+        row = self._rows.part(start, start + 1).tobytes()
+        if row[:DIGEST] != wanted:
+            raise KeyError(key)
+        return Place(*PLACE.unpack(row[DIGEST:]))
+
     def __contains__(self, key: str) -> bool:
-        start, wanted = self._rows.first(digest(key)), digest(key)
+        wanted = digest(key)
+        start = self._rows.first(wanted)
         return self._rows.part(start, start + 1).tobytes()[:DIGEST] == wanted
 
     def repeated(self) -> Iterator[tuple[Place, Place]]:
@@ -156,9 +168,54 @@ def places_of(rows: SortedRows) -> Iterator[Place]:
         yield from map(Place._make, PLACE.iter_unpack(block.tobytes()))
 
 
-def union(tables: Sequence[KeyTable], key: str) -> bool:
-    """Tell whether one of several tables has a key."""
-    return any(key in table for table in tables)
+class SeenKeys:
+    """A set of keys that only grows: the last ones in memory, all others on the disk.
+
+    A filter of bits (Bloom, 1970) says of most new keys at once that they are new; it holds `FILTER` bytes.
+
+    Args:
+        most: keys in memory.
+    """
+
+    def __init__(self, most: int = MOST // 4) -> None:
+        self._most = most
+        self._recent: set[bytes] = set()
+        self._older: list[SortedRows] = []
+        self._bits = bytearray()
+
+    def add(self, key: str) -> bool:
+        """Take a key, and tell whether it is new."""
+        name = digest(key)
+        if name in self._recent or self._is_older(name):
+            return False
+        self._recent.add(name)
+        if len(self._recent) >= self._most:
+            self._move()
+        return True
+
+    def _is_older(self, name: bytes) -> bool:
+        if not self._older:
+            return False
+        for bit in struct.unpack("<4I", name):
+            if not self._bits[(bit >> 3) % FILTER] >> (bit & 7) & 1:
+                return False
+        return any(rows.part(place := rows.first(name), place + 1).tobytes() == name for rows in self._older)
+
+    def _move(self) -> None:
+        """Move the recent keys to the disk, and merge what is there when it is in many parts."""
+        self._bits = self._bits or bytearray(FILTER)
+        for name in self._recent:
+            for bit in struct.unpack("<4I", name):
+                self._bits[(bit >> 3) % FILTER] |= 1 << (bit & 7)
+        parts = self._older if len(self._older) >= PARTS else []
+        sorter = RowSorter(DIGEST, most=self._most)
+        sorter.add(b"".join(self._recent))
+        for part in parts:
+            for _, block in part.blocks():
+                sorter.add(block.tobytes())
+            part.close()
+        self._older = [*([] if parts else self._older), sorter.sorted()]
+        self._recent = set()
 
 
 def _raw(rows: Rows) -> np.ndarray:

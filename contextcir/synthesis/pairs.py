@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from contextcir.errors import InputError, shown
 from contextcir.files import ordinary_file, parse_json, read_json, read_text, write_json
+from contextcir.shards.keys import SeenKeys
 from contextcir.synthesis.photos import Photos, photos_of
 from contextcir.synthesis.records import Pair
 from contextcir.synthesis.stages import Run, Stage, Tally, progress
@@ -71,7 +72,7 @@ class PairFile(PairSource):
         self.source = source or self.file.name
 
     def pairs(self) -> Iterator[Pair]:
-        known: set[str] = set()
+        known = SeenKeys()
         for position, record in enumerate(self._records()):
             where = f"record {position} of {self.file}"
             reference, target = (_path(record, field, where) for field in ("reference", "target"))
@@ -79,8 +80,7 @@ class PairFile(PairSource):
                 raise InputError(f"{where}: reference and target are the same image, {shown(reference)}")
             members = _members(record.get("image_set"), where)
             key = pair_key(reference, target)
-            if key not in known:
-                known.add(key)
+            if known.add(key):
                 yield Pair(key, reference, target, members, source=self.source)
 
     def _records(self) -> Iterator[Any]:
@@ -218,14 +218,14 @@ class PairStage(Stage):
         return tally
 
     def _write(self, run: Run, source: PairSource) -> Tally:
-        known = {record["key"] for record in read_stage(run.folder, self.name)}
-        tally = Tally(self.name, before=len(known), total=len(known))
+        known = SeenKeys()
+        before = sum(known.add(record["key"]) for record in read_stage(run.folder, self.name))
+        tally = Tally(self.name, before=before, total=before)
         group: list[dict[str, Any]] = []
         with run.shard(self.name) as shard, progress(tally) as bar:
             for pair in source.pairs():
-                if pair.key in known:
+                if not known.add(pair.key):
                     continue
-                known.add(pair.key)
                 for image in (pair.reference, pair.target, *pair.image_set):
                     image_path(image, f"pair {pair.key}")
                 group.append(pair.to_json())

@@ -14,11 +14,12 @@ from threading import Lock
 from typing import Any, ClassVar, NamedTuple
 
 from contextcir.errors import InputError, one_line
+from contextcir.shards.keys import KeySorter, Place, places_of
 from contextcir.synthesis.models.base import Answer, Request, Stopped, VisionLanguageModel
 from contextcir.synthesis.prompts import Prompt
 from contextcir.synthesis.records import Failure, Stored
 from contextcir.synthesis.stages import Run, Stage, Tally, progress
-from contextcir.synthesis.store import GroupWriter, Shard, read_stage
+from contextcir.synthesis.store import GroupWriter, Shard, keys_of, read_stage
 
 TASKS = ("describe-reference", "describe", "instruct")  # names of the tasks, in their order
 NO_REFERENCE = "reference not described"  # the failure of a pair whose reference failed before
@@ -43,6 +44,26 @@ class Item(NamedTuple):
     record: Any
 
 
+class Entry(NamedTuple):
+    """An item that is not read yet: its keys, and where the record is that it comes from."""
+
+    key: str
+    shard: str
+    place: Place
+
+
+class Items(ABC):
+    """The items of a task: listed once, then read one by one as requests are sent."""
+
+    @abstractmethod
+    def entries(self) -> Iterator[Entry]:
+        """Yield the items of all shards; a key may come several times, and the first time counts."""
+
+    @abstractmethod
+    def item(self, place: Place) -> Item:
+        """Return the item whose entry has this place."""
+
+
 class Task(ABC):
     """What is asked, and what becomes of the answers. A task is a plain object: settings in, no files held open."""
 
@@ -54,8 +75,8 @@ class Task(ABC):
         """Look for what no request can do without; called before any stage runs. ``folder``: of the synthesis."""
 
     @abstractmethod
-    def items(self, folder: Path) -> Iterator[Item]:
-        """Yield the items of all shards, from the records of earlier stages in ``folder``."""
+    def items(self, folder: Path) -> Items:
+        """Return the items of all shards, from the records of earlier stages in ``folder``."""
 
     @abstractmethod
     def request(self, item: Item) -> Request:
@@ -114,30 +135,24 @@ def run_requests(run: Run, task: Task, model: VisionLanguageModel) -> Tally:
     """
     failures_name = f"{task.name}-failures"
     with run.claimed(task.name), run.shard(task.name) as answers, run.shard(failures_name) as failures:
-        known = {record[task.item_field] for record in read_stage(run.folder, task.name)}
+        known = [keys_of(run.folder, task.name, task.item_field)]
         if not run.retry:
-            known |= {record["key"] for record in read_stage(run.folder, failures_name)}
-        tally = Tally(task.name)
-        for item in _own_items(run, task):
-            tally.total += 1
-            tally.before += item.key in known
-        if not tally.total and next(read_stage(run.folder, task.source), None) is None:
+            known.append(keys_of(run.folder, failures_name))
+        items = task.items(run.folder)
+        own = KeySorter()
+        for entry in items.entries():
+            if run.owns(entry.shard):
+                own.add(entry.key, *entry.place)
+        total, before, left = own.table().distinct(*known)
+        tally = Tally(task.name, total, before)
+        if not total and next(read_stage(run.folder, task.source), None) is None:
             raise nothing(run.folder, task.source)
-        new = (item for item in _own_items(run, task) if item.key not in known)
+        new = map(items.item, places_of(left))
         try:
             asyncio.run(_Requests(task, model, tally, answers, failures).run(new))
         except Stopped as error:
             raise type(error)(f"{error} ({tally})") from None
         return tally
-
-
-def _own_items(run: Run, task: Task) -> Iterator[Item]:
-    """Yield the items of this process's shard, each once."""
-    seen: set[str] = set()
-    for item in task.items(run.folder):
-        if run.owns(item.shard) and item.key not in seen:
-            seen.add(item.key)
-            yield item
 
 
 def nothing(folder: Path, name: str) -> InputError:

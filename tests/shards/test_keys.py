@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contextcir.errors import InputError
-from contextcir.shards.keys import KeySorter, KeyTable, Place, places_of
+from contextcir.shards.keys import KeySorter, KeyTable, Place, SeenKeys, places_of
 from contextcir.shards.rows import RowSorter
 
 ROWS = st.lists(st.binary(min_size=3, max_size=3), max_size=200)
@@ -82,3 +82,12 @@ def test_memory_does_not_grow_with_the_keys(tmp_path: Path) -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 2_500_000  # 20,000 keys with their places in a dict take 4 MB or more
+
+
+@settings(max_examples=40, deadline=None)
+@given(keys=st.lists(st.text(max_size=2), max_size=300), most=st.integers(1, 50))
+def test_a_growing_set_knows_what_came_before(keys: list[str], most: int) -> None:
+    seen, known = SeenKeys(most), set[str]()
+    for key in keys:
+        assert seen.add(key) == (key not in known)
+        known.add(key)

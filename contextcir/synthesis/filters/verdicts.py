@@ -5,13 +5,14 @@ from itertools import islice
 from pathlib import Path
 from typing import ClassVar
 
+from contextcir.shards.keys import KeyTable
 from contextcir.synthesis.filters.base import Candidate, Filter
 from contextcir.synthesis.filters.repeats import Duplicates, Repeated
 from contextcir.synthesis.photos import Photos, photos_of
 from contextcir.synthesis.records import Description, Instruction, Pair, Verdict
 from contextcir.synthesis.request_stage import nothing
 from contextcir.synthesis.stages import Run, Stage, Tally, progress
-from contextcir.synthesis.store import Lookup, read_stage
+from contextcir.synthesis.store import Lookup, keys_of, read_stage
 
 BATCH = 256
 
@@ -48,13 +49,9 @@ class FilterStage(Stage):
 
     def run(self, run: Run) -> Tally:
         with run.claimed(self.name), run.shard(self.name) as shard:
-            known = {record["key"] for record in read_stage(run.folder, self.name)}
-            repeated = self.duplicates.find(instructions(run.folder))
+            known = keys_of(run.folder, self.name)
             tally = Tally(self.name, words=("kept", "rejected"))
-            for instruction in instructions(run.folder):
-                if run.owns(instruction.pair):
-                    tally.total += 1
-                    tally.before += instruction.key in known
+            repeated = self.duplicates.find(_counted(run, known, tally))
             if not tally.total and next(read_stage(run.folder, "instruct"), None) is None:
                 raise nothing(run.folder, "instruct")
             pairs, descriptions = Lookup(run.folder, "pairs"), Lookup(run.folder, "describe")
@@ -82,6 +79,15 @@ class FilterStage(Stage):
                     tally.failed.update(verdict.reason for verdict in verdicts if verdict.reason is not None)
                     bar.update(len(verdicts))
             return tally
+
+
+def _counted(run: Run, known: KeyTable, tally: Tally) -> Iterator[Instruction]:
+    """Yield all instructions, and count those of this process's shard."""
+    for instruction in instructions(run.folder):
+        if run.owns(instruction.pair):
+            tally.total += 1
+            tally.before += instruction.key in known
+        yield instruction
 
 
 def judge(candidates: Sequence[Candidate], filters: Sequence[Filter], repeated: Repeated) -> list[Verdict]:

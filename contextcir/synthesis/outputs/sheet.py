@@ -14,10 +14,11 @@ from contextcir.checks import whole
 from contextcir.errors import InputError
 from contextcir.files import write_text
 from contextcir.images import ImageFile, StoredImage, read_image
+from contextcir.shards.texts import SortedTexts
 from contextcir.synthesis.outputs.manifest import FOLDER as MANIFEST
 from contextcir.synthesis.photos import Photos, photos_of
 from contextcir.synthesis.records import Description, Instruction, Pair, Verdict
-from contextcir.synthesis.store import Lookup
+from contextcir.synthesis.store import Lookup, read_stage
 
 PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -113,8 +114,13 @@ def write_sheet(
     verdicts, texts, pairs, descriptions = (
         Lookup(folder, stage) for stage in ("filter", "instruct", "pairs", "describe")
     )
-    keys = sorted(verdicts)
-    drawn = Random(seed).sample(keys, min(samples, len(keys)))  # noqa: S311  (draws of an experiment, no secret)
+    keys = SortedTexts()
+    for record in read_stage(folder, "filter"):
+        keys.add(record["key"])
+    chosen = Random(seed).sample(range(len(keys)), min(samples, len(keys)))  # noqa: S311  (no secret)
+    places = set(chosen)
+    named = {place: key for place, key in enumerate(keys) if place in places}
+    drawn = [named[place] for place in chosen]
     path = folder / MANIFEST / "samples.html"
     entries, photos = [], photos_of(images, links)
 

@@ -10,6 +10,7 @@ from contextcir.errors import InputError
 from contextcir.files import parse_json, write_text
 from contextcir.images import read_header
 from contextcir.phrases.parser import PhraseParser
+from contextcir.shards.keys import SeenKeys
 from contextcir.synthesis.outputs.card import count, write_card
 from contextcir.synthesis.outputs.exports import Export
 from contextcir.synthesis.outputs.manifest import FOLDER, SPLITS, write_manifest
@@ -96,7 +97,7 @@ def turned(folder: Path, images: Path | Photos, links: bool = False) -> int:
     The texts were made for upright images, and training reads them as they are stored. Images that can't be read are
     not counted.
     """
-    photos, seen, count = photos_of(images, links), set(), 0
+    photos, seen, count = photos_of(images, links), SeenKeys(), 0
     for split in SPLITS:
         path = folder / FOLDER / f"{split}.jsonl"
         if not path.is_file():
@@ -105,8 +106,7 @@ def turned(folder: Path, images: Path | Photos, links: bool = False) -> int:
             for line in file:
                 record = parse_json(line, path)
                 for image in (record["reference"], record["target"]):
-                    if image not in seen:
-                        seen.add(image)
+                    if seen.add(image):
                         count += _orientation(photos, image) != 1
     return count
 
