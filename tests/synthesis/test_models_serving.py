@@ -1,4 +1,4 @@
-"""A server of a process's own: started with the first request, of the config's model and port, and never left behind."""
+"""A server of a process's own: started with its first request, for the config's model and port, never left over."""
 
 import multiprocessing
 import os
