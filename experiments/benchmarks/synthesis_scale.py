@@ -1,4 +1,4 @@
-"""Measure a synthesis at the scale of a data set: a stage's requests a second, what a kill costs, and the memory of keys.
+"""Measure a synthesis at the scale of a data set: a stage's requests a second, what a kill costs, memory of keys.
 
 python -m experiments.benchmarks.synthesis_scale --keys 10000000 --json scale.json
 
@@ -25,7 +25,7 @@ from contextcir.synthesis.models.chat import ChatModel, Exchange
 from contextcir.synthesis.models.endpoint import Endpoint
 from contextcir.synthesis.pairs import pair_key
 from contextcir.synthesis.photos import FolderPhotos, Photos, TarPhotos
-from contextcir.synthesis.records import Pair, ReferenceObjects
+from contextcir.synthesis.records import Pair
 from contextcir.synthesis.request_stage import run_requests
 from contextcir.synthesis.stages import Run
 from contextcir.synthesis.store import encode, read_stage, shard_path
@@ -93,12 +93,14 @@ def write_lines(path: Path, lines: Iterable[bytes]) -> None:
 def write_synthesis(folder: Path, count: int, described: int) -> None:
     """Write a synthesis of ``count`` pairs, the references of the first ``described`` of which are described."""
     about = {"model": "instant", "usage": {"input_tokens": 900, "output_tokens": 120, "requests": 1, "cost": 0.0}}
-    objects = ({"object": "ball", "descriptors": ["red", "small"]},)
-    pairs = (Pair(pair_key(name, "t.jpg"), name, "t.jpg") for name in names(count))
-    answers = (ReferenceObjects(name, objects, about) for name in names(described))
-    write_lines(shard_path(folder, "pairs", 0, 1), (encode(pair.to_json()) for pair in pairs))
+    objects = [{"object": "ball", "descriptors": ["red", "small"]}]
+    # plain values: `to_json` of millions of records would take longer than what is measured
+    pair = Pair("", "", "t.jpg").to_json()
+    pairs = ({**pair, "key": pair_key(name, "t.jpg"), "reference": name} for name in names(count))
+    answers = ({"key": name, "objects": objects, "provenance": about} for name in names(described))
+    write_lines(shard_path(folder, "pairs", 0, 1), map(encode, pairs))
     if described:
-        write_lines(shard_path(folder, "describe-reference", 0, 1), (encode(each.to_json()) for each in answers))
+        write_lines(shard_path(folder, "describe-reference", 0, 1), map(encode, answers))
 
 
 def write_photos(folder: Path, count: int) -> None:
