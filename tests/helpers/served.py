@@ -19,7 +19,9 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         with open(LOG, "a") as file:
             file.write(body["model"] + "\n")
-        content = {"objects": ["red ball"]}
+        schema = body["response_format"]["json_schema"]["schema"]
+        texts = schema["properties"]["objects"]["items"]["type"] == "string"
+        content = {"objects": ["red ball"] if texts else [{"object": "ball", "descriptors": ["red"]}]}
         message = {"role": "assistant", "content": json.dumps(content)}
         self.answer({"model": body["model"], "choices": [{"message": message, "finish_reason": "stop"}]})
 
@@ -33,4 +35,5 @@ class Handler(BaseHTTPRequestHandler):
 
 
 time.sleep(SLOW)
+print(f"serves on {PORT}", file=sys.stderr, flush=True)
 ThreadingHTTPServer(("127.0.0.1", PORT), Handler).serve_forever()
