@@ -135,24 +135,33 @@ def run_requests(run: Run, task: Task, model: VisionLanguageModel) -> Tally:
     """
     failures_name = f"{task.name}-failures"
     with run.claimed(task.name), run.shard(task.name) as answers, run.shard(failures_name) as failures:
-        known = [keys_of(run.folder, task.name, task.item_field)]
-        if not run.retry:
-            known.append(keys_of(run.folder, failures_name))
-        items = task.items(run.folder)
-        own = KeySorter()
-        for entry in items.entries():
-            if run.owns(entry.shard):
-                own.add(entry.key, *entry.place)
-        total, before, left = own.table().distinct(*known)
-        tally = Tally(task.name, total, before)
-        if not total and next(read_stage(run.folder, task.source), None) is None:
-            raise nothing(run.folder, task.source)
-        new = map(items.item, places_of(left))
+        tally, left = items_left(run, task)
         try:
-            asyncio.run(_Requests(task, model, tally, answers, failures).run(new))
+            asyncio.run(_Requests(task, model, tally, answers, failures).run(left))
         except Stopped as error:
             raise type(error)(f"{error} ({tally})") from None
         return tally
+
+
+def items_left(run: Run, task: Task) -> tuple[Tally, Iterator[Item]]:
+    """Return how far a task is in this process's shard, and the items that have neither records nor a failure yet.
+
+    What there is is listed once; keys that outgrow memory are sorted on the disk.
+
+    Raises:
+        InputError: if there is nothing that items could come from, or a shard is damaged.
+    """
+    known = [keys_of(run.folder, task.name, task.item_field)]
+    if not run.retry:
+        known.append(keys_of(run.folder, f"{task.name}-failures"))
+    items, own = task.items(run.folder), KeySorter()
+    for entry in items.entries():
+        if run.owns(entry.shard):
+            own.add(entry.key, *entry.place)
+    total, before, left = own.table().distinct(*known)
+    if not total and next(read_stage(run.folder, task.source), None) is None:
+        raise nothing(run.folder, task.source)
+    return Tally(task.name, total, before), map(items.item, places_of(left))
 
 
 def nothing(folder: Path, name: str) -> InputError:
@@ -195,7 +204,7 @@ class _Requests:
                             raise ValueError(
                                 f"model {self.model.name} answered {answer.key!r}, which was not asked: a bug of it"
                             )
-                        await writer.put(self._outcome(item, answer))
+                        await writer.put(outcome_of(self.task, item, answer))
                 finally:
                     self._append(self.unsent)
             if self.open:
@@ -214,16 +223,6 @@ class _Requests:
             self.open[item.key] = item
             yield request
 
-    def _outcome(self, item: Item, answer: Answer) -> Outcome:
-        origin = {"model": answer.model, "usage": dict(answer.usage)}
-        if answer.content is None:
-            reason = plain(answer.failure) or "no answer"
-            return Failure(item.key, self.task.name, reason, plain(answer.detail[:500]), origin)
-        try:
-            return [record.to_json() for record in self.task.records(item, answer)]
-        except ItemFailed as error:
-            return Failure(item.key, self.task.name, error.reason, plain(error.detail[:500]), origin)
-
     def _append(self, outcomes: Sequence[Outcome]) -> None:
         with self.lock:
             failed = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
@@ -236,6 +235,18 @@ class _Requests:
                 if failure.detail:
                     self.tally.examples.setdefault(failure.reason, failure.detail)
             self.bar.update(len(outcomes))
+
+
+def outcome_of(task: Task, item: Item, answer: Answer) -> Outcome:
+    """Return what an answer comes to: the records of an item, or its failure."""
+    origin = {"model": answer.model, "usage": dict(answer.usage)}
+    if answer.content is None:
+        reason = plain(answer.failure) or "no answer"
+        return Failure(item.key, task.name, reason, plain(answer.detail[:500]), origin)
+    try:
+        return [record.to_json() for record in task.records(item, answer)]
+    except ItemFailed as error:
+        return Failure(item.key, task.name, error.reason, plain(error.detail[:500]), origin)
 
 
 def seed_of(seed: int, *names: str) -> int:
