@@ -1,4 +1,4 @@
-"""A stage of a synthesis as a rollout of datatrove's `InferenceRunner`, for sites that run that: servers and jobs are its.
+"""A stage of a synthesis as a rollout of datatrove's `InferenceRunner`, for sites that run their jobs with that.
 
 What is asked, how answers are checked, and where they go stay those of the stage: its shards. So the stage may be begun
 there and ended here, or the other way round.
@@ -18,6 +18,8 @@ from contextcir.synthesis.models.chat import ChatModel, Exchange
 from contextcir.synthesis.records import Failure
 from contextcir.synthesis.request_stage import Item, ItemFailed, Outcome, Task, items_left, outcome_of
 from contextcir.synthesis.stages import Run
+
+Generate = Callable[[dict[str, Any]], Awaitable[Any]]  # sends a payload, and returns datatrove's `InferenceResult`
 
 
 class StageRollout:
@@ -57,9 +59,7 @@ class StageRollout:
             self._open[item.key] = item
             yield Document(text="", id=item.key)
 
-    async def __call__(
-        self, document: Any, generate: Callable[[dict], Awaitable[Any]], **shared: Any
-    ) -> dict[str, Any]:
+    async def __call__(self, document: Any, generate: Generate, **shared: Any) -> dict[str, Any]:
         """Ask about an item, write what comes of it, and return the records or the reason of a failure."""
         item = self._open.pop(document.id)
         outcome = await self._outcome(item, generate)
@@ -70,7 +70,7 @@ class StageRollout:
             await asyncio.to_thread(self._answers.append, [outcome])
         return {"records": outcome}
 
-    async def _outcome(self, item: Item, generate: Callable[[dict], Awaitable[Any]]) -> Outcome:
+    async def _outcome(self, item: Item, generate: Generate) -> Outcome:
         try:
             exchange = Exchange(self.task.request(item), self.chat)
             await asyncio.to_thread(exchange.load)
