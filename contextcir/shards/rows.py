@@ -37,7 +37,7 @@ class SortedRows:
         size = len(rows) if rows is not None else os.fstat(_number(file)).st_size // width
         self._length = size
         if rows is None:
-            fences = [block[-start % FENCE :: FENCE] for start, block in self.blocks()]
+            fences = [block[-start % FENCE :: FENCE].copy() for start, block in self.blocks()]  # a view keeps all
             self._fences = np.concatenate(fences) if fences else np.zeros(0, f"S{width}")
 
     def __len__(self) -> int:
