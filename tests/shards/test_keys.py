@@ -80,7 +80,15 @@ def test_memory_does_not_grow_with_the_keys(tmp_path: Path) -> None:
     made = sorter.table()
     made.distinct(made)
     _, peak = tracemalloc.get_traced_memory()
+    del made
+    sorter = KeySorter(tmp_path, most=2_000)
+    for number in range(20_000):
+        sorter.add(str(number), 0, number, 0)
+    before, _ = tracemalloc.get_traced_memory()
+    made = sorter.table()
+    after, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
+    assert len(made) == 20_000 and after - before < 100_000  # the rows are 640,000 bytes
     assert peak < 2_500_000  # 20,000 keys with their places in a dict take 4 MB or more
 
 
