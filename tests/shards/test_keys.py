@@ -73,7 +73,7 @@ def test_sorting_leaves_no_file_and_names_the_folder_that_takes_none(tmp_path: P
 def test_memory_does_not_grow_with_the_keys(tmp_path: Path) -> None:
     import tracemalloc
 
-    sorter = KeySorter(tmp_path, most=500)
+    sorter = KeySorter(tmp_path, most=2_000)
     tracemalloc.start()
     for number in range(20_000):
         sorter.add(os.urandom(4).hex(), 0, number, 0)
