@@ -6,6 +6,7 @@ which a person or another model looks at, are turned by their EXIF orientation. 
 
 import io
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # Pillow's other decoders are seldom tried by anybody
 MOST_PIXELS = 100_000_000  # that are decoded; takes about 0.5 GB
 MOST_BYTES = 500_000_000
+HEAD = 65_536  # bytes of a stored image in which its size and orientation are looked for first
 ORIENTATION = 0x0112  # EXIF's tag; 1 is upright
 
 
@@ -32,11 +34,32 @@ class Header(NamedTuple):
     orientation: int
 
 
-def read_image(path: Path, upright: bool, side: int | None = None) -> Image.Image:
+class StoredImage(ABC):
+    """An image that is no file: a member of a shard, or an object of a store. ``name``: by which data know it."""
+
+    name: str
+
+    @abstractmethod
+    def content(self) -> bytes:
+        """Return its bytes.
+
+        Raises:
+            InputError: if there are none, or more than `MOST_BYTES`.
+        """
+
+    def head(self, most: int) -> bytes:
+        """Return its first bytes, at most so many; raises as `content`."""
+        return self.content()[:most]
+
+
+ImageFile = Path | StoredImage
+
+
+def read_image(path: ImageFile, upright: bool, side: int | None = None) -> Image.Image:
     """Return an image file, decoded to its end, as 8-bit RGB.
 
     Args:
-        path: of an ordinary file.
+        path: of an ordinary file, or an image that is stored otherwise.
         upright: turn it by its EXIF orientation.
         side: a JPEG may be decoded at a half, a quarter or an eighth of its size, but not below this many pixels.
 
@@ -48,11 +71,18 @@ def read_image(path: Path, upright: bool, side: int | None = None) -> Image.Imag
     try:
         return decode_image(content, upright, side)
     except InputError as error:
-        raise InputError(error.problem, file=path) from None
+        raise InputError(error.problem, file=named(path)) from None
 
 
-def image_bytes(path: Path) -> bytes:
+def named(image: ImageFile) -> Path | str:
+    """Return what an error calls an image."""
+    return image.name if isinstance(image, StoredImage) else image
+
+
+def image_bytes(path: ImageFile) -> bytes:
     """Return the content of an image file, whatever it holds; raises as `read_image` for what is no ordinary file."""
+    if isinstance(path, StoredImage):
+        return path.content()
     ordinary_file(path, most=MOST_BYTES)
     try:
         return path.read_bytes()
@@ -60,8 +90,10 @@ def image_bytes(path: Path) -> bytes:
         raise InputError(f"can't be read: {error.strerror}", file=path) from None
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: ImageFile) -> Header:
     """Return what the head of an image file says, without decoding it; raises as `read_image`."""
+    if isinstance(path, StoredImage):
+        return _stored_header(path)
     ordinary_file(path, most=MOST_BYTES)
     try:
         with path.open("rb") as file:
@@ -70,6 +102,16 @@ def read_header(path: Path) -> Header:
         raise InputError(f"can't be read: {error.strerror}", file=path) from None
     except InputError as error:
         raise InputError(error.problem, file=path) from None
+
+
+def _stored_header(image: StoredImage) -> Header:
+    try:
+        return header(io.BytesIO(image.head(HEAD)))
+    except InputError:  # a few files have more before their size, such as a preview
+        try:
+            return header(io.BytesIO(image.content()))
+        except InputError as error:
+            raise InputError(error.problem, file=image.name) from None
 
 
 def header(file: IO[bytes]) -> Header:

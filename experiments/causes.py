@@ -43,7 +43,7 @@ EXTRAS = {  # of pyproject.toml, by the packages that they bring
     "pillow_heif": "heic",
     "qdrant_client": "qdrant",
     "pyarrow": "parquet",
-    "fsspec": "remote",
+    "fsspec": "objects",
 }
 SYSTEM = {  # what the system's errors mean for a path
     errno.ENOSPC: "no space left on this disk",

@@ -28,6 +28,7 @@ from contextcir.synthesis.models.base import AnswersAwaited, BudgetSpent, Vision
 from contextcir.synthesis.outputs.exports import ExportStage
 from contextcir.synthesis.outputs.write import WriteSettings, WriteStage
 from contextcir.synthesis.pairs import PairSource, PairStage
+from contextcir.synthesis.photos import Photos, photos_of
 from contextcir.synthesis.request_stage import RequestStage
 from contextcir.synthesis.stages import Run, Stage
 from experiments.arguments import Parser
@@ -52,7 +53,8 @@ class Synthesis:
 
     Args:
         out: Folder of the run: a folder of shards for each stage, and the manifest.
-        images: Folder that image paths are below; for all stages but instruct.
+        images: Folder that image paths are below, or where else the images are (TarPhotos, ParquetPhotos, StorePhotos);
+            for all stages but instruct.
         pairs: Gives the pairs of images; if it has to look at them, its intermediate results are in pairs-work. For the
             stage pairs.
         model: Answers the requests, of the stages describe and instruct.
@@ -68,7 +70,7 @@ class Synthesis:
     def __init__(
         self,
         out: Path,
-        images: Path | None = None,
+        images: Photos | Path | None = None,
         pairs: PairSource | None = None,
         model: VisionLanguageModel | None = None,
         filters: list[Filter] | None = None,
@@ -80,7 +82,7 @@ class Synthesis:
         links: bool = False,
     ) -> None:
         self.out = Path(out).expanduser()
-        self.images = None if images is None else Path(images).expanduser()
+        self.images = None if images is None else photos_of(images, links)
         self.pairs = pairs
         self.model = model
         self.filters = filters

@@ -6,13 +6,24 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from contextcir.checks import whole
-from contextcir.errors import InputError
-from contextcir.files import Inside
+from contextcir.errors import InputError, MissingFileError
+from contextcir.shards.keys import Place
 from contextcir.synthesis.models.base import Answer, Request
+from contextcir.synthesis.photos import Photos, photos_of
 from contextcir.synthesis.prompts import Prompt, load_prompt
 from contextcir.synthesis.records import Description, Pair, ReferenceObjects, Stored
-from contextcir.synthesis.request_stage import NO_REFERENCE, Item, ItemFailed, Task, plain, provenance, seed_of
-from contextcir.synthesis.store import Lookup, read_stage
+from contextcir.synthesis.request_stage import (
+    NO_REFERENCE,
+    Entry,
+    Item,
+    ItemFailed,
+    Items,
+    Task,
+    plain,
+    provenance,
+    seed_of,
+)
+from contextcir.synthesis.store import Lookup, Records, keys_of
 
 OBJECTS = {
     "type": "object",
@@ -57,7 +68,7 @@ class _Describe(Task):
     """What the two tasks have in common.
 
     Args:
-        images: folder that image paths are below.
+        images: the images, or the folder that their paths are below.
         settings: see there.
         seed: of the synthesis.
         links: let links lead out of that folder.
@@ -67,14 +78,21 @@ class _Describe(Task):
     placeholders: ClassVar[frozenset[str]]
 
     def __init__(
-        self, images: Path, settings: DescribeSettings = DescribeSettings(), seed: int = 0, links: bool = False
+        self,
+        images: Path | Photos,
+        settings: DescribeSettings = DescribeSettings(),
+        seed: int = 0,
+        links: bool = False,
     ) -> None:
-        self.images = Inside(images, links, "links")
+        self.images = photos_of(images, links)
         self.settings = settings
         self.seed = seed
         setting = self.prompt_name.removeprefix("describe_") + "_prompt"
         path = getattr(settings, setting)
         self.prompt = load_prompt(self.prompt_name, path, self.placeholders, f"describe.{setting}")
+
+    def begin(self, folder: Path) -> None:
+        self.images.begin(folder)
 
     @property
     def prompts(self) -> Sequence[Prompt]:
@@ -82,7 +100,9 @@ class _Describe(Task):
 
     def _request(self, key: str, image: str, data: Mapping[str, Any]) -> Request:
         try:
-            path = self.images.path(image)
+            found = self.images.image(image)
+        except MissingFileError as error:
+            raise ItemFailed("unreadable image", str(error)) from None
         except InputError as error:
             raise ItemFailed("outside the image folder", str(error)) from None
         return Request(
@@ -90,7 +110,7 @@ class _Describe(Task):
             system=self.prompt.system,
             user=self.prompt.fill({"objects": self.settings.objects}, data),
             schema=OBJECTS,
-            images=(path,),
+            images=(found,),
             seed=seed_of(self.seed, self.name, key),
             context={"stage": self.name, "image": image, **data},
         )
@@ -108,19 +128,51 @@ class DescribeReference(_Describe):
     prompt_name = "describe_reference"
     placeholders = frozenset({"objects"})
 
-    def items(self, folder: Path) -> Iterator[Item]:
-        known: set[str] = set()
-        for record in read_stage(folder, "pairs"):
-            image = record["reference"]
-            if image not in known:
-                known.add(image)
-                yield Item(image, image, image)
+    def items(self, folder: Path) -> Items:
+        return _References(folder)
 
     def request(self, item: Item) -> Request:
         return self._request(item.key, item.record, {})
 
     def records(self, item: Item, answer: Answer) -> list[Stored]:
         return [ReferenceObjects(item.key, *self._read(item, answer))]
+
+
+class _References(Items):
+    """The references of all pairs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.pairs = Records(folder, "pairs")
+
+    def entries(self) -> Iterator[Entry]:
+        for place, record in self.pairs.placed():
+            yield Entry(record["reference"], record["reference"], place)
+
+    def item(self, place: Place) -> Item:
+        image = self.pairs.at(place)["reference"]
+        return Item(image, image, image)
+
+
+class _Targets(Items):
+    """Pairs with the objects of their reference, None where its description failed.
+
+    Pairs are sharded by their reference, like its description, so that a shard needs no records of another one.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.pairs = Records(folder, "pairs")
+        self.references = Lookup(folder, DescribeReference.name)
+        self.failed = keys_of(folder, f"{DescribeReference.name}-failures")
+
+    def entries(self) -> Iterator[Entry]:
+        for place, record in self.pairs.placed():
+            if record["reference"] in self.references or record["reference"] in self.failed:
+                yield Entry(record["key"], record["reference"], place)
+
+    def item(self, place: Place) -> Item:
+        pair = Pair.from_json(self.pairs.at(place))
+        found = self.references.get(pair.reference)
+        return Item(pair.key, pair.reference, (pair, None if found is None else ReferenceObjects.from_json(found)))
 
 
 class DescribeTarget(_Describe):
@@ -130,19 +182,8 @@ class DescribeTarget(_Describe):
     prompt_name = "describe_target"
     placeholders = frozenset({"objects", "reference_objects"})
 
-    def items(self, folder: Path) -> Iterator[Item]:
-        """Yield pairs with the objects of their reference, None where its description failed.
-
-        Pairs are sharded by their reference, like its description, so that a shard needs no records of another one.
-        """
-        references = Lookup(folder, DescribeReference.name)
-        failed = Lookup(folder, f"{DescribeReference.name}-failures")
-        for record in read_stage(folder, "pairs"):
-            pair = Pair.from_json(record)
-            if pair.reference in references:
-                yield Item(pair.key, pair.reference, (pair, ReferenceObjects.from_json(references[pair.reference])))
-            elif pair.reference in failed:
-                yield Item(pair.key, pair.reference, (pair, None))
+    def items(self, folder: Path) -> Items:
+        return _Targets(folder)
 
     def request(self, item: Item) -> Request:
         pair, reference = item.record

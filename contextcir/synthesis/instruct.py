@@ -8,11 +8,12 @@ from typing import Any, ClassVar
 
 from contextcir.checks import whole
 from contextcir.errors import InputError, shown
+from contextcir.shards.keys import Place
 from contextcir.synthesis.models.base import Answer, Request
 from contextcir.synthesis.prompts import Prompt, load_prompt
 from contextcir.synthesis.records import Description, Instruction, Pair, Stored
-from contextcir.synthesis.request_stage import Item, ItemFailed, Task, plain, provenance, seed_of
-from contextcir.synthesis.store import Lookup, read_stage
+from contextcir.synthesis.request_stage import Entry, Item, ItemFailed, Items, Task, plain, provenance, seed_of
+from contextcir.synthesis.store import Lookup, Records
 
 TEXTS = {
     "type": "object",
@@ -90,6 +91,23 @@ class InstructSettings:
         return [{"concepts": random.choice(self.concepts), "style": style} for style in styles[:count]]
 
 
+class _Described(Items):
+    """The described pairs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.descriptions = Records(folder, "describe")
+        self.pairs = Lookup(folder, "pairs")
+
+    def entries(self) -> Iterator[Entry]:
+        for place, record in self.descriptions.placed():
+            self.pairs.require(record["key"], "describe")
+            yield Entry(record["key"], record["key"], place)
+
+    def item(self, place: Place) -> Item:
+        description = Description.from_json(self.descriptions.at(place))
+        return Item(description.key, description.key, (Pair.from_json(self.pairs[description.key]), description))
+
+
 class Instruct(Task):
     """Asks for the texts of every described pair: one request for all texts of a pair, without images.
 
@@ -112,12 +130,8 @@ class Instruct(Task):
     def prompts(self) -> Sequence[Prompt]:
         return [self.prompt]
 
-    def items(self, folder: Path) -> Iterator[Item]:
-        pairs = Lookup(folder, "pairs")
-        for record in read_stage(folder, "describe"):
-            description = Description.from_json(record)
-            pairs.require(description.key, "describe")
-            yield Item(description.key, description.key, (Pair.from_json(pairs[description.key]), description))
+    def items(self, folder: Path) -> Items:
+        return _Described(folder)
 
     def request(self, item: Item) -> Request:
         pair, description = item.record

@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 
 from contextcir.errors import InputError, shown
 from contextcir.files import ordinary_file, parse_json, read_json, read_text, write_json
+from contextcir.shards.keys import SeenKeys
+from contextcir.synthesis.photos import Photos, photos_of
 from contextcir.synthesis.records import Pair
 from contextcir.synthesis.stages import Run, Stage, Tally, progress
 from contextcir.synthesis.store import read_stage
@@ -35,11 +37,11 @@ class ImageSource(PairSource):
     """Finds pairs by looking at images."""
 
     @abstractmethod
-    def within(self, images: Path | None, work: Path, links: bool = False) -> "ImageSource":
-        """Return the source for the images below a folder, which keeps intermediate results in ``work``.
+    def within(self, images: Path | Photos | None, work: Path, links: bool = False) -> "ImageSource":
+        """Return the source for some images, which keeps intermediate results in ``work``.
 
         Args:
-            images: the folder; None where the source has one of its own.
+            images: the images, or their folder; None where the source has some of its own.
             work: the other one.
             links: let links lead out of the folder.
         """
@@ -70,7 +72,7 @@ class PairFile(PairSource):
         self.source = source or self.file.name
 
     def pairs(self) -> Iterator[Pair]:
-        known: set[str] = set()
+        known = SeenKeys()
         for position, record in enumerate(self._records()):
             where = f"record {position} of {self.file}"
             reference, target = (_path(record, field, where) for field in ("reference", "target"))
@@ -78,8 +80,7 @@ class PairFile(PairSource):
                 raise InputError(f"{where}: reference and target are the same image, {shown(reference)}")
             members = _members(record.get("image_set"), where)
             key = pair_key(reference, target)
-            if key not in known:
-                known.add(key)
+            if known.add(key):
                 yield Pair(key, reference, target, members, source=self.source)
 
     def _records(self) -> Iterator[Any]:
@@ -160,7 +161,7 @@ class PairStage(Stage):
 
     Args:
         source: gives the pairs.
-        images: folder that image paths are below.
+        images: the images, or the folder that their paths are below.
         settings: plain values that describe the source; pairs of other settings are an error.
         links: let links lead out of the folder of images.
     """
@@ -168,12 +169,17 @@ class PairStage(Stage):
     name: ClassVar[str] = "pairs"
 
     def __init__(
-        self, source: PairSource, images: Path | None = None, settings: Any = None, links: bool = False
+        self, source: PairSource, images: Path | Photos | None = None, settings: Any = None, links: bool = False
     ) -> None:
         self.source = source
         self.images = images
         self.settings = settings
         self.links = links
+
+    def begin(self, run: Run) -> None:
+        """List images that are no files here, before several processes need the list; raises InputError."""
+        if self.images is not None:
+            photos_of(self.images, self.links).begin(run.folder)
 
     def run(self, run: Run) -> Tally:
         """Write the pairs, or do this process's part of the preparation.
@@ -212,14 +218,14 @@ class PairStage(Stage):
         return tally
 
     def _write(self, run: Run, source: PairSource) -> Tally:
-        known = {record["key"] for record in read_stage(run.folder, self.name)}
-        tally = Tally(self.name, before=len(known), total=len(known))
+        known = SeenKeys()
+        before = sum(known.add(record["key"]) for record in read_stage(run.folder, self.name))
+        tally = Tally(self.name, before=before, total=before)
         group: list[dict[str, Any]] = []
         with run.shard(self.name) as shard, progress(tally) as bar:
             for pair in source.pairs():
-                if pair.key in known:
+                if not known.add(pair.key):
                     continue
-                known.add(pair.key)
                 for image in (pair.reference, pair.target, *pair.image_set):
                     image_path(image, f"pair {pair.key}")
                 group.append(pair.to_json())

@@ -14,11 +14,12 @@ from threading import Lock
 from typing import Any, ClassVar, NamedTuple
 
 from contextcir.errors import InputError, one_line
+from contextcir.shards.keys import KeySorter, Place, places_of
 from contextcir.synthesis.models.base import Answer, Request, Stopped, VisionLanguageModel
 from contextcir.synthesis.prompts import Prompt
 from contextcir.synthesis.records import Failure, Stored
 from contextcir.synthesis.stages import Run, Stage, Tally, progress
-from contextcir.synthesis.store import GroupWriter, Shard, read_stage
+from contextcir.synthesis.store import GroupWriter, Shard, keys_of, read_stage
 
 TASKS = ("describe-reference", "describe", "instruct")  # names of the tasks, in their order
 NO_REFERENCE = "reference not described"  # the failure of a pair whose reference failed before
@@ -43,6 +44,26 @@ class Item(NamedTuple):
     record: Any
 
 
+class Entry(NamedTuple):
+    """An item that is not read yet: its keys, and where the record is that it comes from."""
+
+    key: str
+    shard: str
+    place: Place
+
+
+class Items(ABC):
+    """The items of a task: listed once, then read one by one as requests are sent."""
+
+    @abstractmethod
+    def entries(self) -> Iterator[Entry]:
+        """Yield the items of all shards; a key may come several times, and the first time counts."""
+
+    @abstractmethod
+    def item(self, place: Place) -> Item:
+        """Return the item whose entry has this place."""
+
+
 class Task(ABC):
     """What is asked, and what becomes of the answers. A task is a plain object: settings in, no files held open."""
 
@@ -50,9 +71,12 @@ class Task(ABC):
     item_field: ClassVar[str] = "key"  # field of a record that holds the key of the item
     source: ClassVar[str] = "pairs"  # name of the records that the items come from
 
+    def begin(self, folder: Path) -> None:  # noqa: B027  (most need nothing)
+        """Look for what no request can do without; called before any stage runs. ``folder``: of the synthesis."""
+
     @abstractmethod
-    def items(self, folder: Path) -> Iterator[Item]:
-        """Yield the items of all shards, from the records of earlier stages in ``folder``."""
+    def items(self, folder: Path) -> Items:
+        """Return the items of all shards, from the records of earlier stages in ``folder``."""
 
     @abstractmethod
     def request(self, item: Item) -> Request:
@@ -84,6 +108,7 @@ class RequestStage(Stage):
 
     def begin(self, run: Run) -> None:
         self.model.begin(run.index, run.count)
+        self.task.begin(run.folder)
 
     def run(self, run: Run) -> Tally:
         self.model.count_earlier(usages(run))
@@ -110,30 +135,33 @@ def run_requests(run: Run, task: Task, model: VisionLanguageModel) -> Tally:
     """
     failures_name = f"{task.name}-failures"
     with run.claimed(task.name), run.shard(task.name) as answers, run.shard(failures_name) as failures:
-        known = {record[task.item_field] for record in read_stage(run.folder, task.name)}
-        if not run.retry:
-            known |= {record["key"] for record in read_stage(run.folder, failures_name)}
-        tally = Tally(task.name)
-        for item in _own_items(run, task):
-            tally.total += 1
-            tally.before += item.key in known
-        if not tally.total and next(read_stage(run.folder, task.source), None) is None:
-            raise nothing(run.folder, task.source)
-        new = (item for item in _own_items(run, task) if item.key not in known)
+        tally, left = items_left(run, task)
         try:
-            asyncio.run(_Requests(task, model, tally, answers, failures).run(new))
+            asyncio.run(_Requests(task, model, tally, answers, failures).run(left))
         except Stopped as error:
             raise type(error)(f"{error} ({tally})") from None
         return tally
 
 
-def _own_items(run: Run, task: Task) -> Iterator[Item]:
-    """Yield the items of this process's shard, each once."""
-    seen: set[str] = set()
-    for item in task.items(run.folder):
-        if run.owns(item.shard) and item.key not in seen:
-            seen.add(item.key)
-            yield item
+def items_left(run: Run, task: Task) -> tuple[Tally, Iterator[Item]]:
+    """Return how far a task is in this process's shard, and the items that have neither records nor a failure yet.
+
+    What there is is listed once; keys that outgrow memory are sorted on the disk.
+
+    Raises:
+        InputError: if there is nothing that items could come from, or a shard is damaged.
+    """
+    known = [keys_of(run.folder, task.name, task.item_field)]
+    if not run.retry:
+        known.append(keys_of(run.folder, f"{task.name}-failures"))
+    items, own = task.items(run.folder), KeySorter()
+    for entry in items.entries():
+        if run.owns(entry.shard):
+            own.add(entry.key, *entry.place)
+    total, before, left = own.table().distinct(*known)
+    if not total and next(read_stage(run.folder, task.source), None) is None:
+        raise nothing(run.folder, task.source)
+    return Tally(task.name, total, before), map(items.item, places_of(left))
 
 
 def nothing(folder: Path, name: str) -> InputError:
@@ -176,7 +204,7 @@ class _Requests:
                             raise ValueError(
                                 f"model {self.model.name} answered {answer.key!r}, which was not asked: a bug of it"
                             )
-                        await writer.put(self._outcome(item, answer))
+                        await writer.put(outcome_of(self.task, item, answer))
                 finally:
                     self._append(self.unsent)
             if self.open:
@@ -195,16 +223,6 @@ class _Requests:
             self.open[item.key] = item
             yield request
 
-    def _outcome(self, item: Item, answer: Answer) -> Outcome:
-        origin = {"model": answer.model, "usage": dict(answer.usage)}
-        if answer.content is None:
-            reason = plain(answer.failure) or "no answer"
-            return Failure(item.key, self.task.name, reason, plain(answer.detail[:500]), origin)
-        try:
-            return [record.to_json() for record in self.task.records(item, answer)]
-        except ItemFailed as error:
-            return Failure(item.key, self.task.name, error.reason, plain(error.detail[:500]), origin)
-
     def _append(self, outcomes: Sequence[Outcome]) -> None:
         with self.lock:
             failed = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
@@ -217,6 +235,18 @@ class _Requests:
                 if failure.detail:
                     self.tally.examples.setdefault(failure.reason, failure.detail)
             self.bar.update(len(outcomes))
+
+
+def outcome_of(task: Task, item: Item, answer: Answer) -> Outcome:
+    """Return what an answer comes to: the records of an item, or its failure."""
+    origin = {"model": answer.model, "usage": dict(answer.usage)}
+    if answer.content is None:
+        reason = plain(answer.failure) or "no answer"
+        return Failure(item.key, task.name, reason, plain(answer.detail[:500]), origin)
+    try:
+        return [record.to_json() for record in task.records(item, answer)]
+    except ItemFailed as error:
+        return Failure(item.key, task.name, error.reason, plain(error.detail[:500]), origin)
 
 
 def seed_of(seed: int, *names: str) -> int:

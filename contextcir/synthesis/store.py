@@ -1,7 +1,7 @@
 """Records on disk: append-only shards in which each line has its checksum, so that a kill at any moment is harmless.
 
-`Shard` is one file, `read_stage` reads all files of a stage, `Lookup` finds records by key without holding them in
-memory, and `GroupWriter` appends in the background.
+`Shard` is one file, `read_stage` reads all files of a stage, `Lookup` finds records by key without holding them or
+their keys in memory, and `GroupWriter` appends in the background.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ from typing import Any
 
 from contextcir.errors import InputError, shown
 from contextcir.files import ordinary_file, parse_json
+from contextcir.shards.keys import KeySorter, KeyTable, Place
 from contextcir.synthesis.records import check_record
 
 CHECKSUM = 16  # hexadecimal digits, and a space, before each line's JSON
@@ -166,8 +167,37 @@ def read_stage(folder: Path, name: str) -> Iterator[dict[str, Any]]:
         yield from shard.read()
 
 
-class Lookup:
-    """The records of a stage by key, as they are when this is built; memory holds the keys and the places of lines.
+class Records:
+    """The records of a stage in order, each with its place, and any of them by its place.
+
+    Args:
+        folder: of the synthesis.
+        name: of the records.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.folder = folder
+        self.name = name
+        self._shards = _shards(folder, name)
+
+    def placed(self) -> Iterator[tuple[Place, dict[str, Any]]]:
+        """Yield all records with their places; raises InputError if a shard is damaged."""
+        for number, shard in enumerate(self._shards):
+            for start, records in shard.lines():
+                for position, record in enumerate(records):
+                    yield Place(number, start, position), record
+
+    def at(self, place: Place) -> dict[str, Any]:
+        """Return the record at a place."""
+        return self._shards[place.file].at(place.start)[place.extra]
+
+    def path(self, place: Place) -> Path:
+        """Return the file that a place is in."""
+        return self._shards[place.file].path
+
+
+class Lookup(Records):
+    """The records of a stage by key, as they are when this is built; the keys of many are on the disk (`KeyTable`).
 
     Of a key that stands in several lines (a failure that came again), the last one counts.
 
@@ -180,47 +210,62 @@ class Lookup:
     """
 
     def __init__(self, folder: Path, name: str) -> None:
-        self._folder = folder
-        self._shards = _shards(folder, name)
-        self._places: dict[str, tuple[int, int, int]] = {}  # shard, byte of the line, position in it
-        self._name = name
-        for number, shard in enumerate(self._shards):
-            for start, records in shard.lines():
-                for position, record in enumerate(records):
-                    if record["key"] in self._places and not name.endswith("-failures"):
-                        self._compare(record, shard.path)
-                    self._places[record["key"]] = (number, start, position)
+        super().__init__(folder, name)
+        sorter = KeySorter()
+        for place, record in self.placed():
+            sorter.add(record["key"], *place)
+        self._table = sorter.table()
+        self._repeated = 0
+        for first, other in self._table.repeated():
+            self._repeated += 1
+            if not name.endswith("-failures"):
+                self._compare(first, other)
 
-    def _compare(self, record: dict[str, Any], path: Path) -> None:
-        if (other := self[record["key"]]) != record:
-            first = self._shards[self._places[other["key"]][0]].path
+    def _compare(self, first: Place, other: Place) -> None:
+        if (record := self.at(other)) != self.at(first):
             raise InputError(
-                f"the key {shown(record['key'])} of the stage {self._name} stands twice, also in {first.name}: were "
-                "two divisions into shards at work at once? Remove one of the files: its part is done again",
-                file=path,
+                f"the key {shown(record['key'])} of the stage {self.name} stands twice, also in "
+                f"{self.path(first).name}: were two divisions into shards at work at once? Remove one of the files: "
+                "its part is done again",
+                file=self.path(other),
             )
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._table) - self._repeated
 
     def __contains__(self, key: str) -> bool:
-        return key in self._places
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
+        return key in self._table
 
     def require(self, key: str, stage: str) -> None:
         """Raise InputError if a key that records of another stage name is not here, as when a shard was removed."""
-        if key not in self._places:
+        if key not in self._table:
             raise InputError(
-                f"the stage {stage} has the key {shown(key)}, which the stage {self._name} has not: a shard is missing",
-                file=self._folder,
+                f"the stage {stage} has the key {shown(key)}, which the stage {self.name} has not: a shard is missing",
+                file=self.folder,
                 setting="out",
             )
 
+    def get(self, key: str) -> dict[str, Any] | None:
+        """Return the record of a key, or None."""
+        places = self._table.places(key)
+        return self.at(places[-1]) if places else None
+
+    def is_last(self, place: Place, key: str) -> bool:
+        """Tell whether the record at a place is the one that counts for its key."""
+        return self._table.places(key)[-1] == place
+
     def __getitem__(self, key: str) -> dict[str, Any]:
-        number, start, position = self._places[key]
-        return self._shards[number].at(start)[position]
+        if (record := self.get(key)) is None:
+            raise KeyError(key)
+        return record
+
+
+def keys_of(folder: Path, name: str, field: str = "key") -> KeyTable:
+    """Return the keys of a stage's records, or those in another field of them."""
+    sorter = KeySorter()
+    for record in read_stage(folder, name):
+        sorter.add(record[field], 0, 0, 0)
+    return sorter.table()
 
 
 class GroupWriter:

@@ -166,7 +166,7 @@ class Store:
             self.system, self.root = url_to_fs(address)
         except (ImportError, ValueError) as error:
             told = " ".join(str(error).split())[:150]
-            problem = f"{shown(address)} can't be opened: {told} (install the extra remote and that package)"
+            problem = f"{shown(address)} can't be opened: {told} (install the extra objects and that package)"
             raise InputError(problem, setting=SETTING) from None
         self.address = address
 

@@ -149,7 +149,7 @@ def _cpu_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def _photograph(path: Path, side: int) -> Path:
+def photograph(path: Path, side: int) -> Path:
     """Write a JPEG of about as many bytes as a photograph of this size."""
     coarse = np.random.default_rng(0).integers(0, 256, (side // 16, side // 16, 3), dtype=np.uint8)
     Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC).save(path, quality=90)
@@ -166,8 +166,8 @@ def synthesis(requests: int = 2000, concurrency: int = 32, json: Path | None = N
     """
     output_file(json, "json")
     with tempfile.TemporaryDirectory() as folder, instant_server(ANSWER) as url:
-        small = _photograph(Path(folder) / "small.jpg", 256)
-        large = _photograph(Path(folder) / "large.jpg", 2048)
+        small = photograph(Path(folder) / "small.jpg", 256)
+        large = photograph(Path(folder) / "large.jpg", 2048)
         cases = [("no image", ()), ("one small image", (small,)), ("two small images", (small, small))]
         speeds = [measure(url, case, requests, concurrency, images) for case, images in cases]
         fewer = max(20, requests // 20)

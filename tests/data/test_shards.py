@@ -216,7 +216,7 @@ def test_an_address_that_is_none_is_refused(given: object) -> None:
 
 
 def test_a_store_that_is_not_known_is_told(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"'nosuch://x' can't be opened: .* \(install the extra remote"):
+    with pytest.raises(InputError, match=r"'nosuch://x' can't be opened: .* \(install the extra objects"):
         Shards("nosuch://x").has("a")
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from contextcir.synthesis.mining.images import list_images
 from contextcir.synthesis.mining.store import EmbeddingStore, Loading
+from contextcir.synthesis.photos import list_images
 from tests.helpers.mining_cases import PixelEncoder, draw_photos
 
 

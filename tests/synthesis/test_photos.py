@@ -16,10 +16,11 @@ from PIL import Image
 from contextcir.errors import InputError
 from contextcir.files import Inside
 from contextcir.synthesis.describe import DescribeReference
-from contextcir.synthesis.mining.images import ImageFiles, list_images
+from contextcir.synthesis.mining.images import ImageFiles
 from contextcir.synthesis.models.chat import ImageLimits
 from contextcir.synthesis.outputs.sheet import EmbeddedImages
 from contextcir.synthesis.outputs.write import turned
+from contextcir.synthesis.photos import list_images
 from contextcir.synthesis.request_stage import Item, ItemFailed
 
 

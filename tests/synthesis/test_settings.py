@@ -29,9 +29,11 @@ from contextcir.synthesis.models.chat import ChatModel, ImageLimits
 from contextcir.synthesis.models.endpoint import Endpoint
 from contextcir.synthesis.models.local import LocalModel
 from contextcir.synthesis.models.pacing import Pace, Retries
+from contextcir.synthesis.models.serving import OwnServer
 from contextcir.synthesis.outputs.manifest import choose
 from contextcir.synthesis.outputs.sheet import EmbeddedImages
 from contextcir.synthesis.outputs.write import WriteSettings
+from contextcir.synthesis.photos import ParquetPhotos
 from experiments.synthesize import Synthesis
 
 NEVER = (math.nan, math.inf, -math.inf, -2, True, "1", 10**400)
@@ -52,6 +54,8 @@ SETTINGS: list[tuple[Callable[..., Any], dict[str, Any], str]] = [  # class, wha
     (ImageLimits, {}, "longest_side largest_file quality tokens"),
     (ChatModel, {"model": "m"}, "max_tokens temperature corrections"),
     (Endpoint, {"chat": CHAT}, "concurrency timeout lost_after"),
+    (OwnServer, {"chat": CHAT}, "port patience"),
+    (ParquetPhotos, {"shards": "x"}, "groups"),
     (BatchFiles, {"chat": CHAT, "folder": Path("x")}, "requests largest_file attempts"),
     (LocalModel, {"model": "m"}, "batch_size max_tokens corrections"),
     (DescribeSettings, {}, "objects"),

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from contextcir.checks import whole
 from contextcir.errors import InputError, shown
 from contextcir.phrases.parser import PhraseParser
+from contextcir.synthesis.photos import Photos
 from contextcir.synthesis.records import Description, Instruction, Pair
 
 LANGUAGE = "filters.language"
@@ -33,7 +34,7 @@ class Finding(NamedTuple):
 class Filter(ABC):
     """Judges instructions, many at once; the result for one does not depend on the others."""
 
-    def begin(self, folder: Path, images: Path, links: bool = False) -> None:  # noqa: B027  (most do not need it)
+    def begin(self, folder: Path, images: Path | Photos, links: bool = False) -> None:  # noqa: B027  (most need nothing)
         """Take the folders of the synthesis and of its images; called before the first `judge`.
 
         ``links``: let links lead out of the folder of images.
@@ -154,7 +155,7 @@ class HasPhrase(Filter):
 class Consistency(ABC):
     """Scores whether a text leads from a reference to its target, by a model of images and texts."""
 
-    def begin(self, folder: Path, images: Path, links: bool = False) -> None:  # noqa: B027
+    def begin(self, folder: Path, images: Path | Photos, links: bool = False) -> None:  # noqa: B027
         """Take the folders of the synthesis and of its images; called before the first `score`."""
 
     @abstractmethod
@@ -176,7 +177,7 @@ class Consistent(Filter):
     def __init__(self, consistency: Consistency) -> None:
         self.consistency = consistency
 
-    def begin(self, folder: Path, images: Path, links: bool = False) -> None:
+    def begin(self, folder: Path, images: Path | Photos, links: bool = False) -> None:
         self.consistency.begin(folder, images, links)
 
     def judge(self, candidates: Sequence[Candidate]) -> list[Finding]:

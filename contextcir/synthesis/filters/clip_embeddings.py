@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from contextcir.errors import InputError
-from contextcir.files import Inside
 from contextcir.images import read_image
 from contextcir.synthesis.clip import Floats, half_on_gpu, load_clip, unit_vectors
+from contextcir.synthesis.photos import Photos
 from contextcir.synthesis.store import read_stage
 
 if TYPE_CHECKING:
@@ -40,12 +40,12 @@ class ClipEmbeddings:
         batch_size: images, and texts, at a time.
         workers: threads that read images.
         folder: of the synthesis.
-        images: the folder that image paths are below.
+        images: those of the pairs, by name.
     """
 
     def __init__(
         self, model: str, pretrained: str | None, device: str | None, batch_size: int, workers: int,
-        folder: Path, images: Inside,
+        folder: Path, images: Photos,
     ) -> None:  # fmt: skip
         self.model = model
         self.pretrained = pretrained
@@ -53,7 +53,7 @@ class ClipEmbeddings:
         self.batch_size = batch_size
         self.workers = workers
         self.folder = folder
-        self.root = images
+        self.images = images
 
     @cached_property
     def digest(self) -> str:
@@ -101,7 +101,7 @@ class ClipEmbeddings:
 
     def _load(self, path: str) -> "Tensor | None":
         try:
-            return self._backbone.preprocess(read_image(self.root.path(path), upright=True))
+            return self._backbone.preprocess(read_image(self.images.image(path), upright=True))
         except InputError:
             return None
 
@@ -126,7 +126,7 @@ class ClipEmbeddings:
         from contextcir.embeddings import GalleryStore  # imports torch
 
         store = GalleryStore(self.folder / FOLDER, self._backbone.widths.embed, "float16", lambda: self.digest)
-        states = [_state(self.root, path) for path in self._rows]
+        states = [self.images.state(path) for path in self._rows]
         features = store.open(
             FOLDER, {f"{READING} {path}": path for path in self._rows}, states, self._backbone.preprocess
         )
@@ -138,12 +138,3 @@ class ClipEmbeddings:
 def _images(folder: Path) -> Iterator[str]:
     for record in read_stage(folder, "pairs"):
         yield from (record["reference"], record["target"], *record["image_set"])
-
-
-def _state(images: Inside, path: str) -> tuple[int, int] | None:
-    """Return size and time of an image; None for one that is not to be read."""
-    try:
-        status = images.path(path).stat()
-    except (InputError, OSError, ValueError):
-        return None
-    return status.st_size, status.st_mtime_ns

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from contextcir.checks import between, not_negative, whole
 from contextcir.errors import InputError
-from contextcir.files import Inside, stable_hash, whole_file
+from contextcir.files import stable_hash, whole_file
 from contextcir.synthesis.filters.base import Consistency
 from contextcir.synthesis.filters.clip_embeddings import ClipEmbeddings
+from contextcir.synthesis.photos import Photos, photos_of
 from contextcir.synthesis.records import Pair
 from contextcir.synthesis.store import read_stage
 
@@ -68,9 +69,9 @@ class ClipConsistency(Consistency):
         self.batch_size = batch_size
         self.workers = workers
 
-    def begin(self, folder: Path, images: Path, links: bool = False) -> None:
+    def begin(self, folder: Path, images: Path | Photos, links: bool = False) -> None:
         self.clip = ClipEmbeddings(
-            self.model, self.pretrained, self.device, self.batch_size, self.workers, folder, Inside(images, links)
+            self.model, self.pretrained, self.device, self.batch_size, self.workers, folder, photos_of(images, links)
         )
         self.__dict__.pop("origin", None)
 

@@ -9,15 +9,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from contextcir.checks import whole
 from contextcir.files import stable_hash
+from contextcir.shards.rows import RowSorter, SortedRows
 from contextcir.synthesis.filters.base import Candidate, Filter, Finding
 from contextcir.synthesis.records import Description, Instruction
 
 WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
-CHUNK = 65_536  # hashes that are collected before they become an array
+HASH = 8  # bytes of the hashes of texts and keys
 Words = tuple[str, ...]
 
 
@@ -107,50 +106,48 @@ class Duplicates:
         Args:
             instructions: all of a run, those of a pair one after the other.
         """
-        in_pair: set[str] = set()
-        table = _hashes(instructions, in_pair)
-        return Repeated(in_pair, set() if self.per_run is None else _beyond(table, self.per_run))
+        again, all_texts = RowSorter(HASH), RowSorter(2 * HASH)
+        for instruction, repeated in _marked(instructions):
+            key = stable_hash(instruction.key).to_bytes(HASH, "big")
+            if repeated:
+                again.add(key)
+            elif self.per_run is not None:
+                all_texts.add(stable_hash(" ".join(words(instruction.caption))).to_bytes(HASH, "big") + key)
+        return Repeated(again.sorted(), _beyond(all_texts.sorted(), self.per_run or 0))
 
 
 @dataclass(frozen=True)
 class Repeated:
-    """Instructions that occur too often: keys (in a pair), and hashes of keys (in a run, where there are millions)."""
+    """Instructions that occur too often, in a pair or in a run: sorted hashes of their keys, on the disk if many."""
 
-    in_pair: set[str]
-    in_run: set[int]
+    in_pair: SortedRows
+    in_run: SortedRows
 
     def reason(self, key: str) -> str | None:
         """Return why the instruction with this key is rejected, or None."""
-        if key in self.in_pair:
+        name = stable_hash(key).to_bytes(HASH, "big")
+        if _holds(self.in_pair, name):
             return "duplicate in pair"
-        return "duplicate in run" if self.in_run and stable_hash(key) in self.in_run else None
+        return "duplicate in run" if _holds(self.in_run, name) else None
 
 
-def _hashes(instructions: Iterable[Instruction], in_pair: set[str]) -> np.ndarray:
-    """Return hashes of texts and keys (2, N) of all but the repeated texts of a pair, whose keys go to ``in_pair``."""
-    chunks: list[np.ndarray] = []  # (2, up to CHUNK): a list of millions of Python integers would be large
-    texts: list[int] = []
-    keys: list[int] = []
-    for instruction, again in _marked(instructions):
-        if again:
-            in_pair.add(instruction.key)
-            continue
-        texts.append(stable_hash(" ".join(words(instruction.caption))))
-        keys.append(stable_hash(instruction.key))
-        if len(texts) == CHUNK:
-            chunks.append(np.array([texts, keys], np.uint64))
-            texts, keys = [], []
-    chunks.append(np.array([texts, keys], np.uint64))
-    return np.concatenate(chunks, axis=1)
+def _holds(rows: SortedRows, row: bytes) -> bool:
+    start = rows.first(row) if len(rows) else 0
+    return rows.part(start, start + 1).tobytes() == row
 
 
-def _beyond(table: np.ndarray, most: int) -> set[int]:
-    """Return all but the ``most`` lowest key hashes of each text; ``table`` (2, N): hashes of texts and keys."""
-    texts, keys = table[:, np.lexsort((table[1], table[0]))]  # (N,) each, sorted by text, then by key
-    first = np.flatnonzero(np.r_[True, texts[1:] != texts[:-1]]) if len(texts) else np.zeros(0, int)
-    sizes = np.diff(np.r_[first, len(texts)])
-    rank = np.arange(len(texts)) - np.repeat(first, sizes)  # (N,) among those of the same text
-    return set(map(int, keys[rank >= most]))
+def _beyond(table: SortedRows, most: int) -> SortedRows:
+    """Return all but the ``most`` lowest key hashes of each text; ``table``: hashes of texts, each with its key's."""
+    beyond = RowSorter(HASH)
+    text, rank = b"", 0
+    for _, block in table.blocks():
+        content = block.tobytes()
+        for start in range(0, len(content), 2 * HASH):
+            now = content[start : start + HASH]
+            text, rank = (text, rank + 1) if now == text else (now, 0)
+            if rank >= most:
+                beyond.add(content[start + HASH : start + 2 * HASH])
+    return beyond.sorted()
 
 
 def _marked(instructions: Iterable[Instruction]) -> Iterator[tuple[Instruction, bool]]:

@@ -5,12 +5,14 @@ from itertools import islice
 from pathlib import Path
 from typing import ClassVar
 
+from contextcir.shards.keys import KeyTable
 from contextcir.synthesis.filters.base import Candidate, Filter
 from contextcir.synthesis.filters.repeats import Duplicates, Repeated
+from contextcir.synthesis.photos import Photos, photos_of
 from contextcir.synthesis.records import Description, Instruction, Pair, Verdict
 from contextcir.synthesis.request_stage import nothing
 from contextcir.synthesis.stages import Run, Stage, Tally, progress
-from contextcir.synthesis.store import Lookup, read_stage
+from contextcir.synthesis.store import Lookup, keys_of, read_stage
 
 BATCH = 256
 
@@ -24,7 +26,7 @@ class FilterStage(Stage):
     Args:
         filters: in their order.
         duplicates: how often a text may occur.
-        images: folder that image paths are below, for filters that read images.
+        images: the images, or the folder that their paths are below, for filters that read them.
         links: let links lead out of it.
     """
 
@@ -34,7 +36,7 @@ class FilterStage(Stage):
         self,
         filters: Sequence[Filter],
         duplicates: Duplicates = Duplicates(),  # noqa: B008
-        images: Path = Path(),
+        images: Path | Photos = Path(),
         links: bool = False,
     ) -> None:
         self.links = links
@@ -42,15 +44,14 @@ class FilterStage(Stage):
         self.duplicates = duplicates
         self.images = images
 
+    def begin(self, run: Run) -> None:
+        photos_of(self.images, self.links).begin(run.folder)
+
     def run(self, run: Run) -> Tally:
         with run.claimed(self.name), run.shard(self.name) as shard:
-            known = {record["key"] for record in read_stage(run.folder, self.name)}
-            repeated = self.duplicates.find(instructions(run.folder))
+            known = keys_of(run.folder, self.name)
             tally = Tally(self.name, words=("kept", "rejected"))
-            for instruction in instructions(run.folder):
-                if run.owns(instruction.pair):
-                    tally.total += 1
-                    tally.before += instruction.key in known
+            repeated = self.duplicates.find(_counted(run, known, tally))
             if not tally.total and next(read_stage(run.folder, "instruct"), None) is None:
                 raise nothing(run.folder, "instruct")
             pairs, descriptions = Lookup(run.folder, "pairs"), Lookup(run.folder, "describe")
@@ -78,6 +79,15 @@ class FilterStage(Stage):
                     tally.failed.update(verdict.reason for verdict in verdicts if verdict.reason is not None)
                     bar.update(len(verdicts))
             return tally
+
+
+def _counted(run: Run, known: KeyTable, tally: Tally) -> Iterator[Instruction]:
+    """Yield all instructions, and count those of this process's shard."""
+    for instruction in instructions(run.folder):
+        if run.owns(instruction.pair):
+            tally.total += 1
+            tally.before += instruction.key in known
+        yield instruction
 
 
 def judge(candidates: Sequence[Candidate], filters: Sequence[Filter], repeated: Repeated) -> list[Verdict]:

@@ -23,6 +23,7 @@ from contextcir.synthesis.mining.search import NeighbourSearch, SearchBySize
 from contextcir.synthesis.mining.selection import Band, MostSimilar, Preference, Uses, choose_pairs
 from contextcir.synthesis.mining.store import EmbeddingStore, Loading
 from contextcir.synthesis.pairs import ImageSource, pair_key
+from contextcir.synthesis.photos import Photos, photos_of
 from contextcir.synthesis.records import Pair
 
 
@@ -45,7 +46,7 @@ class MinedPairs(ImageSource):
         most: Pairs at most; null for all.
         seed: Draws the order of the references.
         source: Value of `Pair.source`.
-        images: Folder of the images; null for that of the synthesis.
+        images: Folder of the images, or where else they are; null for those of the synthesis.
         work: Folder for intermediate results; null for pairs-work in that of the synthesis. Several syntheses of the
             same images may share one, one after the other: their images are embedded once.
 
@@ -67,7 +68,7 @@ class MinedPairs(ImageSource):
         most: int | None = None,
         seed: int = 0,
         source: str = "mined",
-        images: Path | None = None,
+        images: Path | Photos | None = None,
         work: Path | None = None,
     ) -> None:
         whole(neighbours, 1, "pairs.neighbours")
@@ -95,7 +96,7 @@ class MinedPairs(ImageSource):
             "pairs-work has the similarities of nearest neighbours: choose band by them"
         )
 
-    def within(self, images: Path | None, work: Path, links: bool = False) -> "MinedPairs":
+    def within(self, images: Path | Photos | None, work: Path, links: bool = False) -> "MinedPairs":
         """Return the source for the images below a folder; the settings ``images`` and ``work`` come before these."""
         located = copy(self)
         located.images, located.work, located.links = self.images or images, self.work or work, links
@@ -125,7 +126,8 @@ class MinedPairs(ImageSource):
         if self.images is None or self.work is None:
             missing = "images" if self.images is None else "pairs.work"
             raise InputError("mined pairs need a folder of images and one for their work, got none", setting=missing)
-        images, work = Path(self.images).expanduser(), Path(self.work).expanduser()
+        images, work = photos_of(self.images, self.links), Path(self.work).expanduser()
+        images.begin(work)
         return _Mining(self, EmbeddingStore(work, images, self.encoder, self.loading, self.links), work)
 
 

@@ -19,11 +19,10 @@ from contextcir.synthesis.mining.images import (
     DIGEST,
     PRINT,
     ImageFiles,
-    Listing,
     LoadedImage,
-    list_images,
     load_imagehash,
 )
+from contextcir.synthesis.photos import Listing, Photos, photos_of
 from contextcir.synthesis.stages import progress_bar
 
 ABOUT = "about.json"
@@ -63,16 +62,18 @@ class EmbeddingStore:
 
     Args:
         work: the folder.
-        images: folder that image paths are below.
+        images: the images, or the folder that their paths are below.
         encoder: the model.
         loading: how images are read.
         links: let links lead out of the folder of images.
     """
 
-    def __init__(self, work: Path, images: Path, encoder: ImageEncoder, loading: Loading, links: bool = False) -> None:
+    def __init__(
+        self, work: Path, images: Path | Photos, encoder: ImageEncoder, loading: Loading, links: bool = False
+    ) -> None:
         self.links = links
         self.work = work
-        self.images = images
+        self.images = photos_of(images, links)
         self.encoder = encoder
         self.loading = loading
 
@@ -83,7 +84,7 @@ class EmbeddingStore:
             InputError: if there are none, or the stored embeddings are those of another folder or model.
         """
         about = {
-            "folder": str(self.images.resolve()),
+            "folder": self.images.identity,
             "encoder": self.encoder.name,
             "chunk": self.loading.chunk,
             "reading": READING,
@@ -92,7 +93,7 @@ class EmbeddingStore:
         kept = read_json(self.work / ABOUT)
         if kept is None:
             if not (self.work / "files.json").is_file():
-                write_json(self.work / "files.json", list_images(self.images, self.links).to_json())
+                write_json(self.work / "files.json", self.images.listing().to_json())
             write_json(self.work / ABOUT, about)
         elif not isinstance(kept, dict):
             raise InputError("damaged: remove the folder that it is in, which is made again", file=self.work / ABOUT)
@@ -205,9 +206,7 @@ class EmbeddingStore:
         model = self.encoder.open()
         batches = _Batches([self._members(listing, chunk) for chunk in chunks], self.loading.batch_size)
         # a Dataset by its methods: a subclass would import torch
-        files = cast(
-            "Dataset[LoadedImage]", ImageFiles(self.images, listing.images, model.transform, model.side, self.links)
-        )
+        files = cast("Dataset[LoadedImage]", ImageFiles(self.images, listing.images, model.transform, model.side))
         loader = DataLoader(files, batch_sampler=batches, num_workers=self.loading.workers, collate_fn=list)
         total = sum(len(self._members(listing, chunk)) for chunk in chunks)
         arriving = iter(loader)

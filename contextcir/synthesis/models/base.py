@@ -4,11 +4,11 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from contextcir.checks import not_negative, positive
 from contextcir.errors import InputError
+from contextcir.images import ImageFile
 
 Usage = dict[str, float]  # by the names in USAGE
 USAGE = ("requests", "input_tokens", "output_tokens", "cost")
@@ -27,7 +27,7 @@ class Request:
     system: str
     user: str
     schema: dict[str, Any]
-    images: tuple[Path, ...] = ()
+    images: tuple[ImageFile, ...] = ()
     seed: int = 0
     context: dict[str, Any] = field(default_factory=dict)
 

@@ -5,14 +5,13 @@ import json
 from base64 import b64decode, b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from contextcir.checks import not_negative, one_of, whole
 from contextcir.errors import InputError
-from contextcir.images import decode_image, header, image_bytes
+from contextcir.images import ImageFile, decode_image, header, image_bytes, named
 from contextcir.synthesis.models.answers import LARGEST, NAMES, Dialect, Flaw, find_object, parse
 from contextcir.synthesis.models.base import Answer, Prices, Request, Usage, add, no_usage
 from contextcir.synthesis.models.client import printable, redacted
@@ -49,7 +48,7 @@ class ImageLimits:
         whole(self.quality, 1, "model.chat.images.quality", 95)
         whole(self.tokens, 0, "model.chat.images.tokens")
 
-    def data_url(self, path: Path) -> str:
+    def data_url(self, path: ImageFile) -> str:
         """Return an image file as a data URL.
 
         Raises:
@@ -63,7 +62,7 @@ class ImageLimits:
                 return _url(MEDIA_TYPES[head.format], content)
             return _url("image/jpeg", self._encode(content))
         except InputError as error:
-            raise InputError(error.problem, file=path) from None
+            raise InputError(error.problem, file=named(path)) from None
 
     def _encode(self, content: bytes) -> bytes:
         image = decode_image(content, upright=True, side=self.longest_side, ground="white")

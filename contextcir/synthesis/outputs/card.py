@@ -9,11 +9,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from contextcir.shards.keys import KeySorter, SeenKeys
 from contextcir.synthesis.models.base import USAGE, Usage, add, no_usage
 from contextcir.synthesis.outputs.manifest import SPLITS, Written
 from contextcir.synthesis.outputs.public import as_lines, public
 from contextcir.synthesis.request_stage import TASKS
-from contextcir.synthesis.store import read_stage
+from contextcir.synthesis.store import Lookup, read_stage
 
 PACKAGES = ("contextcir", "open_clip_torch", "torch", "openai", "transformers", "spacy", "stanza", "py3langid")
 TURNED = (
@@ -59,13 +60,12 @@ class Figures:
 
 
 def count(folder: Path) -> Figures:
-    """Count the records of all shards; memory holds the keys of one stage."""
+    """Count the records of all shards."""
     figures = Figures()
-    references = set()
+    references = SeenKeys()
     for record in read_stage(folder, "pairs"):
         figures.pairs[record["source"]] += 1
-        references.add(record["reference"])
-    figures.references = len(references)
+        figures.references += references.add(record["reference"])
     for stage in TASKS:
         figures.stages[stage] = _count_stage(folder, stage)
     figures.instructions = sum(1 for _ in read_stage(folder, "instruct"))
@@ -74,17 +74,17 @@ def count(folder: Path) -> Figures:
 
 
 def _count_stage(folder: Path, stage: str) -> StageFigures:
-    figures, done = StageFigures(), set()
+    figures, sorter = StageFigures(), KeySorter()
     for record in read_stage(folder, stage):
-        done.add(record["pair"] if stage == "instruct" else record["key"])
+        sorter.add(record["pair"] if stage == "instruct" else record["key"], 0, 0, 0)
         figures.take(record["provenance"])
-    figures.done = len(done)
-    reasons: dict[str, str] = {}
-    for record in read_stage(folder, f"{stage}-failures"):
+    done = sorter.table()
+    figures.done, _, _ = done.distinct()
+    failures = Lookup(folder, f"{stage}-failures")
+    for place, record in failures.placed():
         figures.add_usage(record["provenance"])
-        if record["key"] not in done:  # an item that succeeded later is no failure
-            reasons[record["key"]] = record["reason"]
-    figures.failed.update(reasons.values())
+        if failures.is_last(place, record["key"]) and record["key"] not in done:  # one that succeeded later is none
+            figures.failed[record["reason"]] += 1
     return figures
 
 

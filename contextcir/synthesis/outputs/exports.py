@@ -15,6 +15,7 @@ from contextcir.files import ordinary_file, parse_json, write_json
 from contextcir.synthesis.outputs.manifest import FOLDER as MANIFEST
 from contextcir.synthesis.outputs.manifest import SPLITS
 from contextcir.synthesis.pairs import image_path
+from contextcir.synthesis.photos import FolderPhotos, Photos, photos_of
 from contextcir.synthesis.stages import Run, Stage, Tally
 from contextcir.synthesis.store import Lookup
 
@@ -110,9 +111,13 @@ class ExportStage(Stage):
     name: ClassVar[str] = "write"
     sharded: ClassVar[bool] = False
 
-    def __init__(self, export: Export, images: Path) -> None:
+    def __init__(self, export: Export, images: Path | Photos) -> None:
+        photos = photos_of(images)
+        if not isinstance(photos, FolderPhotos):
+            problem = "an export links to image files, and these images are in shards or a store: leave it out"
+            raise InputError(problem, setting="write.exports")
         self.export = export
-        self.images = images
+        self.images = photos.folder
 
     def run(self, run: Run) -> Tally:
         """Write the export.

@@ -1,6 +1,7 @@
 """The manifest: kept texts as records that train, split into train and val without shared images."""
 
 import json
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -8,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -16,41 +17,47 @@ from contextcir.checks import between
 from contextcir.errors import InputError
 from contextcir.files import whole_file
 from contextcir.phrases.parser import PhraseParser, clean
+from contextcir.shards.keys import PLACE, KeySorter
+from contextcir.shards.texts import SortedTexts
 from contextcir.synthesis.records import Instruction, Pair
 from contextcir.synthesis.request_stage import nothing
 from contextcir.synthesis.store import Lookup, read_stage
 
+Group = TypeVar("Group", int, str)
 FOLDER = "manifest"
 SPLITS = ("train", "val")
 BATCH = 512  # captions that are parsed at a time
 
 
 class Components:
-    """Groups of images that are connected by pairs (union-find with path halving)."""
+    """Groups of images, by their numbers from 0, that are connected by pairs (union-find with path halving).
 
-    def __init__(self) -> None:
-        self._parents: dict[str, str] = {}
+    Args:
+        count: of the images.
+    """
 
-    def join(self, images: Sequence[str]) -> None:
+    def __init__(self, count: int) -> None:
+        self._parents = array("q", range(count))  # 8 bytes an image
+
+    def join(self, images: Sequence[int]) -> None:
         """Merge the groups of some images."""
         first = self.find(images[0])
         for image in images[1:]:
             other = self.find(image)
-            # the least name leads, so that the name of a group does not depend on the order
+            # the least number leads, so that the name of a group does not depend on the order
             first, other = min(first, other), max(first, other)
             self._parents[other] = first
 
-    def find(self, image: str) -> str:
-        """Return the name of an image's group: the least path in it."""
+    def find(self, image: int) -> int:
+        """Return the name of an image's group: the least number in it."""
         parents = self._parents
-        parents.setdefault(image, image)
         while parents[image] != image:
             parents[image] = parents[parents[image]]
             image = parents[image]
         return image
 
 
-def choose(sizes: dict[str, int], share: float, seed: int) -> set[str]:
+def choose(sizes: dict[Group, int], share: float, seed: int) -> set[Group]:
     """Return groups whose sizes add up as near to a share of all as possible, and never to all.
 
     The seed draws the choice, which is the same for the same groups. Of two equally near sums, the smaller one counts.
@@ -69,7 +76,7 @@ def choose(sizes: dict[str, int], share: float, seed: int) -> set[str]:
     wanted = min(round(share * total), total - 1)
     names = sorted(sizes)
     Random(seed).shuffle(names)  # noqa: S311  (draws of an experiment, no secret)
-    chosen, left = set(), wanted
+    chosen, left = set[Group](), wanted
     for name in names:  # nearly always exact, as most groups are small
         if sizes[name] <= left:
             chosen.add(name)
@@ -77,16 +84,16 @@ def choose(sizes: dict[str, int], share: float, seed: int) -> set[str]:
     return chosen if left == 0 else _nearest(names, sizes, wanted, total)
 
 
-def _nearest(names: Sequence[str], sizes: dict[str, int], wanted: int, total: int) -> set[str]:
+def _nearest(names: Sequence[Group], sizes: dict[Group, int], wanted: int, total: int) -> set[Group]:
     """Return the best choice by dynamic programming over reachable sums (bounded knapsack, binary bundles)."""
-    by_size: dict[int, list[str]] = defaultdict(list)
+    by_size: dict[int, list[Group]] = defaultdict(list)
     for name in names:
         by_size[sizes[name]].append(name)
     limit = min(2 * wanted, total - 1)  # a sum beyond is worse than the empty choice
     reached = np.zeros(limit + 1, bool)
     reached[0] = True
     made_by = np.full(limit + 1, -1)  # the bundle by which a sum was reached first
-    bundles: list[list[str]] = []
+    bundles: list[list[Group]] = []
     for size, members in by_size.items():
         for bundle in _bundles(members):
             weight = size * len(bundle)
@@ -97,7 +104,7 @@ def _nearest(names: Sequence[str], sizes: dict[str, int], wanted: int, total: in
             bundles.append(bundle)
     sums = np.flatnonzero(reached)
     best = int(sums[np.argmin(np.abs(sums - wanted))])  # the first, so the smaller, of two
-    chosen: set[str] = set()
+    chosen: set[Group] = set()
     while best:
         bundle = bundles[made_by[best]]
         chosen.update(bundle)
@@ -105,7 +112,7 @@ def _nearest(names: Sequence[str], sizes: dict[str, int], wanted: int, total: in
     return chosen
 
 
-def _bundles(members: Sequence[str]) -> Iterable[list[str]]:
+def _bundles(members: Sequence[Group]) -> Iterable[list[Group]]:
     """Yield bundles of 1, 2, 4, ... members and the rest, of which any number of members can be composed."""
     start, count = 0, 1
     while start < len(members):
@@ -148,30 +155,37 @@ def write_manifest(folder: Path, parser: PhraseParser | None, val_share: float =
         InputError: if nothing was kept, or the share is not in range.
     """
     verdicts, texts, pairs = (Lookup(folder, stage) for stage in ("filter", "instruct", "pairs"))
-    kept = sorted({record["key"] for record in read_stage(folder, "filter") if record["reason"] is None})
-    if not kept:
+    kept = SortedTexts()
+    for record in read_stage(folder, "filter"):
+        if record["reason"] is None:
+            kept.add(record["key"])
+    if not len(kept):
         raise _nothing_kept(folder)
-    groups, members = Components(), Counter[str]()
-    for key in kept:
-        texts.require(key, "filter")
-    of_pair = Counter(texts[key]["pair"] for key in kept)
-    for pair in of_pair:
-        pairs.require(pair, "instruct")
-        groups.join([pairs[pair]["reference"], pairs[pair]["target"]])
-    for pair, count in of_pair.items():
-        members[groups.find(pairs[pair]["reference"])] += count
+
+    def triplets() -> Iterator[tuple[str, Instruction, Pair]]:
+        for key in kept:
+            texts.require(key, "filter")
+            instruction = Instruction.from_json(texts[key])
+            pairs.require(instruction.pair, "instruct")
+            yield key, instruction, Pair.from_json(pairs[instruction.pair])
+
+    images = _Images(pair for _, _, pair in triplets())
+    groups, members = Components(len(images)), Counter[int]()
+    for _, _, pair in triplets():
+        groups.join([images.number(pair.reference), images.number(pair.target)])
+    for _, _, pair in triplets():
+        members[groups.find(images.number(pair.reference))] += 1
     val = choose(dict(members), val_share, seed)
     written = Written(groups=len(members), largest=max(members.values()))
     written.off = sum(members[group] for group in val) - round(val_share * len(kept))
-    images: dict[str, set[str]] = {split: set() for split in SPLITS}
-    sets: dict[tuple[str, ...], int] = {}
+    seen = {split: bytearray(len(images)) for split in SPLITS}
 
     def records() -> Iterator[tuple[str, dict[str, Any]]]:
-        for number, key in enumerate(kept):
-            instruction = Instruction.from_json(texts[key])
-            pair = Pair.from_json(pairs[instruction.pair])
-            split = "val" if groups.find(pair.reference) in val else "train"
-            images[split] |= {pair.reference, pair.target}
+        for number, (key, instruction, pair) in enumerate(triplets()):
+            places = images.number(pair.reference), images.number(pair.target)
+            split = "val" if groups.find(places[0]) in val else "train"
+            for place in places:
+                seen[split][place] = 1
             written.triplets[split] += 1
             written.concepts[split][instruction.concepts] += 1
             written.words[len(instruction.caption.split())] += 1
@@ -183,7 +197,7 @@ def write_manifest(folder: Path, parser: PhraseParser | None, val_share: float =
                 "concepts": instruction.concepts,
             }
             if pair.image_set:
-                record["image_set"] = sets.setdefault(tuple(sorted(pair.image_set)), len(sets))
+                record["image_set"] = images.set_number(pair)
             yield split, {**record, "provenance": _provenance(instruction, pair, verdicts[key]["scores"])}
 
     used = ("train", *(["val"] if val else []))  # the share of val is below 1
@@ -196,8 +210,42 @@ def write_manifest(folder: Path, parser: PhraseParser | None, val_share: float =
                 files[split].write(_line(record if phrases is None else {**record, "phrases": phrases}))
     for split in set(SPLITS) - set(used):
         paths[split].unlink(missing_ok=True)
-    written.images.update({split: len(names) for split, names in images.items()})
+    written.images.update({split: places.count(1) for split, places in seen.items()})
     return written
+
+
+class _Images:
+    """Numbers of the images of pairs in the order of their paths, and of their image sets as they come."""
+
+    def __init__(self, pairs: Iterable[Pair]) -> None:
+        paths, sets = SortedTexts(), KeySorter()
+        for order, pair in enumerate(pairs):
+            paths.add(pair.reference)
+            paths.add(pair.target)
+            if pair.image_set:
+                sets.add(_set_key(pair), 0, order, 0)
+        numbers = KeySorter()
+        self._count = 0
+        for path in paths:
+            numbers.add(path, 0, self._count, 0)
+            self._count += 1
+        self._numbers, self._sets = numbers.table(), sets.table()
+        _, _, self._firsts = self._sets.distinct()
+
+    def __len__(self) -> int:
+        return self._count
+
+    def number(self, path: str) -> int:
+        """Return the number of an image."""
+        return self._numbers.first(path).start
+
+    def set_number(self, pair: Pair) -> int:
+        """Return the number of a pair's image set."""
+        return self._firsts.first(PLACE.pack(*self._sets.first(_set_key(pair))))
+
+
+def _set_key(pair: Pair) -> str:
+    return "\0".join(sorted(pair.image_set))
 
 
 def _nothing_kept(folder: Path) -> InputError:

@@ -12,11 +12,13 @@ from urllib.parse import quote
 
 from contextcir.checks import whole
 from contextcir.errors import InputError
-from contextcir.files import Inside, write_text
-from contextcir.images import read_image
+from contextcir.files import write_text
+from contextcir.images import ImageFile, StoredImage, read_image
+from contextcir.shards.texts import SortedTexts
 from contextcir.synthesis.outputs.manifest import FOLDER as MANIFEST
+from contextcir.synthesis.photos import Photos, photos_of
 from contextcir.synthesis.records import Description, Instruction, Pair, Verdict
-from contextcir.synthesis.store import Lookup
+from contextcir.synthesis.store import Lookup, read_stage
 
 PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -58,14 +60,16 @@ class SheetImages(ABC):
     """How the page refers to images."""
 
     @abstractmethod
-    def address(self, image: Path, page: Path) -> str:
+    def address(self, image: ImageFile, page: Path) -> str:
         """Return the ``src`` of an image on a page in the folder ``page``."""
 
 
 class LinkedImages(SheetImages):
-    """Links: the page shows the images as long as neither it nor they are moved."""
+    """Links: the page shows the images as long as neither it nor they are moved; none where they are no files."""
 
-    def address(self, image: Path, page: Path) -> str:
+    def address(self, image: ImageFile, page: Path) -> str:
+        if isinstance(image, StoredImage):
+            return ""
         # quoted, so that no name can be taken for a scheme, a query or markup
         return quote(os.path.relpath(image.absolute(), page.absolute()).replace(os.sep, "/"))
 
@@ -83,7 +87,7 @@ class EmbeddedImages(SheetImages):
     def __post_init__(self) -> None:
         whole(self.side, 1, "write.images.side", 10_000)
 
-    def address(self, image: Path, page: Path) -> str:
+    def address(self, image: ImageFile, page: Path) -> str:
         buffer = io.BytesIO()
         try:
             small = read_image(image, upright=True, side=self.side)
@@ -95,13 +99,13 @@ class EmbeddedImages(SheetImages):
 
 
 def write_sheet(
-    folder: Path, images: Path, show: SheetImages, samples: int, seed: int = 0, links: bool = False
+    folder: Path, images: Path | Photos, show: SheetImages, samples: int, seed: int = 0, links: bool = False
 ) -> Path:
     """Write ``manifest/samples.html`` below the folder of a synthesis and return its path.
 
     Args:
         folder: of the synthesis; of its judged texts, kept and rejected, samples are drawn.
-        images: folder that image paths are below.
+        images: the images, or the folder that their paths are below.
         show: how the page refers to them.
         samples: how many.
         seed: of the draw.
@@ -110,14 +114,19 @@ def write_sheet(
     verdicts, texts, pairs, descriptions = (
         Lookup(folder, stage) for stage in ("filter", "instruct", "pairs", "describe")
     )
-    keys = sorted(verdicts)
-    drawn = Random(seed).sample(keys, min(samples, len(keys)))  # noqa: S311  (draws of an experiment, no secret)
+    keys = SortedTexts()
+    for record in read_stage(folder, "filter"):
+        keys.add(record["key"])
+    chosen = Random(seed).sample(range(len(keys)), min(samples, len(keys)))  # noqa: S311  (no secret)
+    places = set(chosen)
+    named = {place: key for place, key in enumerate(keys) if place in places}
+    drawn = [named[place] for place in chosen]
     path = folder / MANIFEST / "samples.html"
-    entries, inside = [], Inside(images, links)
+    entries, photos = [], photos_of(images, links)
 
     def address(image: str) -> str:
         try:
-            return show.address(inside.path(image), path.parent)
+            return show.address(photos.image(image), path.parent)
         except InputError:
             return ""
 
