@@ -11,6 +11,8 @@ import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
+from contextcir.devices import to_device
+
 Item = TypeVar("Item")
 Copied = TypeVar("Copied")
 
@@ -67,7 +69,7 @@ class CopyStream:
 def rows_on(device: torch.device, images: Tensor, rows: Tensor) -> Tensor:
     """Return rows (n,) of images (N, ...) on a device; from a host to a GPU through pinned memory, without waiting."""
     if images.device.type != "cpu" or device.type != "cuda":
-        return images[rows.to(images.device)].to(device)
+        return to_device(images[rows.to(images.device)], device)
     chosen = torch.empty((len(rows), *images.shape[1:]), dtype=images.dtype, pin_memory=True)
     torch.index_select(images, 0, rows, out=chosen)
     return chosen.to(device, non_blocking=True)

@@ -82,7 +82,7 @@ class AdamWWarmupCosine:
         seen: set[int] = set()
         everything = [backbone, *heads]
         named = named_groups(everything)
-        for unknown in self.rates.keys() - named.keys():
+        for unknown in sorted(self.rates.keys() - named.keys()):
             problem = f"no module has parameters called {shown(unknown)}; there are {', '.join(sorted(named))}"
             raise InputError(problem, setting=RATES)
         kinds: list[tuple[str, list[nn.Module], float, set[int] | None]] = [

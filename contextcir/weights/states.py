@@ -101,7 +101,7 @@ def misfits(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]
     """Return what keeps weights from being loaded into those of a model: names, shapes, kinds of numbers."""
     odd = [f"{name} is missing" for name in own if name not in state]
     odd += [f"{shown(name)[1:-1]} is unknown" for name in state if name not in own]
-    for name in own.keys() & state.keys():
+    for name in (name for name in own if name in state):  # in the order of the model, as messages name the first
         given, wanted = state[name], own[name]
         if given.shape != wanted.shape:
             odd.append(f"{name} has shape {tuple(given.shape)}, not {tuple(wanted.shape)}")

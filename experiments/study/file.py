@@ -103,7 +103,7 @@ class _Reader:
 
     def flags(self, key: str, overrides: Any) -> list[str]:
         values = self.mapping(key, overrides)
-        for reserved in RESERVED & set(values):
+        for reserved in sorted(RESERVED & set(values)):
             self.fail(key, f"has {reserved}, which the study sets itself: leave it out")
         for setting in values:
             if not KEY.fullmatch(setting):
@@ -157,7 +157,7 @@ class _Reader:
 
     def check_named(self, key: str, names: Iterable[str], variants: Sequence[Variant]) -> None:
         known = {name for variant in variants for name in (variant.name, *variant.levels.values())}
-        for name in set(names) - known:
+        for name in sorted(set(names) - known):
             self.fail(key, f"names {name!r}, which is none of {', '.join(sorted(known))}")
 
     def references(self, variants: Sequence[Variant]) -> dict[str, str]:

@@ -95,7 +95,7 @@ def rows_of(batch: TripletBatch, start: int, end: int) -> TripletBatch:
     """Some consecutive rows of a batch."""
     here = (batch.query.phrases.owner >= start) & (batch.query.phrases.owner < end)
     owner, spans, boxes = (part[here] for part in batch.query.phrases)
-    index, reference, captions, _, clauses = batch.query
+    index, reference, captions, _, clauses = batch.query[:5]
     phrases = Phrases(owner - start, spans, boxes)
     inside = (clauses.owner >= start) & (clauses.owner < end)
     clauses = Clauses(clauses.owner[inside] - start, clauses.spans[inside])

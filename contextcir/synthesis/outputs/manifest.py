@@ -208,7 +208,7 @@ def write_manifest(folder: Path, parser: PhraseParser | None, val_share: float =
         while batch := list(islice(rest, BATCH)):
             for (split, record), phrases in zip(batch, _phrases([r["caption"] for _, r in batch], parser), strict=True):
                 files[split].write(_line(record if phrases is None else {**record, "phrases": phrases}))
-    for split in set(SPLITS) - set(used):
+    for split in sorted(set(SPLITS) - set(used)):
         paths[split].unlink(missing_ok=True)
     written.images.update({split: places.count(1) for split, places in seen.items()})
     return written
