@@ -52,6 +52,9 @@ def test_what_does_not_fit_into_the_time_is_left_out_and_named(
     clip_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(steps, "operations", lambda *_: {variant.counted: 1 for variant in steps.VARIANTS})
+    monkeypatch.setattr(steps, "CompileTowers", partial(CompileTowers, "eager"))
+    monkeypatch.setattr(steps, "WARM_UP", 1)
+    monkeypatch.setattr(steps, "STEPS", 1)
     clock, file = iter(range(10_000)), tmp_path / "gpu.md"
     budget = Budget(4.0, lambda: float(next(clock)))
     report = Report("head", file)
@@ -59,7 +62,7 @@ def test_what_does_not_fit_into_the_time_is_left_out_and_named(
     card = Card(torch.device("cpu"))
     steps.measure_model(card, f"local-dir:{clip_folder}", 2, steps.Sizes(cached=4, low_precision=False), report, budget)
     text = file.read_text()
-    assert text.startswith("head\n") and text.count("Left out for lack of time: ") >= 7
+    assert text.startswith("head\n") and text.count("Left out for lack of time: ") >= 5
     assert "gradient caching (about " in text
 
 
@@ -114,5 +117,5 @@ def test_mistakes_are_told() -> None:
         gpu(["ViT-B-32"], [1, 2])
     with pytest.raises(ValueError, match=r"expected some of steps, .*, got 'all' \(parts\)"):
         gpu(["ViT-B-32"], [1], parts=["all"])
-    with pytest.raises(ValueError, match=r"positive.*got nan \(seconds\)"):
+    with pytest.raises(ValueError, match=r"above 0, got nan \(seconds\)"):
         gpu(["ViT-B-32"], [1], seconds=float("nan"))

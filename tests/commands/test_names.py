@@ -119,7 +119,7 @@ for setting, names in {names}.items():
         (["--trainer.max_stepz=3"], ["--trainer.max_steps"]),
         (["--data=cirr"], ["no class 'cirr'", "did you mean CIRR", "(--data)"]),
         (["--data=Qqqq"], ["there are: ", "CIRR", "(--data)"]),
-        (["--data.order=Shufled"], ["did you mean Shuffled?", "(--data.order)"]),
+        (["--data.order=Shufled"], ["did you mean Shuffled", "(--data.order)"]),
         (["--model.fusion=Crossattention"], ["did you mean CrossAttentionFusion", "(--model.fusion)"]),
         (["--model.concept=InfoNCE"], ["no class 'InfoNCE'", "SpatialConsistency", "(--model.concept)"]),
         (["--trainer.callbacks+=ModelChekpoint"], ["did you mean ModelCheckpoint"]),
