@@ -5,7 +5,7 @@ READY := .venv/.ready
 # Processes of the tests; each has one thread.
 JOBS ?= 2
 
-.PHONY: install demo demo-smoke synth-demo synth-demo-smoke search-demo search-demo-smoke sweep test test-slow test-slurm lint format docs help
+.PHONY: install demo demo-smoke synth-demo synth-demo-smoke search-demo search-demo-smoke sweep test test-all test-slow test-slurm lint format docs help
 
 help:
 	@echo "make install    .venv with all packages and this project; TORCH=cpu: on Linux, without CUDA"
@@ -13,7 +13,7 @@ help:
 	@echo "make synth-demo  triplets from unlabelled scenes, and fits on them against fits on hand-made ones: half an hour"
 	@echo "make search-demo  the search page on drawn scenes, with the model of the newest make demo if there is one"
 	@echo "make sweep      what a sweep would run (FILE=experiments/sweeps/NAME.yaml)"
-	@echo "make test       the tests;  make test-slow: those over 30 s"
+	@echo "make test       the tests;  make test-slow: those over 30 s;  make test-all: both"
 	@echo "make test-slurm the tests of jobs, on a SLURM of one node that they start and stop (root installs it)"
 	@echo "make docs       the documentation as a site, in site/: static files; make docs SERVE=1 shows it while you write"
 	@echo "make lint       ruff, import rules, dependencies, types;  make format: ruff format"
@@ -68,6 +68,10 @@ sweep: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m "not slow"
+
+# Both of them, collected once: what CI runs.
+test-all: $(READY)
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m slow

@@ -13,6 +13,7 @@ NOISE = re.compile(r"Test metric|Validate metric|DataLoader \d|loader \d|FLOPs|e
 QUIET = ("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false")
 
 
+@pytest.mark.slow
 def test_no_line_of_lightnings_tables_loaders_or_warnings_is_printed(
     small: list[str],
     runs: Path,

@@ -26,7 +26,7 @@ class Ask(Callback):
             self.file.touch()
 
 
-@pytest.mark.parametrize(("accumulated", "batch"), [(1, 1), (2, 2)])
+@pytest.mark.parametrize(("accumulated", "batch"), [(1, 1), pytest.param(2, 2, marks=pytest.mark.slow)])
 def test_a_run_ends_before_the_next_batch_and_goes_on_exactly(
     tmp_path: Path, runs: Path, clip_folder: Path, accumulated: int, batch: int
 ) -> None:

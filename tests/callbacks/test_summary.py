@@ -80,6 +80,7 @@ def metrics_of_best(rows: dict[str, str]) -> list[str]:
     return [rows["best checkpoint"], rows["its metrics"]]
 
 
+@pytest.mark.slow
 def test_a_best_checkpoint_that_is_not_the_last_keeps_its_metrics_also_over_a_resume(
     flags: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -25,6 +25,7 @@ def test_what_only_is_installed_is_not_imported() -> None:
     assert output(script) == ["[]"]
 
 
+@pytest.mark.slow
 def test_the_switch_imports_everything() -> None:
     script = "import sys, experiments.lean, torchmetrics; print('torchvision' in sys.modules)"
     assert output(script, CIR_LEAN_START="0") == ["True"]
@@ -55,6 +56,7 @@ print(float(results["f.loss"].value))
 
 
 @pytest.mark.parametrize("package", ["torchvision", "torch"])
+@pytest.mark.slow
 def test_a_package_that_is_imported_already_stays(package: str) -> None:
     script = f"import sys, {package}; import experiments.lean; print({package}.__name__ in sys.modules)"
     assert output(script) == ["True"]

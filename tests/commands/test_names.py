@@ -87,6 +87,7 @@ def test_every_class_that_texts_give_for_a_setting_is_one() -> None:
     assert names <= set(public_classes()) | {*dir(lightning.pytorch.callbacks)}
 
 
+@pytest.mark.slow
 def test_bare_names_are_enough_in_a_process_that_has_imported_none_of_the_classes() -> None:
     names = {
         "model.fusion": ["ConceptAttentionFusion", "ImageOnly", "TextOnly", "Sum"],

@@ -67,6 +67,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over(fit: Any, tmp_path: Path) ->
     assert_equal(outcome(folder), before)
 
 
+@pytest.mark.slow
 def test_a_start_from_another_run_is_made_once(fit: Any, tmp_path: Path, runs: Path) -> None:
     _, one = fit()
     first = one / "checkpoints" / "epoch=0-step=6.ckpt"
@@ -94,6 +95,7 @@ def test_learning_rates_of_the_command_win(fit: Any, tmp_path: Path, recwarn: py
     assert moments[0]["step"] == moments[1]["step"] == 12 and not torch.equal(*(m["exp_avg"] for m in moments))
 
 
+@pytest.mark.slow
 def test_a_model_that_does_not_fit_is_told_in_one_line(fit: Any, capfd: pytest.CaptureFixture[str]) -> None:
     _, one = fit()
     file = one / "checkpoints" / "last.ckpt"

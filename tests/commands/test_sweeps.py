@@ -125,6 +125,7 @@ def test_a_misspelt_key_is_told_in_one_line(tmp_path: Path, capsys: pytest.Captu
     assert "--model.contrastive.temperature" in message
 
 
+@pytest.mark.slow
 def test_it_prints_the_whole_grid_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
     file = SWEEPS / "scenes_losses.yaml"
     print_sweep([str(file)])
@@ -136,6 +137,7 @@ def test_it_prints_the_whole_grid_and_nothing_else(capsys: pytest.CaptureFixture
     assert all("wandb.config" not in path.read_text() for path in SWEEPS.parent.rglob("*.py"))
 
 
+@pytest.mark.slow
 def test_commands_are_checked_once_and_again_after_a_config_has_changed(tmp_path: Path, cache: Path) -> None:
     config, file = tmp_path / "own.yaml", tmp_path / "sweep.yaml"
     config.write_text("name: own\n")

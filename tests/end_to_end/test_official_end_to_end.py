@@ -41,6 +41,7 @@ def embed(model: ContextCIR, files: list[Path]) -> torch.Tensor:
     return torch.cat([model.embed_image(part) for part in images.split(64)])
 
 
+@pytest.mark.slow
 def test_cirr_val_through_the_command_line(shared: Path, small: list[str], runs: Path, tmp_path: Path) -> None:
     root = tmp_path / "CIRR"
     for folder in ("captions", "image_splits"):

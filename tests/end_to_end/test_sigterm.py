@@ -111,6 +111,7 @@ def check(clip_folder: Path, scenes: Path, runs: Path, tmp_path: Path, capfd: py
     return compare
 
 
+@pytest.mark.slow
 def test_at_the_first_batch_and_at_the_last_one_of_an_epoch(check: Any) -> None:
     check(THREE, [("on_before_backward", 0, 1), ("on_before_backward", 2, 3)])
 

@@ -61,6 +61,7 @@ def fails(loss: str, what: str, holds: bool) -> bool:
 
 
 @pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.slow
 def test_a_constant_for_the_map_alone_changes_the_direction(
     loss: str, trained: ContextCIR, batches: list[TripletBatch]
 ) -> None:

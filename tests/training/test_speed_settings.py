@@ -124,6 +124,7 @@ def fit(flags: list[str], *overlays: str) -> ExperimentCLI:
 
 
 @pytest.mark.usefixtures("runs")
+@pytest.mark.slow
 def test_overlays_of_speed_reach_the_run_and_the_loss_is_close(small: list[str], tmp_path: Path) -> None:
     write_scenes(tmp_path / "scenes", 0, SIZE, workers=1)
     flags = [flag for flag in small if "precision" not in flag]
