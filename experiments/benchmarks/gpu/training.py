@@ -37,5 +37,5 @@ def measure_fit(card: Card, seeds: int, steps: int, references: int, report: Rep
             flags += [f"--trainer.default_root_dir={place}/run{seed}", "--trainer.enable_checkpointing=false"]
             trainer = run.main(["fit", *flags]).trainer
             needed = before - budget.left
-            found = [100 * float(trainer.callback_metrics.get(f"val_recall_at_{k}", "nan")) for k in (1, 5)]
+            found = [float(trainer.callback_metrics.get(f"val_recall_at_{k}", "nan")) for k in (1, 5)]
             report.row(str(seed), str(trainer.global_step), *(f"{value:.1f}" for value in found), f"{needed:.0f}")
