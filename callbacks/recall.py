@@ -64,7 +64,8 @@ class RecallTable(EvaluationCallback):
         """Compute the rows, and publish them unless training goes on."""
         results = self._compute(trainer, pl_module)
         if trainer.sanity_checking:
-            self._publish(trainer, "fit_start", results, show_tables=self.show_before_training)
+            if not trainer.global_step:  # a run that goes on keeps the figures from before its training
+                self._publish(trainer, "fit_start", results, show_tables=self.show_before_training)
             return
         self._log(pl_module, results)
         if trainer.state.fn == "fit":

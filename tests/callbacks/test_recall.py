@@ -185,3 +185,17 @@ def test_several_ranks_save_the_same_figures_as_one(tmp_path: Path, devices: int
     trainer = make_trainer(ranks, strategy="ddp_fork", devices=devices)
     trainer.validate(ToyModule(), datamodule=ToyData(), verbose=False)
     assert saved(ranks) == saved(alone)
+
+
+@pytest.mark.parametrize(("step", "told"), [(0, ["fit_start"]), (24, [])])
+def test_a_run_that_goes_on_keeps_its_figures_from_before_training(
+    step: int, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Checking:
+        sanity_checking, global_step = True, step
+
+    table, published = RecallTable(), []
+    monkeypatch.setattr(table, "_compute", lambda *_: {})
+    monkeypatch.setattr(table, "_publish", lambda trainer, phase, results, **_: published.append(phase))
+    table.on_validation_epoch_end(Checking(), None)
+    assert published == told
