@@ -2,8 +2,10 @@
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from contextcir.errors import InputError, shown
 
@@ -36,6 +38,15 @@ def output_folder(path: Path | None, setting: str) -> None:
     if path is not None:
         _is(path, stat.S_ISDIR, "a folder", setting)
         _writable(path, path, setting)
+
+
+@contextmanager
+def scratch(folder: Path | None) -> Iterator[str]:
+    """Yield a temporary folder inside a folder, which is made if it is missing; None for the system's place."""
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder) as place:
+        yield place
 
 
 def _is(path: Path, kind: Callable[[int], bool], expected: str, setting: str) -> bool:

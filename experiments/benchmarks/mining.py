@@ -5,7 +5,6 @@ python -m experiments.benchmarks.mining --images 1000000 --dim 512
 
 import os
 import resource
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,7 +20,7 @@ from contextcir.synthesis.mining.neighbours import NeighbourTable, find_groups
 from contextcir.synthesis.mining.search import ApproximateSearch
 from contextcir.synthesis.mining.selection import Band, MostSimilar, Uses, choose_pairs
 from experiments.command import command
-from experiments.outputs import output_file, output_folder
+from experiments.outputs import output_file, output_folder, scratch
 
 GROUP = 20  # vectors around each centre
 TOPIC = 50  # centres around each centre of centres
@@ -143,7 +142,7 @@ def mining(
     output_file(json, "json")
     print(f"{images:,} vectors of {dim}, {neighbours} neighbours, {os.cpu_count()} cores, threads: {threads}")
     print("| step | seconds | CPU seconds | peak MB | result |\n| --- | ---: | ---: | ---: | --- |")
-    with tempfile.TemporaryDirectory(dir=folder) as place:
+    with scratch(folder) as place:
         work = Path(place)
         steps = [measured("drawing the vectors", lambda: write_vectors(work / "vectors.npy", images, dim, seed))]
         vectors = Vectors(work / "vectors.npy")

@@ -11,7 +11,6 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import torch
@@ -25,7 +24,7 @@ from data_modules.manifest import ManifestReader
 from data_modules.records import Origin, QueryRecord, TrainingSet
 from experiments.benchmarks.measure import in_a_fork, measured_on, require_at_least
 from experiments.command import command, publish, table
-from experiments.outputs import output_file, output_folder
+from experiments.outputs import output_file, output_folder, scratch
 
 WORDS = ("make", "the", "dog", "larger", "and", "put", "a", "red", "collar", "on", "it", "so", "that", "looks", "at")
 READS = 20_000  # records that each process takes
@@ -167,7 +166,7 @@ def records(
         raise InputError(f"needs {SMAPS}, which Linux has", setting="ranks")
     images = images or max(2, triplets * 4 // 10)
     torch.set_num_threads(1)
-    with TemporaryDirectory(dir=folder) as place:
+    with scratch(folder) as place:
         root = Path(place)
         rows = [*converted(root, Simulated(triplets, images, "simulated"), manifest)]
         rows += [*used(root / "table", triplets, ranks, workers)]

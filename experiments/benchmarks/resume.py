@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
@@ -16,7 +15,7 @@ from callbacks.checkpoint_files import AtomicCheckpoints, damage
 from contextcir.files import stable_hash
 from data_modules.loading.sampling import preserve_rng_state
 from experiments.command import command, processor, table
-from experiments.outputs import output_folder
+from experiments.outputs import output_folder, scratch
 
 TENSORS = 200  # parameter tensors of a model; a checkpoint holds each three times
 
@@ -53,7 +52,7 @@ def resume(folder: Path = Path("."), parameters: int = 151_000_000, times: int =
     output_folder(folder, "folder")
     torch.set_num_threads(1)
     state = state_of(parameters)
-    with TemporaryDirectory(dir=folder) as place:
+    with scratch(folder) as place:
         file = Path(place) / "resume-step=1.ckpt"
         save = seconds(lambda: AtomicCheckpoints().save_checkpoint(state, file), times)
         size = os.path.getsize(file)

@@ -5,7 +5,6 @@ python -m experiments.benchmarks.search --threads 1 --json search.json
 
 import multiprocessing
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -22,7 +21,7 @@ from contextcir.search.embedded import EmbeddedIndex
 from contextcir.search.index import Photo, Where
 from experiments.benchmarks.measure import measured_on, require_at_least
 from experiments.command import command
-from experiments.outputs import output_file
+from experiments.outputs import output_file, scratch
 
 BATCH = 1000  # photos that are stored at a time
 FOLDERS = 100  # of the photos
@@ -229,7 +228,7 @@ def search(
     report: dict[str, Any] = {"measured on": measured_on(torch.device("cpu"), threads)}
     report |= {"images": images, "most": most, "width": width, "count": count, "repeats": repeats}
     print(report["measured on"])
-    with tempfile.TemporaryDirectory(dir=folder) as place:
+    with scratch(folder) as place:
         small, large = Path(place) / "small", Path(place) / "large"
         report["stored a second"] = store(small, images, width)
         print(f"\n{report['stored a second']:,.0f} photos stored a second, {BATCH:,} at a time")

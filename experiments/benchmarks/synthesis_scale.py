@@ -10,7 +10,6 @@ import io
 import multiprocessing
 import os
 import tarfile
-import tempfile
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -32,7 +31,7 @@ from contextcir.synthesis.store import encode, read_stage, shard_path
 from experiments.benchmarks.measure import in_a_fork
 from experiments.benchmarks.synthesis import ANSWER, instant_server, photograph
 from experiments.command import command, processor, table
-from experiments.outputs import output_file
+from experiments.outputs import output_file, scratch
 
 GROUP = 10_000  # lines that are written together
 FEWER = 10  # the sets of texts of earlier versions are measured with so many times fewer keys
@@ -192,7 +191,7 @@ def measure_keys(folder: Path, count: int) -> Iterator[Row]:
         (max(2, count // FEWER), _start, "sorted"),
         (count, _start, "sorted"),
     ):
-        with tempfile.TemporaryDirectory(dir=folder) as out:
+        with scratch(folder) as out:
             write_synthesis(Path(out), keys, keys // 2)
             size = sum(path.stat().st_size for path in Path(out).rglob("*.jsonl")) / 2**30
             used = in_a_fork(work, (Path(out),), 1)
@@ -220,7 +219,7 @@ def synthesis_scale(
     whole(concurrency, 1, "concurrency")
     output_file(json, "json")
     rows: list[Row] = []
-    with tempfile.TemporaryDirectory(dir=folder) as work, instant_server(ANSWER) as url:
+    with scratch(folder) as work, instant_server(ANSWER) as url:
         place = Path(work)
         rows += measure_requests(place, requests, url, concurrency)
         rows.append(measure_kill(place, requests, url, concurrency))

@@ -8,6 +8,7 @@ from contextcir.errors import InputError
 from data_modules.arrow.writer import TableWriter
 from data_modules.manifest import ManifestReader
 from experiments.benchmarks import records as benchmark
+from experiments.outputs import scratch
 
 pytest.importorskip("pyarrow")
 
@@ -40,3 +41,11 @@ def test_simulated_records_are_those_of_their_manifest(tmp_path: Path) -> None:
 def test_too_few_records_are_refused() -> None:
     with pytest.raises(InputError, match=r"must be at least 4096, got 5 \(triplets\)"):
         benchmark.records(triplets=5)
+
+
+def test_a_folder_for_what_is_temporary_is_made(tmp_path: Path) -> None:
+    with scratch(tmp_path / "new" / "folder") as place:
+        assert Path(place).parent == tmp_path / "new" / "folder" and Path(place).is_dir()
+    assert list((tmp_path / "new" / "folder").iterdir()) == []
+    with scratch(None) as place:
+        assert Path(place).is_dir()
