@@ -7,7 +7,7 @@ a path below the address in a store.
 import os
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,12 +88,7 @@ def list_images(folder: Path, links: bool = False) -> Listing:
                 listing.refused.append((path, reason))
             else:
                 listing.images.append(path)
-    listing.images.sort()
-    listing.refused.sort()
-    if not listing.images:
-        raise InputError(f"{_none(listing)} ({', '.join(sorted(SUFFIXES))})", file=folder, setting="images")
-    listing.others = dict(sorted(others.items()))
-    return listing
+    return _in_order(listing, others, SUFFIXES, folder)
 
 
 def _suffix(name: str) -> str:
@@ -118,6 +113,16 @@ def _refusal(inside: Inside, path: str) -> str:
             return f"leads out of the folder ({LINKS} allows it)"
         return "a broken link" if isinstance(error, MissingFileError) else error.problem
     return ""
+
+
+def _in_order(listing: Listing, others: Counter[str], endings: Collection[str], place: str | Path) -> Listing:
+    """Return a listing in the order of names, with the numbers of other files; raises InputError without any image."""
+    listing.images.sort()
+    listing.refused.sort()
+    if not listing.images:
+        raise InputError(f"{_none(listing)} ({', '.join(sorted(endings))})", file=place, setting="images")
+    listing.others = dict(sorted(others.items()))
+    return listing
 
 
 def _none(listing: Listing) -> str:
@@ -378,9 +383,4 @@ def _listed(place: str, names: Iterable[tuple[str, str]], form: Format | None) -
             listing.refused.append((name, reason or "the name leads out of its shard"))
         else:
             listing.images.append(name)
-    listing.images.sort()
-    listing.refused.sort()
-    if not listing.images:
-        raise InputError(f"{_none(listing)} ({', '.join(sorted(endings))})", file=place, setting="images")
-    listing.others = dict(sorted(others.items()))
-    return listing
+    return _in_order(listing, others, endings, place)
