@@ -1,6 +1,8 @@
 """Shared test set-up: one thread (forking after OpenMP has started hangs), and no network for W&B."""
 
+import asyncio
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,14 @@ torch.set_num_threads(1)
 os.environ.setdefault("WANDB_MODE", "disabled")
 
 SHARED = PROJECT.parent / "shared"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_event_loop_is_left() -> Iterator[None]:
+    """A module that leaves an event loop running, as an open browser does, breaks `asyncio.run` in all after it."""
+    yield
+    with pytest.raises(RuntimeError):
+        asyncio.get_running_loop()
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,8 @@ from experiments.leaderboard.__main__ import main
 from experiments.leaderboard.entries import REPORTED_FILE, Cell, Entry, read_folder, read_reported
 from experiments.leaderboard.markdown import markdown, size_text
 from experiments.leaderboard.tables import gap, make_tables
+from tests.helpers.chromium import opened_chromium
 from tests.helpers.result_runs import make_run
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 @pytest.fixture(scope="module")
@@ -242,13 +240,9 @@ def test_sizes_are_short(number: int | None, text: str) -> None:
     assert size_text(number) == text
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium that is installed")
 def test_the_page_sorts_in_a_browser_and_hides_the_rows_of_parts(rows: list[dict[str, Any]], tmp_path: Path) -> None:
-    from playwright.sync_api import sync_playwright
-
     main([str(written(tmp_path / "results", *rows)), "--out", str(tmp_path / "p.html")])
-    with sync_playwright() as tools:
-        browser = tools.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with opened_chromium() as browser:
         page = browser.new_page(viewport={"width": 390, "height": 800})
         said: list[str] = []
         page.on("console", lambda message: said.append(message.text))
@@ -273,4 +267,3 @@ def test_the_page_sorts_in_a_browser_and_hides_the_rows_of_parts(rows: list[dict
         assert not side.is_visible()
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         assert said == []
-        browser.close()

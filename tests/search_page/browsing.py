@@ -1,28 +1,12 @@
 """The search page in Chromium, as tests see it."""
 
-import os
-import shutil
 from typing import Any
 
 import pytest
 
-from tests.helpers.debian import install_packages
-
-playwright = pytest.importorskip("playwright.sync_api", reason="tests of the page need playwright")
 pytest.importorskip("fastapi", reason="the page needs FastAPI, of the extra `search`")
 
 NEEDS = [pytest.mark.slow]
-
-
-def chromium() -> str:
-    """Return the path of Chromium, which CI installs where it is missing; elsewhere the test is skipped then."""
-    found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-    if found is None and os.environ.get("CI"):
-        install_packages(["chromium"], "Chromium is not installed")
-        found = shutil.which("chromium")
-    if found is None:
-        pytest.skip("tests of the page need Chromium, on the path or named by CHROMIUM")
-    return found
 
 
 class Watched:

@@ -6,18 +6,15 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.chromium import opened_chromium
 from tests.search_page.fake import FakeSearcher, drawn, gallery, jpeg
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Chromium, without a window."""
-    from tests.search_page.browsing import chromium, playwright
-
-    with playwright.sync_playwright() as started:
-        launched = started.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
-        yield launched
-        launched.close()
+    with opened_chromium() as opened:
+        yield opened
 
 
 @pytest.fixture
