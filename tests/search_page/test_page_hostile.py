@@ -3,7 +3,7 @@
 import pytest
 
 from experiments.search.server import running
-from tests.search_page.browsing import NEEDS, Watched, playwright
+from tests.search_page.browsing import NEEDS, Watched
 from tests.search_page.fake import COLOURS, FakeSearcher, drawn, jpeg
 
 pytestmark = NEEDS
@@ -69,6 +69,8 @@ def test_hostile_names_of_files_stay_names(browser, tmp_path):
 
 
 def test_the_policy_stops_scripts_and_requests_that_the_page_does_not_make(browser, searcher):
+    from playwright import sync_api
+
     with running(searcher) as address:
         seen = Watched(browser, address)
         tries = {
@@ -77,7 +79,7 @@ def test_the_policy_stops_scripts_and_requests_that_the_page_does_not_make(brows
             "fetch": "() => fetch('http://127.0.0.1:1/elsewhere')",
         }
         for code in tries.values():
-            with pytest.raises(playwright.Error):
+            with pytest.raises(sync_api.Error):
                 seen.page.evaluate(code)
         seen.context.close()
 
