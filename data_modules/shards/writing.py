@@ -6,13 +6,14 @@ import tarfile
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
-from contextcir.errors import InputError, MissingFileError
+from contextcir.errors import MissingFileError
 from contextcir.files import ordinary_file, whole_file, writing
 from contextcir.images import MOST_BYTES, SUFFIXES
+from contextcir.shards.places import StoredFile
+from contextcir.shards.tar import members
 from data_modules.shards.index import ABOUT, FORMAT, TABLE, Member, sorted_entries
 
 SETTING = "shards"
@@ -68,10 +69,10 @@ def index_shards(folder: Path) -> int:
         InputError: if one is compressed, damaged or no tar file.
     """
     shards = sorted(folder.glob("*.tar"))
-    members = [member for number, path in enumerate(shards) for member in _members(path, number)]
-    if not members:
+    images = [member for number, path in enumerate(shards) for member in _members(path, number)]
+    if not images:
         raise MissingFileError(f"no images in tar files in {folder}", setting=SETTING)
-    entries = sorted_entries(members)
+    entries = sorted_entries(images)
     with writing(folder / TABLE, SETTING), whole_file(folder / TABLE) as file:
         np.save(file, entries)
     about = {
@@ -85,26 +86,7 @@ def index_shards(folder: Path) -> int:
 
 
 def _members(path: Path, number: int) -> Iterator[Member]:
-    with ordinary_file(path, SETTING).open("rb") as file:
-        try:
-            with tarfile.open(fileobj=file, mode="r:") as tar:
-                for head in tar:
-                    if head.isreg() and Path(head.name).suffix.lower() in SUFFIXES:
-                        yield Member(_plain(head.name), number, head.offset_data, head.size, _checksum(tar, head))
-        except tarfile.TarError as error:
-            problem = f"is no plain tar file ({error}); a compressed one can't be read in parts"
-            raise InputError(problem, file=path, setting=SETTING) from None
-
-
-def _plain(name: str) -> str:
-    return name.removeprefix("./")
-
-
-def _checksum(tar: tarfile.TarFile, head: tarfile.TarInfo) -> int:
-    content: IO[bytes] | None = tar.extractfile(head)
-    value, read = 0, 0
-    while content is not None and (block := content.read(1 << 20)):
-        value, read = zlib.crc32(block, value), read + len(block)
-    if read != head.size:
-        raise tarfile.ReadError("unexpected end of data")
-    return value
+    shard = StoredFile(str(path), SETTING)
+    for name, start, size, refusal in members(shard):
+        if not refusal and Path(name).suffix.lower() in SUFFIXES:
+            yield Member(name, number, start, size, zlib.crc32(shard.read(start, size)))
