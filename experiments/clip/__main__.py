@@ -35,6 +35,8 @@ from experiments.clip.scenes import IMAGES_PER_BASE, Pairs, Pool, draw_edited, d
 from experiments.command import command
 from experiments.outputs import output_folder, runs_folder
 
+HELD_OUT = 100  # bases at the beginning of the generator's that training never draws
+
 
 @dataclass
 class Phase:
@@ -146,6 +148,7 @@ def train_clip(
     seed: int = 7,
     threads: int = 2,
     save_every: int = 200,
+    held_out_bases: int = HELD_OUT,
     out: Path | None = None,
 ) -> None:
     """Train the small CLIP and write it, packed, to OUT.
@@ -163,6 +166,7 @@ def train_clip(
         seed: Seed of scenes, weights and batches.
         threads: CPU threads.
         save_every: Steps between checkpoints and evaluations.
+        held_out_bases: Bases of an evaluation, which training never sees.
         out: Folder for the packed weights; runs/train_clip by default.
     """
     for name, phase in {"edited": edited, "looks": looks, "names": names}.items():
@@ -171,6 +175,7 @@ def train_clip(
     whole(seed, 0, "seed", 2**32 - 1)
     for name, number in {"edited_bases": edited_bases, "threads": threads, "save_every": save_every}.items():
         whole(number, 1, name)
+    whole(held_out_bases, 1, "held_out_bases", HELD_OUT)
     whole(looks_bases, 1, "looks_bases")
     if edited.steps:
         batches.check([edited_bases])
@@ -182,12 +187,12 @@ def train_clip(
     torch.set_num_threads(threads)
     out.mkdir(parents=True, exist_ok=True)
     model = SmallCLIP(assets.config()["model_cfg"], seed)
-    held_out = make_pool(draw_edited, seed, 0, 100, threads)
-    held_out_looks = make_pool(draw_looks, seed, 0, 100, threads)
-    pools = [make_pool(draw_edited, seed, 100, edited_bases, threads)]
+    held_out = make_pool(draw_edited, seed, 0, held_out_bases, threads)
+    held_out_looks = make_pool(draw_looks, seed, 0, held_out_bases, threads)
+    pools = [make_pool(draw_edited, seed, HELD_OUT, edited_bases, threads)]
     phases = [("edited", edited, pools)]
     if looks.steps or names.steps:
-        both = [*pools, make_pool(draw_looks, seed, 100, looks_bases, threads)]
+        both = [*pools, make_pool(draw_looks, seed, HELD_OUT, looks_bases, threads)]
         phases += [("looks", looks, both), ("names", names, both)]
     print(f"{sum(len(pool.scenes) for pool in phases[-1][2])} scenes, {len(model.rows)} tokens", flush=True)
     for name, phase, given in phases:

@@ -16,11 +16,13 @@ from data_modules.scenes.wording import describe, describe_object
 from experiments.clip.scenes import IMAGES_PER_BASE, STREAM, Pool, normalise
 from experiments.command import has_fast_bfloat16
 
+DRAWN = 3000  # groups of scenes, whose texts have every word
+
 
 def vocabulary(seed: int, tokenizer: Tokenizer) -> list[int]:
     """Return the sorted token ids of all words in descriptions, edits and queries of scenes."""
     words = {"find a picture that also shows, but . ; : an the is has does not and or with"}
-    for number in range(3000):
+    for number in range(DRAWN):
         rng = np.random.default_rng([seed, STREAM, number])
         reference, sets = draw_sets(rng, 2, vague=0.3)
         words |= {caption(rng, reference, members[0].edits).text for members in sets}

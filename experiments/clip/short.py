@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from contextcir import assets
 from contextcir.checks import whole
-from experiments.clip.__main__ import Phase, optimizer_of
+from experiments.clip.__main__ import HELD_OUT, Phase, optimizer_of
 from experiments.clip.binding import binding
 from experiments.clip.model import SmallCLIP, retrieval
 from experiments.clip.plain import clause, draw_plain
@@ -107,7 +107,7 @@ def train_short(
     torch.set_num_threads(threads)
     out.mkdir(parents=True, exist_ok=True)
     model, begun = locked_clip(seed), time.process_time()
-    held_out = make_pool(draw_edited, seed, 0, 100, threads)
+    held_out = make_pool(draw_edited, seed, 0, HELD_OUT, threads)
     pool = make_pool(draw_plain, seed, 0, scenes, threads, each=1)
     images = embed_pool(model, pool)
     print(f"{len(images)} scenes, {len(model.rows)} tokens, {time.process_time() - begun:.0f} s", flush=True)

@@ -33,10 +33,14 @@ def test_a_story_tells_the_reference_and_what_is_different() -> None:
 
 
 @pytest.mark.slow
-def test_all_phases_run_and_leave_a_model_that_loads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_phases_run_and_leave_a_model_that_loads(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.clip.model.DRAWN", 100)
     short = Phase(2, warmup=1)
     naming = Phase(2, warmup=1, naming=1.0)
-    train_clip(short, short, naming, Batches(size=16, per_base=4), 4, 4, threads=1, save_every=1, out=tmp_path)
+    few = Batches(size=16, per_base=4)
+    train_clip(short, short, naming, few, 4, 4, threads=1, save_every=2, held_out_bases=3, out=tmp_path)
     printed = capsys.readouterr().out
     assert "edited: step 2" in printed and "looks: step 2" in printed and "names: step 2" in printed
     state, rows = assets.packed_state(tmp_path)

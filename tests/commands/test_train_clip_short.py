@@ -72,7 +72,11 @@ def test_both_embedded_models_have_one_image_tower_and_two_text_towers() -> None
 
 
 @pytest.mark.slow
-def test_the_command_leaves_a_text_tower_for_the_image_tower_of_the_default(tmp_path: Path, capsys) -> None:
+def test_the_command_leaves_a_text_tower_for_the_image_tower_of_the_default(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.clip.model.DRAWN", 100)
+    monkeypatch.setattr("experiments.clip.short.HELD_OUT", 3)
     train_short(Phase(2, warmup=1), size=8, scenes=16, threads=1, out=tmp_path)
     assert "attributes bound" in capsys.readouterr().out
     (file,) = tmp_path.iterdir()
