@@ -114,8 +114,8 @@ def test_the_python_of_the_readme_finds_what_it_says(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     exec(python_of("README.md"), {})
-    first = re.search(r"The first image that it prints is `(.*?)`", text_of("README.md"))
-    assert first and capsys.readouterr().out.splitlines()[-1].startswith(f"['{first[1]}'")
+    last = re.search(r"The last line that it prints is `(.*?)`", text_of("README.md"))
+    assert last and capsys.readouterr().out.splitlines()[-1] == last[1]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
