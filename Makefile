@@ -23,6 +23,7 @@ install: $(READY)
 # TORCH is uv's name of a PyTorch build, such as cpu: PyTorch then comes from its own index, in its own version for that
 # build, and the lock's CUDA packages and Triton stay out.
 $(READY): requirements.lock pyproject.toml
+	@echo "installs the packages of requirements.lock into .venv, up to 6.7 GB; this takes minutes and says when it is done"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip  # an environment made by uv has no pip
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
@@ -34,6 +35,7 @@ else
 endif
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	touch $@
+	@echo "done. Now: source .venv/bin/activate"
 
 demo: $(READY)
 	$(BIN)/python -m experiments.demo $(FLAGS)

@@ -52,7 +52,7 @@ def hub_file(repository: str, names: Sequence[str], wanted: str, way_out: str, s
                 reason = one_line(str(error), 60)
                 break
     raise InputError(
-        f"{wanted} are not in {constants.HF_HUB_CACHE}, and {one_line(reason or '', 90)}: {way_out}, or run "
-        f"`hf download {repository}` where there is a network",
+        f"{wanted} are not in {constants.HF_HUB_CACHE}, and {one_line(reason or '', 80)}: {way_out}, or run "
+        f"`hf download {repository}` with a network",
         setting=setting,
     )

@@ -1,4 +1,4 @@
-"""A folder of photos and a model server, as the README tells it: every stage by itself, with the config for photos."""
+"""A folder of photos and a model server, as docs/synthesis.md tells it: every stage by itself."""
 
 import json
 import random
