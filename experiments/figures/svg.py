@@ -110,5 +110,7 @@ def _colours(scheme: int) -> str:
     ]
     for kind, schemes in KINDS.items():
         fill, edge = schemes[scheme]
-        rules.append(f".{kind}{{fill:{fill};stroke:{edge}}}.{kind}.cell,.{kind}.patch{{fill:{edge}}}.{kind}.cell{{stroke:none}}")
+        rules.append(
+            f".{kind}{{fill:{fill};stroke:{edge}}}.{kind}.cell,.{kind}.patch{{fill:{edge}}}.{kind}.cell{{stroke:none}}"
+        )
     return "".join(rules)
