@@ -57,7 +57,7 @@ def test_the_overlays_go_together(
 
 def test_the_weights_to_fetch_are_those_of_the_configs() -> None:
     code = dict(re.findall(r"\('(ViT[^']+)', '([^']+)'\)", TRAINING))
-    fetched = set(re.findall(r"`hf\s+download ([\w./-]+)`", TRAINING))
+    fetched = {line.split()[-1] for line in commands("docs/training.md", "hf download ")}
     wanted, repositories = {}, set()
     for name in ("cirr_b32", "cirr_l14", "cirr_h14"):
         given = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["model"]["backbone"]["init_args"]
