@@ -1,6 +1,6 @@
 """Draw the method from the shapes of a config's model: docs/method.svg.
 
-python -m experiments.figures.method --config cirr_b32 --out docs/method.svg
+python -m experiments.figures.method --experiment cirr_b32 --out docs/method.svg
 
 The model is built with random weights, and composes one query of which only the shapes are computed: nothing is
 downloaded or trained.
@@ -69,7 +69,7 @@ def build(config: str) -> ContextCIR:
     if type(model.fusion) is not CrossAttentionFusion or type(model.concept) is not TextConceptConsistency:
         found = f"{type(model.fusion).__name__} with {type(model.concept).__name__}"
         problem = f"the figure is of CrossAttentionFusion with TextConceptConsistency, {config} has {found}"
-        raise InputError(problem, setting="config")
+        raise InputError(problem, setting="experiment")
     return model
 
 
@@ -185,15 +185,15 @@ def sketch(rows: int, x: float, y: float, width: float) -> list[list[float]]:
     return [[share(row, column) for column in range(rows)] for row in range(rows)]
 
 
-def method(config: str = "cirr_b32", out: Path = Path("method.svg")) -> None:
+def method(experiment: str = "cirr_b32", out: Path = Path("method.svg")) -> None:
     """Draw a config's model.
 
     Args:
-        config: Name or path of the config, whose fusion and concept loss have to be the published ones.
+        experiment: Name or path of a config, whose fusion and concept loss have to be the published ones.
         out: The file to write.
     """
     output_file(out, "out")
-    text = draw(shapes_of(build(config)))
+    text = draw(shapes_of(build(experiment)))
     with writing(out, "out"):
         write_text(out, text)
     print(out)
