@@ -22,8 +22,8 @@ COMMANDS = "commands.txt"
 def rows_of_study(root: Path, licence: str | None = None) -> dict[str, dict[str, Any]]:
     """Return a row of each variant whose runs are done, by name, as of `rows.row_of`.
 
-    Figures are means over the seeds, with intervals of Student's t. A variant that has nothing to train has the same
-    figures for every seed: its intervals are over references, and it has no seeds.
+    Figures are means over the seeds, with intervals of Student's t where there are three or more. A variant that has
+    nothing to train has the same figures for every seed: its intervals are over references, and it has no seeds.
 
     Raises:
         MissingFileError: if no run of the study is done.
@@ -77,14 +77,10 @@ def _same(tables: Sequence[Mapping[str, Any]], table: Mapping[str, Any], variant
 
 def _mean(values: Sequence[float]) -> dict[str, Any]:
     found = interval(values)
-    half = found.half or 0.0
-    return {
-        "mean": round(found.mean, 4),
-        "values": list(values),
-        "low": round(found.mean - half, 2),
-        "high": round(found.mean + half, 2),
-        "over": SEEDS,
-    }
+    cell = {"mean": round(found.mean, 4), "values": list(values), "over": SEEDS}
+    if found.half is None:
+        return cell
+    return cell | {"low": round(found.mean - found.half, 2), "high": round(found.mean + found.half, 2)}
 
 
 def _about(root: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from experiments.study.plan import Plan, Trial
 RESULT = "result.json"  # of a trial, in its folder
 RUN_FOLDER = "run"  # of what experiments.run leaves, in it
 LEVEL = 0.95  # of all confidence intervals
+FEWEST = 3  # values of an interval: the spread of two is a single number, of which Student's t would take nine times
 PHASES = ("fit_end", "validate", "test")  # of metrics.json; later ones take precedence
 POOLED = re.compile(r"(?P<stem>.+_)(?P<parts>\d+(?:\+\d+)+)$")  # ..._concepts_3+4
 
@@ -148,7 +149,7 @@ def choose(plan: Plan, root: Path) -> Choices | None:
 
 
 class Interval(NamedTuple):
-    """A mean over ``count`` values, and the half-width of its confidence interval; None for a single value."""
+    """A mean over ``count`` values, and the half-width of its confidence interval; None for fewer than `FEWEST`."""
 
     mean: float
     half: float | None
@@ -178,9 +179,9 @@ def student_quantile(degrees: int, level: float = LEVEL) -> float:
 
 
 def interval(values: Sequence[float]) -> Interval:
-    """Return mean and confidence interval (Student's t) of independent values, one for each seed."""
+    """Return mean and confidence interval (Student's t) of independent values, one a seed; `FEWEST` or no interval."""
     count, centre = len(values), mean(values)
-    if count < 2:
+    if count < FEWEST:
         return Interval(centre, None, count)
     variance = math.fsum((value - centre) ** 2 for value in values) / (count - 1)
     return Interval(centre, student_quantile(count - 1) * math.sqrt(variance / count), count)

@@ -14,7 +14,7 @@ from data_modules.scenes.writer import Size, write_scenes
 from experiments.failures import one_line_errors
 from experiments.run import ExperimentCLI, main
 from tests.helpers.make_data import make_cirr
-from tests.helpers.paths import CONFIGS
+from tests.helpers.paths import CONFIGS, PROJECT
 
 BASE, SCENES, CIRR = (f"--config={CONFIGS / name}.yaml" for name in ("base", "scenes", "cirr_b32"))
 pytestmark = pytest.mark.usefixtures("runs")
@@ -80,6 +80,9 @@ def test_a_run_leaves_checkpoints_config_metrics_tables_and_figures(on_scenes: l
     assert Path(cli.trainer.default_root_dir) == folder
     assert yaml.safe_load((folder / "config.yaml").read_text())["data"]["init_args"]["batch_size"] == 8
     assert (folder / "checkpoints" / "last.ckpt").exists()
+    page = (PROJECT / "docs" / "training.md").read_text(encoding="utf-8")
+    left = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    assert len(left) >= 8 and {name for name in left if f"`{name}" not in page} == set()
     assert len(list((folder / "attention" / "epoch_000").glob("query_*.png"))) == 6
     results = json.loads((folder / "metrics.json").read_text())
     assert set(results) == {"fit_start", "fit_end"}

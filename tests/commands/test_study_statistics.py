@@ -61,8 +61,8 @@ def test_the_interval_of_five_values_by_hand() -> None:
     assert found.excludes_zero and not Interval(1.0, 1.5, 5).excludes_zero
 
 
-def test_one_value_has_no_interval() -> None:
-    assert interval([3.0]) == Interval(3.0, None, 1)
+def test_one_or_two_values_have_no_interval() -> None:
+    assert interval([3.0]) == Interval(3.0, None, 1) and interval([3.0, 5.0]) == Interval(4.0, None, 2)
     assert interval([3.0]).text() == "3.00" and not interval([3.0]).excludes_zero
 
 

@@ -1,0 +1,1 @@
+"""Figures of the documentation that are drawn from the code itself; each module is a command."""
