@@ -55,6 +55,11 @@ def shown(document: str, heading: str = "") -> Iterator[str]:
         yield re.sub(r"\s+#\s.*$", "", line)
 
 
+def commands(document: str, start: str) -> list[str]:
+    """Return the commands of a document that begin with some words."""
+    return [line for line in shown(document) if line.startswith(start)]
+
+
 def python_of(document: str) -> str:
     """Return the Python of a document's blocks that are marked so."""
     return "\n".join(re.findall(r"^```python\n(.*?)^```$", text_of(document), re.MULTILINE | re.DOTALL))
