@@ -143,6 +143,6 @@ def test_links_lead_somewhere(document: str) -> None:
     folder = (PROJECT / document).parent
     for target, heading in re.findall(r"\]\(([^)#\s]+)(?:#([^)]*))?\)", text_of(document)):
         assert target.startswith("http") or (folder / target).exists(), target
-        if heading and target.endswith(".md"):
+        if heading and document == "README.md":  # those of docs are checked on the site that is made of them
             headings = re.findall(r"^#+ (.*)$", (folder / target).read_text(encoding="utf-8"), re.MULTILINE)
             assert heading in map(slug, headings), f"{target}#{heading}"
