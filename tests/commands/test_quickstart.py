@@ -10,7 +10,7 @@ from experiments import scenes
 from experiments.report.__main__ import main as report
 from experiments.run import main
 from experiments.search.__main__ import main as search
-from tests.commands.test_readme import python_of, shown
+from tests.commands.test_readme import commands, python_of
 from tests.helpers.scenes_flags import SIZE
 
 DOCUMENT = "docs/quickstart.md"
@@ -25,7 +25,7 @@ def test_its_commands_run_in_their_order(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for name in ("CIR_RUNS", "CIR_DATA"):
         monkeypatch.delenv(name, raising=False)
-    lines = [line for line in shown(DOCUMENT) if line.startswith("python -m experiments.") and "draw=true" not in line]
+    lines = [line for line in commands(DOCUMENT, "python -m experiments.") if "draw=true" not in line]
     size = [f"size.{name}={value}" for name, value in vars(SIZE).items()]
     small += ["--trainer.max_steps=2", "--trainer.val_check_interval=2", "--model.optimizer.init_args.warmup_steps=0"]
     small += ["--data.batch_size=8", "--model.backbone.trainable_text_blocks=null", *(f"--data.{one}" for one in size)]
