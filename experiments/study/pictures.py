@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.study.answers import Answer
-from experiments.study.results import Interval, interval
+from experiments.study.results import FEWEST, Interval, interval
 from experiments.study.tables import Table
 from experiments.study.training import Point
 
@@ -80,11 +80,9 @@ def figure_of(tables: Sequence[Table], references: Mapping[str, str]) -> Any:
     what = f"difference from {next(iter(compared.values()))}" if sole else "difference" if compared else "mean"
     unit = "percentage points" if compared else "percent"
     shades = "; blue: the interval excludes 0" if compared else ""
-    figure.supxlabel(
-        f"{what} in {unit}. Large dot and line: mean over {seeds} seeds and 95 % interval (Student's t){shades}. "
-        "Small dots: the seeds",
-        fontsize=8,
-    )
+    line = f" and line: mean over {seeds} seeds and 95 % interval (Student's t){shades}"
+    large = line if seeds >= FEWEST else f": mean over {seeds} seeds"
+    figure.supxlabel(f"{what} in {unit}. Large dot{large}. Small dots: the seeds", fontsize=8)
     return figure
 
 

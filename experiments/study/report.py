@@ -16,6 +16,7 @@ from experiments.study.pictures import draw, draw_answers, draw_curves
 from experiments.study.plan import Plan
 from experiments.study.queries import QueryFigures, read_queries
 from experiments.study.results import (
+    FEWEST,
     Choices,
     Figures,
     Interval,
@@ -173,7 +174,9 @@ def header(plan: Plan, results: Sequence[Mapping[str, Any]], commands: Sequence[
             f"Commit {all_of('commit')}, code {all_of('code')}."
         )
     lines.append(
-        "Mean over seeds ± half of the 95 % interval (Student's t). Differences are between runs of the same seed; "
+        "Mean over seeds ± half of the 95 % interval (Student's t)"
+        + ("" if len(plan.seeds) >= FEWEST else f", which takes {FEWEST} seeds or more")
+        + ". Differences are between runs of the same seed; "
         "**bold** where the interval excludes 0."
         + (f" Evaluated once, as nothing in them is trained: {', '.join(once(plan))}." if once(plan) else "")
     )

@@ -44,7 +44,7 @@ def test_the_smoke_study_runs_and_is_not_run_again(
     assert row["seeds"] == [1, 2] and (tmp_path / "leaderboard.html").exists()
     assert "low" not in row["tables"][0]["rows"]["composed"]["recall_at_1"]  # of two seeds
     text = (tmp_path / "docs" / "studies" / "smoke.md").read_text()
-    assert not re.search(r"\d ± \d", text)
+    assert not re.search(r"\d ± \d", text) and "takes 3 seeds or more" in text
     assert "4 of 4 runs are done" in text and "| a - none |" in text and "target before swapped" in text
     assert "## Answers" in text and "| Does the loss help? | a - none |" in text and "## Cost" in text
     assert "python -m experiments.study smoke --jobs 2 --model" in text
