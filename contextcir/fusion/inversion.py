@@ -72,7 +72,7 @@ class Pic2Word(TextualInversion):
         weights: file of phi; None for random ones.
         width: of phi's layers.
         layers: number of phi's layers.
-        dropout: of phi.
+        dropout: share of phi's activations that drop out in training.
 
     Raises:
         MissingFileError: if there is no such file.
@@ -107,7 +107,7 @@ class SEARLE(TextualInversion):
     Args:
         weights: file of phi; None for random ones.
         width: of phi's layers; None for that of the paper.
-        dropout: of phi.
+        dropout: share of phi's activations that drop out in training.
 
     Raises:
         MissingFileError: if there is no such file.
@@ -137,7 +137,7 @@ class LinCIR(SEARLE):
     Args:
         weights: file of phi; None for random ones.
         width: of phi's layers; None for that of the paper.
-        dropout: of phi.
+        dropout: share of phi's activations that drop out in training.
 
     Raises:
         MissingFileError: if there is no such file.

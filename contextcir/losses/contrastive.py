@@ -72,7 +72,7 @@ class InfoNCE(TripletLoss):
     are any, are in the denominator of every query too, as the references are, and with gradients.
 
     Args:
-        temperature: that cosines are divided by.
+        temperature: what cosines are divided by.
         rows: compute the logits of that many queries and targets at a time, and again in backward, so that at most
             rows x 3N logits exist, N the rows of all ranks. None computes and keeps those of all rows of this rank.
         negatives: adds further training images to the denominator of every query, as the references are.
