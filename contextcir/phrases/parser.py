@@ -37,7 +37,7 @@ class Parse(NamedTuple):
 class ParserKey(NamedTuple):
     """What the phrases of a caption depend on: two parsers with equal keys find the same phrases.
 
-    Args:
+    Attributes:
         parser: its name, ``stanza`` or ``spacy``.
         model: the language model it runs.
         version: of the library and of the model.

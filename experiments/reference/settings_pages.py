@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 
 import yaml
@@ -19,7 +20,6 @@ from experiments.reference.texts import ROOT
 CONFIGS = ROOT / "experiments" / "configs"
 MADE = "<!-- Made by `python -m experiments.reference`: change the docstrings or configs, and run it again. -->\n\n"
 QUOTES = "\"'"
-COLUMNS = ("setting", "type", "default", "meaning")
 
 RUN = {
     "config": "a YAML file, or the name of one of the [configs](settings/configs.md); several are read in their order",
@@ -121,7 +121,7 @@ def run_page() -> str:
     default = {name: parameter.default for name, parameter in inspect.signature(Trainer).parameters.items()}
     names = sorted({*TRAINER, *_trainer_settings_of_configs()})
     trainer = [
-        (f"`trainer.{name}`", _code(told(default[name])), _of_base(base, name), sentence(TRAINER[name]))
+        _item(f"`trainer.{name}`: {_code(told(default[name]))} by default{_of_base(base, name)}", TRAINER[name])
         for name in names
     ]
     run = table(("setting", "meaning"), [(f"`{name}`", sentence(text)) for name, text in RUN.items()], left=2)
@@ -130,7 +130,7 @@ def run_page() -> str:
         f"# Settings\n\n{MADE}{INTRODUCTION}",
         f"\n## The run\n\n{run}",
         f"\n## The trainer\n\n{OF_TRAINER}\n",
-        table(("setting", "Lightning's default", "in `base`", "meaning"), trainer, left=4),
+        *trainer,
         f"\n## Variables of the environment\n\n{table(('variable', 'meaning'), variables, left=2)}",
     ]
     return "".join(parts)
@@ -143,7 +143,7 @@ def model_page() -> str:
     anchors = {base.__name__: f"#{_anchor(key)}" for base, (key, _) in groups.items()}
     parts = [
         f"# Settings of the model\n\n{MADE}{OF_MODEL}\n",
-        _table("model", whole, anchors),
+        _listed("model", whole, anchors),
     ]
     parts += [_group(key, base, given, anchors) for base, (key, given) in reversed(groups.items())]
     return "".join(parts)
@@ -162,11 +162,11 @@ def data_page() -> str:
     parts = [
         f"# Settings of the data\n\n{MADE}`--data=NAME` chooses a benchmark. [Benchmarks](../benchmarks.md) has their"
         " layouts and what is reported.\n\n## Every benchmark\n\n",
-        _table("data", shared, anchors),
+        _listed("data", shared, anchors),
     ]
     for kind in benchmarks:
         own = [setting for setting in every[kind.__name__] if setting not in shared]
-        parts += [f"\n## {kind.__name__}\n\n{summary(kind)}\n\n", _table("data", own, anchors)]
+        parts += [f"\n## {kind.__name__}\n\n{summary(kind)}\n\n", _listed("data", own, anchors)]
     parts += [_group(heading, base, 0, anchors) for base, heading in groups.items()]
     return "".join(parts)
 
@@ -179,7 +179,7 @@ def callbacks_page() -> str:
     for name in sorted(kinds):
         settings = settings_of(kinds[name])
         parts.append(f"\n## {name}\n\n{summary(kinds[name])}\n")
-        parts += ["\n", _table("", settings, {})] if settings else []
+        parts += ["\n", _listed("", settings, {})] if settings else []
     return "".join(parts)
 
 
@@ -240,7 +240,7 @@ def _group(heading: str, base: type, given: int, anchors: Mapping[str, str]) -> 
                 told_above = f"\nIt has the settings of `{nearest.__name__}`"
                 told_above += ", and these:\n" if settings else ".\n"
         parts.append(f"\n### {kind.__name__}\n\n{summary(kind)}\n{told_above}")
-        parts += ["\n", _table(key, settings, anchors)] if settings else []
+        parts += ["\n", _listed(key, settings, anchors)] if settings else []
     return "".join(parts)
 
 
@@ -249,17 +249,25 @@ def _same(setting: Setting, known: Sequence[Setting]) -> set[str]:
     return {other.name for other in known if other[:3] == setting[:3]}
 
 
-def _table(key: str, settings: Sequence[Setting], anchors: Mapping[str, str]) -> str:
-    rows = []
+def _listed(key: str, settings: Sequence[Setting], anchors: Mapping[str, str]) -> str:
+    """Return a list of settings; a table of four columns can't be read on a phone."""
+    lines = []
     for setting in settings:
         kind = setting.kind
         for base in setting.classes:
             anchor = anchors.get(base.__name__)
             kind = kind.replace(f"`{base.__name__}`", f"[class]({anchor})" if anchor else "class")
         name = f"{key}.{setting.name}" if key else setting.name
-        default = "needed" if setting.default is None else _code(setting.default)
-        rows.append((f"`{name}`", kind, default, setting.meaning.replace("|", r"\|")))
-    return table(COLUMNS, rows, left=4)
+        default = "needed" if setting.default is None else f"{_code(setting.default)} by default"
+        lines.append(_item(f"`{name}`: {kind}, {default}", setting.meaning))
+    return "".join(lines)
+
+
+def _item(facts: str, meaning: str) -> str:
+    """Return an item of a list, on lines of at most 120 characters."""
+    text = f"- {facts}. {sentence(meaning)}"
+    wrapped = textwrap.wrap(text, 120, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return "\n".join(wrapped) + "\n"
 
 
 def _trainer_settings_of_configs() -> set[str]:
@@ -272,8 +280,9 @@ def _trainer_settings_of_configs() -> set[str]:
 def _of_base(base: Mapping[str, object], name: str) -> str:
     value = base.get(name)
     if isinstance(value, list):
-        return ", ".join(f"`{entry['class_path']}`" for entry in value) if len(value) < 3 else f"{len(value)} of them"
-    return "" if name not in base else _code(told(value))
+        few = ", ".join(f"`{entry['class_path']}`" for entry in value) if len(value) < 3 else f"{len(value)} of them"
+        return f", in `base` {few}"
+    return "" if name not in base else f", in `base` {_code(told(value))}"
 
 
 def _code(text: str) -> str:

@@ -112,9 +112,12 @@ def test_nothing_of_a_machine_is_on_a_page(made: dict[str, str], page: str) -> N
 
 
 def test_every_setting_says_what_it_means(made: dict[str, str]) -> None:
-    rows = [line for text in made.values() for line in text.splitlines() if line.startswith("| `")]
-    assert len(rows) > 250
-    assert not [row for row in rows if not row.rstrip("| ").endswith((".", "?", "!")) or row.endswith("|  |")]
+    text = "\n".join(made.values())
+    settings = [" ".join(item.split()) for item in re.findall(r"^- `[\w.]+`:.*(?:\n  .*)*", text, re.MULTILINE)]
+    assert len(settings) > 150
+    assert not [item for item in settings if not re.search(r"(?:needed|by default.*?)\. \S.*\w.*[.?!]$", item)]
+    rows = re.findall(r"^\| `.*", text, re.MULTILINE)
+    assert len(rows) > 80 and not [row for row in rows if not re.search(r"\| \S.*\w.*[.?!] \|$", row)]
 
 
 def test_every_variable_of_the_project_is_listed() -> None:
