@@ -6,7 +6,7 @@ from experiments.causes import EXTRAS, SYSTEM
 from experiments.reference.messages import Message, messages
 from experiments.reference.texts import GAP, Sources
 
-INTRODUCTION = f"""# Messages of errors
+INTRODUCTION = f"""# Error messages
 
 <!-- Made by `python -m experiments.reference`: change the messages in the source, and run it again. -->
 

@@ -12,7 +12,6 @@ import callbacks
 from contextcir.training.module import ContextCIR
 from data_modules import CompositionDataModule
 from data_modules.reading.reader import BenchmarkReader
-from experiments.command import table
 from experiments.help import MACHINE, OPTIMIZER, told
 from experiments.reference.settings import Setting, choices, sentence, settings_of, summary
 from experiments.reference.texts import ROOT
@@ -69,7 +68,7 @@ VARIABLES = {
 INTRODUCTION = """Every setting of `python -m experiments.run` is a key of a YAML file and a flag of the command line:
 `name: test` in a file is `--name=test` as a flag. Files are read in their order, then flags; what comes later wins.
 A setting that takes a class is given by the bare name of the class, `--model.fusion=Combiner`. A class that takes the
-place of another keeps those settings of it that both have.
+place of another keeps the values of all settings that both have, defaults too: look at them with `--print_config`.
 
 - `python -m experiments.run fit --help` shows the settings that matter most, with their values.
 - `python -m experiments.run fit --config NAME --print_config` prints everything that a config comes to.
@@ -124,14 +123,12 @@ def run_page() -> str:
         _item(f"`trainer.{name}`: {_code(told(default[name]))} by default{_of_base(base, name)}", TRAINER[name])
         for name in names
     ]
-    run = table(("setting", "meaning"), [(f"`{name}`", sentence(text)) for name, text in RUN.items()], left=2)
-    variables = [(f"`{name}`", sentence(text)) for name, text in VARIABLES.items()]
     parts = [
         f"# Settings\n\n{MADE}{INTRODUCTION}",
-        f"\n## The run\n\n{run}",
+        f"\n## The run\n\n{_entries(RUN)}",
         f"\n## The trainer\n\n{OF_TRAINER}\n",
         *trainer,
-        f"\n## Variables of the environment\n\n{table(('variable', 'meaning'), variables, left=2)}",
+        f"\n## Variables of the environment\n\n{_entries(VARIABLES)}",
     ]
     return "".join(parts)
 
@@ -189,10 +186,8 @@ def configs_page() -> str:
     for title, folder, words in FOLDERS:
         files = sorted((ROOT / "experiments" / folder).glob("*.yaml"))
         below = folder.partition("/")[2]
-        rows = [
-            (f"`{f'{below}/' if below else ''}{file.stem}`", first_words(file.read_text("utf-8"))) for file in files
-        ]
-        parts.append(f"\n## {title}\n\n{words}\n\n{table(('name', 'what it is'), rows, left=2)}")
+        names = {f"{below}/{file.stem}".strip("/"): first_words(file.read_text(encoding="utf-8")) for file in files}
+        parts.append(f"\n## {title}\n\n{words}\n\n{_entries(names)}")
     return "".join(parts)
 
 
@@ -263,9 +258,16 @@ def _listed(key: str, settings: Sequence[Setting], anchors: Mapping[str, str]) -
     return "".join(lines)
 
 
+def _entries(meanings: Mapping[str, str]) -> str:
+    return "".join(_wrapped(f"- `{name}`: {sentence(text)}") for name, text in meanings.items())
+
+
 def _item(facts: str, meaning: str) -> str:
-    """Return an item of a list, on lines of at most 120 characters."""
-    text = f"- {facts}. {sentence(meaning)}"
+    return _wrapped(f"- {facts}. {sentence(meaning)}")
+
+
+def _wrapped(text: str) -> str:
+    """Return an item of a list on lines of at most 120 characters."""
     wrapped = textwrap.wrap(text, 120, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
     return "\n".join(wrapped) + "\n"
 
