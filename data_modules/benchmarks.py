@@ -228,7 +228,7 @@ class Manifest(CompositionDataModule):
         gallery_file: JSON list of the image paths of the gallery, named likewise; None for all references and targets.
         name: of the benchmark in results, and of the set in a `Mixture`.
         exclude_reference: take the reference out of the gallery before ranking.
-        recall_at: cut-offs k of recall@k.
+        recall_at: the k of recall@k.
         options: see CompositionDataModule.
     """
 

@@ -38,13 +38,18 @@ class Widths(NamedTuple):
 class OpenCLIPBackbone(nn.Module):
     """An open_clip model with a ViT image tower and a causal text tower.
 
-    ``model``: a name that open_clip knows, ``local-dir:FOLDER``, ``hf-hub:OWNER/NAME``, or the name of the embedded
-    model. ``pretrained``: a tag, a weights file, or "random"; None for the weights that folders and the embedded model
-    bring. A file rarely says which activation it was trained with: weights of OpenAI, and all that were fine-tuned from
-    them, need a model whose name ends in ``-quickgelu``. ``trainable_image_blocks`` and
-    ``trainable_text_blocks``: None trains the whole tower, 0 freezes it with its projection, n trains the last n
-    blocks, the final norm and the projection. ``image_size``: pixels, to use another one than the model's own.
-    ``channels_last``: store the patch-embedding convolution, and hence its output, in channels-last format.
+    A file of weights rarely says which activation it was trained with: weights of OpenAI, and all that were fine-tuned
+    from them, need a model whose name ends in ``-quickgelu``.
+
+    Args:
+        model: a name that open_clip knows, ``local-dir:FOLDER``, ``hf-hub:OWNER/NAME``, or that of the embedded model.
+        pretrained: a tag, a weights file, or ``random``; None for those that folders and the embedded model bring.
+        trainable_image_blocks: of the image tower: None trains all of it, 0 freezes it with its projection, n trains
+            the last n blocks, the final norm and the projection.
+        trainable_text_blocks: the same of the text tower.
+        gradient_checkpointing: compute activations again in backward, for less memory and more time.
+        image_size: side of an image in pixels, to use another one than the model's own.
+        channels_last: store the patch-embedding convolution, and hence its output, in channels-last format.
 
     Raises:
         InputError: for an unknown model or tag (with close matches), for weights that can't be had, are broken, of

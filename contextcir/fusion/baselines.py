@@ -57,7 +57,8 @@ class ClauseSum(Baseline):
 
     The embeddings t(c) are not normalised, so that a text of many clauses moves the query further than one of few.
 
-    ``scale``: exp(s) at initialisation, about the inverse length of a text embedding before normalisation; learned.
+    Args:
+        scale: exp(s) at initialisation, about the inverse length of a text embedding before normalisation; learned.
 
     Raises:
         InputError: if the scale is not positive.

@@ -18,12 +18,15 @@ class Combiner(Baseline):
 
     Baldrati et al., Conditioned and Composed Image Retrieval Combining and Partially Fine-Tuning CLIP-Based Features
     (CVPRW 2022), figure 4; github.com/ABaldrati/CLIP4Cir, src/combiner.py. Both embeddings are L2-normalised first,
-    unlike in the published code, which combines them as CLIP gives them: that is `RawCombiner`. ``width``: of the
-    projections of each embedding; the layer over both is twice as wide. Published: four times the embedding, 2560 for
-    RN50x4. ``dropout``: 0.5 as published, after all four hidden layers.
+    unlike in the published code, which combines them as CLIP gives them: that is `RawCombiner`.
 
     The published loss is the cross-entropy of queries over the targets of the batch alone, at a temperature of 0.01
     (``logit_scale = 100``). Here it is `model.contrastive`, the same for all fusions.
+
+    Args:
+        width: of the projections of each embedding; the layer over both is twice as wide. Published: four times the
+            embedding, 2560 for RN50x4.
+        dropout: 0.5 as published, after all four hidden layers.
 
     Raises:
         InputError: if the width is not a whole number from 1 on, or all would drop out.

@@ -17,6 +17,11 @@ class ConceptAttentionFusion(CrossAttentionFusion):
     The mean of the phrase's own tokens, plus a learned type embedding, stands beside the tokens of the caption as key
     and value of every block. The composed query is pooled over the fused vision tokens and the concepts, projected to
     the width of the former. Phrases of equal wording in a caption are one concept.
+
+    Args:
+        layers: number of blocks.
+        heads: attention heads of a block.
+        dropout: share of attention weights and activations that drop out in training.
     """
 
     def __init__(self, widths: Widths, layers: int = 4, heads: int = 8, dropout: float = 0.0) -> None:

@@ -31,6 +31,11 @@ class AttentionPool(nn.Module):
 class CrossAttentionFusion(BlockFusion):
     """Residual cross-attention blocks, attention pooling, and a projection into CLIP's image-embedding space.
 
+    Args:
+        layers: number of blocks.
+        heads: attention heads of a block.
+        dropout: share of attention weights and activations that drop out in training.
+
     Raises:
         InputError: if there is no layer, the width of the vision tokens is not a multiple of ``heads``, or all would
             drop out.

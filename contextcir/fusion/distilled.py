@@ -22,7 +22,8 @@ class DistilledSum(ClauseSum):
     time. The teacher learns nothing from that loss: a tower that serves both readings finds an easier way, in which
     the embeddings of all clauses are alike.
 
-    ``scale``: as that of ClauseSum.
+    Args:
+        scale: as that of ClauseSum.
 
     Raises:
         InputError: if the scale is not positive, or the text tower is frozen.

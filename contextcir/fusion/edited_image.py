@@ -23,6 +23,11 @@ class EditedImageFusion(BlockFusion):
     Blocks edit the vision tokens, and the image tower's own pooling, norm and projection make e of them. Blocks are
     the identity at initialisation: the query then equals that of `Sum`.
 
+    Args:
+        layers: number of blocks.
+        heads: attention heads of a block.
+        dropout: share of attention weights and activations that drop out in training.
+
     Raises:
         InputError: if there is no layer, the width of the vision tokens is not a multiple of ``heads``, or all would
             drop out.
@@ -53,7 +58,11 @@ class CaptionComposer(EditedImageFusion):
 
     The query equals that of `RawSum` at initialisation.
 
-    ``scale``: exp(s) at initialisation, about the inverse length of a text embedding before normalisation; learned.
+    Args:
+        layers: number of blocks.
+        heads: attention heads of a block.
+        dropout: as that of EditedImageFusion.
+        scale: exp(s) at initialisation, about the inverse length of a text embedding before normalisation; learned.
 
     Raises:
         InputError: as EditedImageFusion, and if the scale is not positive.

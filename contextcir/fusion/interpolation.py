@@ -51,7 +51,8 @@ class WeightedSum(Interpolation):
     At w = 0.5 it ranks as `Sum`. Without normalisation and at equal weights, it is the baseline ``element_wise_sum`` of
     CLIP4Cir (github.com/ABaldrati/CLIP4Cir, src/utils.py).
 
-    ``weight``: w, the share of the text.
+    Args:
+        weight: w, the share of the text.
 
     Raises:
         InputError: if the weight is not from 0 to 1.
@@ -77,7 +78,8 @@ class Slerp(Interpolation):
     image and text both go through the same directions. They differ in how far a weight moves queries of different
     angles.
 
-    ``weight``: w, the share of the text. The paper's own name for it is alpha.
+    Args:
+        weight: w, the share of the text. The paper's own name for it is alpha.
 
     Raises:
         InputError: if the weight is not from 0 to 1.

@@ -68,7 +68,11 @@ class Pic2Word(TextualInversion):
     comma), phi in model/model.py. Trained by `ImageReconstruction`. Published for ViT-L/14 of OpenAI: two layers of 512
     and a dropout of 0.1; its checkpoint is read as it is.
 
-    ``weights``: file of phi, None for random ones. ``width``, ``layers`` and ``dropout`` of phi.
+    Args:
+        weights: file of phi; None for random ones.
+        width: of phi's layers.
+        layers: number of phi's layers.
+        dropout: share of phi's activations that drop out in training.
 
     Raises:
         MissingFileError: if there is no such file.
@@ -100,8 +104,10 @@ class SEARLE(TextualInversion):
     Trained by `PseudoWordDistillation`. A published file is read as it is. The published code puts the pseudo-word at
     the first dollar sign of the text; here it has its own place, whatever the caption holds.
 
-    ``weights``: file of phi, None for random ones. ``width``: of phi's layers, None for that of the paper.
-    ``dropout``: of phi.
+    Args:
+        weights: file of phi; None for random ones.
+        width: of phi's layers; None for that of the paper.
+        dropout: share of phi's activations that drop out in training.
 
     Raises:
         MissingFileError: if there is no such file.
@@ -128,8 +134,10 @@ class LinCIR(SEARLE):
     can normalise the input of phi (``--l2_normalize``); its own commands for training and evaluation do not, and
     neither does this.
 
-    ``weights``: file of phi, None for random ones. ``width``: of phi's layers, None for that of the paper.
-    ``dropout``: of phi.
+    Args:
+        weights: file of phi; None for random ones.
+        width: of phi's layers; None for that of the paper.
+        dropout: share of phi's activations that drop out in training.
 
     Raises:
         MissingFileError: if there is no such file.

@@ -39,7 +39,8 @@ JOINTS = (", ", " and ", ". ")  # between two captions that are joined
 class ComposedLoss(ConceptLoss):
     """A loss on composed queries, or on the embeddings of texts in them, which reads clauses in place of phrases.
 
-    ``weight``: the factor of this loss in the total, which the caller applies.
+    Args:
+        weight: the factor of this loss in the total, which the caller applies.
     """
 
     needs_maps = False
@@ -65,7 +66,8 @@ class ClauseConsistency(ComposedLoss, MeanOverPhrases):
     the clauses added (`contextcir.encoders.clause_texts`). It is a constant, so that the whole caption is taught what
     its clauses give, and not the reverse. Captions of a single clause do not count.
 
-    ``weight``: the factor of this loss in the total, which the caller applies.
+    Args:
+        weight: the factor of this loss in the total, which the caller applies.
     """
 
     needs_clauses = True
@@ -91,7 +93,8 @@ class JoinedConsistency(ComposedLoss):
 
     Batches have to keep the captions of an image together (`GroupedByReference`), else there are few pairs.
 
-    ``weight``: the factor of this loss in the total, which the caller applies.
+    Args:
+        weight: the factor of this loss in the total, which the caller applies.
     """
 
     def check(self, fusion: Fusion) -> None:
@@ -123,8 +126,10 @@ class ClauseDistillation(ComposedLoss):
     The mean is over all of these texts. Batches have to keep the captions of an image together (`GroupedByReference`),
     else there are few pairs.
 
-    ``weight``: the factor of this loss in the total. The student has no other loss, so it matters for clipping alone.
-    ``ranking``: r. ``temperature``: that of the contrastive loss, or near it.
+    Args:
+        weight: the factor of this loss in the total. The student has no other loss, so it matters for clipping alone.
+        ranking: r, the share of ranking images alike.
+        temperature: that of the contrastive loss, or near it.
 
     Raises:
         InputError: if ``ranking`` is negative, or the temperature is outside of `TEMPERATURES`.
@@ -189,7 +194,8 @@ class Additivity(ComposedLoss, MeanOverPhrases):
     K - 1 times in full although each query contains only a part of it. Captions of a single clause do not count: for
     these q* is q(i, c).
 
-    ``weight``: the factor of this loss in the total, which the caller applies.
+    Args:
+        weight: the factor of this loss in the total, which the caller applies.
     """
 
     needs_clauses = True

@@ -71,9 +71,11 @@ class InfoNCE(TripletLoss):
     DDP's averaged gradient equals that of one process on the joint batch. Hard negatives of the triplets, where there
     are any, are in the denominator of every query too, as the references are, and with gradients.
 
-    ``rows``: compute the logits of that many queries and targets at a time, and again in backward, so that at most
-    rows x 3N logits exist, N the rows of all ranks. None computes and keeps those of all rows of this rank.
-    ``negatives``: adds further training images to the denominator of every query, as the references are.
+    Args:
+        temperature: what cosines are divided by.
+        rows: compute the logits of that many queries and targets at a time, and again in backward, so that at most
+            rows x 3N logits exist, N the rows of all ranks. None computes and keeps those of all rows of this rank.
+        negatives: adds further training images to the denominator of every query, as the references are.
 
     Raises:
         InputError: if the temperature is outside of `TEMPERATURES`, or ``rows`` is less than 1.
@@ -229,6 +231,11 @@ def _blocks(size: int, given: Sequence[Tensor]) -> Iterator[tuple[Rows, Candidat
 
 class LearnedTemperatureInfoNCE(InfoNCE):
     """`InfoNCE` with a learned temperature of at least 0.01.
+
+    Args:
+        temperature: at the beginning.
+        rows: as that of InfoNCE.
+        negatives: as those of InfoNCE.
 
     Raises:
         InputError: if it would begin below that.

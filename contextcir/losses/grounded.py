@@ -33,7 +33,9 @@ class PhraseAlignment(ConceptLoss):
     where the phrase is, without labels of places: the idea of class activation maps (Zhou et al., CVPR 2016), with
     phrases for classes. Images whose captions contain the same wording are not counted as negatives.
 
-    ``weight``: the factor of this loss in the total, which the caller applies. ``temperature``: of the softmax.
+    Args:
+        weight: the factor of this loss in the total, which the caller applies.
+        temperature: of the softmax over images.
 
     Raises:
         InputError: if the weight is negative, or the temperature outside of `TEMPERATURES`.
@@ -108,9 +110,11 @@ class GroundedConsistency(ConceptLoss):
     although nothing else was minimised, since a peaked map of wrong places is further from the right ones than a flat
     one.
 
-    ``weight``: the factor of this loss in the total, which the caller applies. ``temperature``: of the softmax over
-    patches. ``alignment``: the loss that trains the places; its weight, 1 if None is given, is that in the sum of both.
-    ``least_contrast``: standard deviation of the logarithm of a map above which it is peaked enough.
+    Args:
+        weight: the factor of this loss in the total, which the caller applies.
+        temperature: of the softmax over patches.
+        alignment: the loss that trains the places; its weight, 1 if None is given, is that in the sum of both.
+        least_contrast: standard deviation of the logarithm of a map above which it is peaked enough.
 
     Raises:
         InputError: if the weight is negative, the temperature outside of `TEMPERATURES`, or the contrast outside of

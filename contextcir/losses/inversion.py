@@ -30,7 +30,8 @@ PHOTO = ("a photo of", "")  # of a pseudo-word alone
 class InversionLoss(ConceptLoss):
     """A loss that trains the phi of a `TextualInversion`.
 
-    ``weight``: the factor of this loss in the total, which the caller applies.
+    Args:
+        weight: the factor of this loss in the total, which the caller applies.
     """
 
     needs_maps = False
@@ -57,8 +58,9 @@ class ImageReconstruction(InversionLoss):
     classified among the texts and each text among the images of all ranks, by cosines divided by the temperature. The
     images are references and targets alike; each counts once, however often it is in the batches of all ranks.
 
-    ``weight``: the factor of this loss in the total. ``temperature``: 0.01 as published, where it is that of OpenAI's
-    CLIP.
+    Args:
+        weight: the factor of this loss in the total.
+        temperature: 0.01 as published, where it is that of OpenAI's CLIP.
 
     Raises:
         InputError: if the weight is negative, or the temperature outside of `TEMPERATURES`.
@@ -90,8 +92,10 @@ class PseudoWordDistillation(InversionLoss):
     words): it needs a list of concepts (classes of OpenImages there) and sentences that GPT-Neo wrote of each. It keeps
     pseudo-words near words: expect less of this than of published weights.
 
-    ``weight``: the factor of this loss in the total. ``temperature``: r, 0.25 as published. ``steps``: of the
-    optimisation of a word, 350 as published; its time is that of so many passes of a short text.
+    Args:
+        weight: the factor of this loss in the total.
+        temperature: r, 0.25 as published.
+        steps: of the optimisation of a word, 350 as published; its time is that of so many passes of a short text.
 
     Raises:
         InputError: if the weight is negative, the temperature outside of `TEMPERATURES`, or there is no step.
@@ -137,7 +141,9 @@ class SelfMaskingProjection(InversionLoss, MeanOverPhrases):
     "a photo of" the pseudo-word. All keywords of a caption become the same pseudo-word, as published. The embeddings
     are not normalised.
 
-    ``weight``: the factor of this loss in the total. ``noise``: a factor of the noise, 1 as published.
+    Args:
+        weight: the factor of this loss in the total.
+        noise: a factor of the noise, 1 as published.
 
     Raises:
         InputError: if a number is negative.

@@ -27,7 +27,8 @@ CONTRASTS = (0.01, 100.0)
 class ConceptLoss(nn.Module, ABC):
     """A loss on parts of captions: noun phrases or clauses.
 
-    ``weight``: its factor in the total, which the caller applies; 0 only measures it.
+    Args:
+        weight: its factor in the total, which the caller applies; 0 only measures it.
 
     Raises:
         InputError: if the weight is negative or not finite.
@@ -117,7 +118,9 @@ class MapConsistency(MeanOverPhrases):
 class TextConceptConsistency(MapConsistency):
     """ReLU(|in context - alone| - epsilon), averaged, as published in 2026 (paper section 1.2, column cc07007).
 
-    ``weight``: the factor of this loss in the total, which the caller applies. ``epsilon``: tolerated difference.
+    Args:
+        weight: the factor of this loss in the total, which the caller applies.
+        epsilon: tolerated difference.
 
     Raises:
         InputError: if epsilon is negative, or 1 or more: attention differs by at most 1, so that the loss would be 0.
@@ -142,8 +145,10 @@ class SpatialConsistency(MapConsistency):
     constant along a factor of a map, and their attention has no gradient
     (`contextcir.losses.maps.without_gradient_to_ends`).
 
-    ``weight``: the factor of this loss in the total, which the caller applies. ``contrast``: standard deviation of the
-    logarithm of shares; at 1 the best patches count a little more than the others, at 3 almost only they count.
+    Args:
+        weight: the factor of this loss in the total, which the caller applies.
+        contrast: standard deviation of the logarithm of shares; at 1 the best patches count a little more than the
+            others, at 3 almost only they count.
 
     Raises:
         InputError: if the contrast is outside of `CONTRASTS`.

@@ -37,8 +37,11 @@ class Parse(NamedTuple):
 class ParserKey(NamedTuple):
     """What the phrases of a caption depend on: two parsers with equal keys find the same phrases.
 
-    ``parser``: its name ("stanza", "spacy"). ``model``: the language model it runs. ``version``: of the library and of
-    the model. ``selection``: how phrases are chosen from what it finds, as a short text.
+    Attributes:
+        parser: its name, ``stanza`` or ``spacy``.
+        model: the language model it runs.
+        version: of the library and of the model.
+        selection: how phrases are chosen from what it finds, as a short text.
     """
 
     parser: str

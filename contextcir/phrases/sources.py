@@ -66,7 +66,11 @@ class BankPhrases(PhraseSource):
 
 
 class ParsedPhrases(PhraseSource):
-    """Phrases that are parsed when they are needed: for a demo or a handful of queries, too slow for training."""
+    """Phrases that are parsed when they are needed: for a demo or a handful of queries, too slow for training.
+
+    Args:
+        parser: what parses them.
+    """
 
     def __init__(self, parser: PhraseParser) -> None:
         self.parser = parser

@@ -121,7 +121,7 @@ def _plain(name: str) -> ContextCIR:
 
 def _from_hub(name: str) -> Path:
     repository = name.removeprefix(HUB)
-    file = hub_file(repository, HUB_FILES, "the checkpoint", "give a file", SETTING)
+    file = hub_file(repository, HUB_FILES, "the files of the checkpoint", "give a file", SETTING)
     if file.name == hub_files.WEIGHTS:
         return hub_file(repository, (hub_files.SETTINGS,), "its settings", "give a file", SETTING).parent
     if file.name == reference.WEIGHTS:  # its settings, which may be derived without

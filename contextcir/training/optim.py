@@ -19,11 +19,20 @@ class AdamWWarmupCosine:
     """AdamW with one learning rate for the backbone and one for everything else.
 
     The rates rise linearly over ``warmup_steps`` and fall along a cosine to ``final_lr_scale`` times their maximum at
-    the last step. Norms, biases, embeddings, learned queries and temperatures have no weight decay. ``fused``: update
-    all parameters in one kernel; None leaves the choice of kernels to torch. A rate of 0 keeps a part as it is.
+    the last step. Norms, biases, embeddings, learned queries and temperatures have no weight decay. A rate of 0
+    keeps a part as it is.
 
-    ``rates``: learning rates of groups of parameters in the place of these two, by name: ``image_tower``,
-    ``text_tower``, and what a fusion or loss names in its method ``parameter_groups``, such as ``scales``.
+    Args:
+        lr: learning rate of all but the backbone.
+        backbone_lr: learning rate of both towers.
+        weight_decay: of AdamW, multiplied by the learning rate.
+        warmup_steps: optimizer steps until the rates are reached.
+        betas: decay of the running means of gradients and of their squares.
+        eps: added to the root of the latter.
+        final_lr_scale: what the rates end at, as a share of their maximum.
+        fused: update all parameters in one kernel; None leaves the choice of kernels to torch.
+        rates: learning rates of groups of parameters in the place of these two, by name: ``image_tower``,
+            ``text_tower``, and what a fusion or loss names in its method ``parameter_groups``, such as ``scales``.
 
     Raises:
         InputError: if a number is outside of its range, all learning rates are 0, or no module names a group.
@@ -118,6 +127,19 @@ class AdamWWarmupRestarts(AdamWWarmupCosine):
 
     The first cycle takes ``cycle_steps``, each further one ``cycle_growth`` times as long as the one before it; all
     fall from the maximum to ``final_lr_scale`` (Loshchilov and Hutter, SGDR, ICLR 2017). The last may be incomplete.
+
+    Args:
+        lr: learning rate of all but the backbone.
+        backbone_lr: learning rate of both towers.
+        weight_decay: as that of AdamWWarmupCosine.
+        warmup_steps: as those of AdamWWarmupCosine.
+        betas: as those of AdamWWarmupCosine.
+        eps: as that of AdamWWarmupCosine.
+        final_lr_scale: as that of AdamWWarmupCosine.
+        cycle_steps: optimizer steps of the first cycle.
+        cycle_growth: how many times as long as the one before it a cycle is.
+        fused: as that of AdamWWarmupCosine.
+        rates: as those of AdamWWarmupCosine.
 
     Raises:
         InputError: if ``cycle_steps`` or ``cycle_growth`` is less than 1.

@@ -65,6 +65,14 @@ def test_every_key_of_the_pages_is_one_of_the_parser() -> None:
     assert {key: told(value_of(again, key)) for key in typed} == typed
 
 
+def test_a_class_keeps_what_the_one_before_it_was_given() -> None:
+    """As docs/settings.md says; it is how jsonargparse changes the class of a setting."""
+    fusion = (
+        settings_parser().parse_args(["fit", *configs("base", "scenes"), "--model.fusion=Combiner"]).fit.model.fusion
+    )
+    assert vars(fusion.init_args) == {"width": 640, "dropout": 0.0}  # the dropout of CrossAttentionFusion
+
+
 def test_the_program_has_a_page_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     text = said(capsys, "--help")
     assert len(text.splitlines()) <= 20
