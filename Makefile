@@ -5,7 +5,7 @@ READY := .venv/.ready
 # Processes of the tests; each has one thread.
 JOBS ?= 2
 
-.PHONY: install demo demo-smoke synth-demo synth-demo-smoke search-demo search-demo-smoke sweep test test-all test-slow test-slurm lint format docs help
+.PHONY: install demo demo-smoke synth-demo synth-demo-smoke search-demo search-demo-smoke sweep test test-all test-slow test-slurm lint format docs dist help
 
 help:
 	@echo "make install    .venv with all packages and this project; TORCH=cpu: on Linux, without CUDA"
@@ -16,6 +16,7 @@ help:
 	@echo "make test       the tests;  make test-slow: those over 30 s;  make test-all: both"
 	@echo "make test-slurm the tests of jobs, on a SLURM of one node that they start and stop (root installs it)"
 	@echo "make docs       the documentation as a site, in site/: static files; make docs SERVE=1 shows it while you write"
+	@echo "make dist       what a release publishes, in dist/: sdist and wheel, built and checked (CONTRIBUTING.md, Release)"
 	@echo "make lint       ruff, import rules, dependencies, types;  make format: ruff format"
 
 install: $(READY)
@@ -95,3 +96,9 @@ format: $(READY)
 # Static files: any web server shows them.
 docs: $(READY)
 	$(BIN)/zensical $(if $(SERVE),serve,build --strict)
+
+# What a release publishes. Both tools run in environments of their own, which uv makes from the package index.
+dist: $(READY)
+	rm -rf build dist
+	$(BIN)/uv tool run --from build==1.6.1 python -m build
+	$(BIN)/uv tool run twine==7.0.0 check --strict dist/*

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from contextcir import renamed
 from contextcir.errors import InputError, shown
 from experiments.bases import bases_of
 from experiments.flags import packaged
@@ -69,15 +70,21 @@ def resolve(args: Sequence[str] | None = None) -> list[str]:
         args: arguments; None for those of this process.
 
     Raises:
-        InputError: if there is no such config, it is not valid YAML, or a named class needs a package that is missing.
+        InputError: if there is no such config, it is not valid YAML, names a class by the path of an earlier version,
+            or a named class needs a package that is missing.
     """
     resolved = with_paths(sys.argv[1:] if args is None else args)
-    pairs = zip(["", *resolved], resolved, strict=False)
-    names = {name for before, now in pairs for name in _strings(_value(now, before))}
-    for file in config_files(resolved):
-        for name in _strings(read_mapping(file, "settings", "config")):
+    names = set()
+    for file in config_files(resolved):  # first, so that what stands in a file is told with the file
+        for key, name in _strings(read_mapping(file, "settings", "config")):
+            _refuse_renamed(name, key, file)
             names.add(name)
             _no_pipe(file.parent / name, None)
+    for before, now in zip(["", *resolved], resolved, strict=False):
+        flagged = before if before.startswith("--") and not now.startswith("-") else now
+        for key, name in _strings(_value(now, before), flagged.lstrip("-").partition("=")[0].removesuffix("+")):
+            _refuse_renamed(name, key)
+            names.add(name)
     for name in names:
         for entry in public_classes().get(name, ()):
             try:
@@ -85,6 +92,15 @@ def resolve(args: Sequence[str] | None = None) -> list[str]:
             except ModuleNotFoundError as error:
                 raise InputError(f"{name} needs the package {error.name}, which is not installed") from None
     return resolved
+
+
+def _refuse_renamed(name: str, key: str, file: Path | None = None) -> None:
+    """Raise InputError with the new path for a class path of an earlier version."""
+    problem = renamed.told(name)
+    if problem and file and name in renamed.moved():
+        problem += "; `python -m experiments.migrate FILE` writes all new paths"
+    if problem:
+        raise InputError(problem, file=file, setting=key)
 
 
 def with_paths(args: Sequence[str]) -> list[str]:
@@ -195,12 +211,10 @@ def _no_pipe(path: str | Path, setting: str | None) -> None:
         raise InputError("expected a file, found a named pipe", file=path, setting=setting)
 
 
-def _strings(value: Any) -> Iterator[str]:
+def _strings(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the texts in a value, each after its key as a user types it."""
     if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for inner in value.values():
-            yield from _strings(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _strings(inner)
+        yield key, value
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, inner in items:
+        yield from _strings(inner, key if name in ("class_path", "init_args") else f"{key}.{name}".strip("."))

@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from callbacks.checkpoints import newest_checkpoint
 from contextcir.errors import InputError, shown
 from contextcir.network import unreachable
+from contextcir.renamed import current
 from contextcir.training.checkpoint_loading import check_resumable, fit_to, read_checkpoint, refuse_misfit
 from experiments.command import has_fast_bfloat16
 
@@ -135,7 +136,7 @@ def check_checkpoint(file: str | Path, model: LightningModule, command: str = "f
             ``fit``, also if it has weights only.
     """
     saved = read_checkpoint(file, mapped=True)
-    then = _flat(saved.get("hyper_parameters", {}))
+    then = _flat(current(saved.get("hyper_parameters", {}), file)[0])
     now = _flat(dict(model.hparams)) if then else {}
     names = sorted(name for name in {*then, *now} if not name.startswith("_"))
     differ = {name: (then.get(name), now.get(name)) for name in names if then.get(name) != now.get(name)}

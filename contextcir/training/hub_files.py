@@ -16,6 +16,7 @@ from torch import Tensor
 from contextcir.encoders.pretrained import weights_postponed
 from contextcir.errors import InputError, shown
 from contextcir.files import parse_json, read_text, write_text
+from contextcir.renamed import current
 from contextcir.training.checkpoint_loading import fit_to, refuse_misfit
 from contextcir.training.module import ContextCIR
 from contextcir.weights import checked, read_weights, state_digest
@@ -43,7 +44,7 @@ def save(settings: Mapping[str, Any], state: Mapping[str, Tensor], folder: Path)
     """
     from safetensors.torch import save_file
 
-    kept = {name: value for name, value in settings.items() if name in PARTS}
+    kept = {name: value for name, value in current(settings)[0].items() if name in PARTS}
     backbone = kept.get("backbone")
     arguments = backbone.get("init_args", {}) if isinstance(backbone, Mapping) else {}
     if isinstance(arguments, dict) and isinstance(arguments.get("pretrained"), str) and "." in arguments["pretrained"]:
@@ -71,7 +72,7 @@ def load(folder: Path) -> ContextCIR:
     content = parse_json(read_text(file, most=MOST), file)
     if not isinstance(content, dict) or content.get("format") != FORMAT or not isinstance(content.get("model"), dict):
         raise InputError(f"is no settings file of format {FORMAT}: a newer version may read it", file=file)
-    settings = content["model"]
+    settings, _ = current(content["model"], file)
     try:
         check_settings(settings)
     except InputError as error:

@@ -24,6 +24,7 @@ from contextcir.fusion import CrossAttentionFusion, Fusion
 from contextcir.losses.contrastive import InfoNCE, TripletLoss, WithoutTriplets
 from contextcir.losses.negatives import FurtherImages
 from contextcir.losses.text_cc import ConceptLoss
+from contextcir.renamed import current
 from contextcir.training.checkpoint_loading import (
     check_resumable,
     fit_to,
@@ -89,15 +90,21 @@ class ContextCIR(LightningModule):
 
         As Lightning's, but the file has to be on this machine, nothing in it is run, and the encoders' own weights,
         which its weights replace, are neither read nor downloaded. Its settings name classes: trust it as a config.
+        Classes that have moved since it was written are found at their new paths, with a warning.
 
         Raises:
             MissingFileError: if there is no such file.
             InputError: if it can't be used.
         """
         checkpoint = read_checkpoint(checkpoint_path, "checkpoint_path", mapped=True)
-        if not checkpoint.get(cls.CHECKPOINT_HYPER_PARAMS_KEY) and not options:
+        settings, renamed = current(checkpoint.get(cls.CHECKPOINT_HYPER_PARAMS_KEY) or {}, checkpoint_path)
+        if not settings and not options:
             problem = "holds weights, but no settings to build a model from: give a checkpoint of experiments.run"
             raise InputError(problem, file=checkpoint_path, setting="checkpoint_path")
+        if renamed and "hparams_file" not in options:
+            told = ", ".join(f"{old} as {new}" for old, new in renamed.items())
+            rank_zero_warn(f"{checkpoint_path} is of an earlier version: loading {told}")
+            options = {**settings, **options}
         later = nullcontext() if options.get("strict") is False else weights_postponed()
         with later, harmless():
             options["weights_only"] = True

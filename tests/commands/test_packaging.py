@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import tomllib
 import venv
 import zipfile
@@ -16,10 +17,12 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.helpers.paths import PROJECT
 
 PACKAGES = ("contextcir", "data_modules", "callbacks", "experiments")
+TOP = ("pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff", "requirements.lock")
 EXTRAS = (
     "fastapi",
     "uvicorn",
@@ -70,7 +73,7 @@ def imported_with(node: ast.AST) -> Iterator[str]:
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a wheel, built in a copy so that the checkout stays as it is."""
     folder = tmp_path_factory.mktemp("build")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in TOP:
         shutil.copyfile(PROJECT / name, folder / name)
     for name in PACKAGES:
         shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -133,6 +136,28 @@ def test_the_wheel_holds_every_file_of_the_packages(wheel):
     }
     assert {name for name in names if ".dist-info/" not in name} == ours
     assert any(name.endswith("/LICENSE") for name in names)
+
+
+def test_the_sdist_holds_the_packages_and_what_describes_them(wheel):
+    folder = wheel.parents[1]
+    (folder / "tests").mkdir()
+    (folder / "tests" / "test_nothing.py").touch()  # setuptools would take it by itself
+    script = "from setuptools import build_meta; build_meta.build_sdist('dist')"
+    run(sys.executable, "-c", script, folder=folder)
+    (file,) = (folder / "dist").glob("*.tar.gz")
+    with tarfile.open(file) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames() if archive.getmember(name).isfile()}
+    packaged = {name for name in names if name.startswith(tuple(f"{package}/" for package in PACKAGES))}
+    assert packaged == {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    rest = {name for name in names - packaged if not name.startswith("contextcir.egg-info/")}
+    assert rest == {*TOP, "PKG-INFO", "setup.cfg"}
+
+
+def test_one_version_stands_everywhere():
+    version = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    citation = yaml.safe_load((PROJECT / "CITATION.cff").read_text(encoding="utf-8"))
+    newest = re.search(r"^## (\S+) \(\d{4}-\d\d-\d\d\)$", (PROJECT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert citation["version"] == newest[1] == version
 
 
 @pytest.mark.slow
