@@ -55,7 +55,7 @@ def test_the_migration_page_lists_every_path() -> None:
     rows = re.findall(r"^\| `([\w.]+)` \| `([\w.]+)` \| ((?:`\w+`(?:, )?)+) \|$", text, re.MULTILINE)
     listed = {f"{old}.{name}": f"{new}.{name}" for old, new, names in rows for name in re.findall(r"\w+", names)}
     assert listed == moved()
-    commands = re.findall(r"^\| `python -m ([\w.]+)` \| `python -m ([\w.]+)` \|$", text, re.MULTILINE)
+    commands = re.findall(r"^\| `(experiments[\w.]+)` \| `([\w.]+)` \|$", text, re.MULTILINE)
     assert len(commands) == 4
     for old, new in commands:
         assert importlib.util.find_spec(old) is None and importlib.util.find_spec(new) is not None
