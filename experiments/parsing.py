@@ -1,5 +1,6 @@
 """jsonargparse as this project needs it: strict YAML, `base` in configs, null at any depth, no empty paths."""
 
+import inspect
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import Any
 import jsonargparse
 import yaml
 from jsonargparse import Namespace, _typehints
+from jsonargparse._util import import_object
 from jsonargparse.typing import register_type
 
 from experiments.bases import BASE
@@ -64,6 +66,40 @@ def _adapt_nested(value: Any, *rest: Any, **options: Any) -> Any:
     return _adapt_class(value, *rest, **options)
 
 
+_discard = _typehints.discard_init_args_on_class_path_change
+
+
+def _discard_defaults(parser: Any, before: Any, value: Any) -> None:
+    """Where a class takes the place of another, leave out what the old one had by default, then what the new one lacks.
+
+    jsonargparse hands on every value that the new class accepts. Nobody asked for a default of the old class, and the
+    new one has its own: a Combiner in the place of a CrossAttentionFusion would train without its dropout.
+    """
+    settings = before.get("init_args") if before else None
+    if isinstance(settings, dict | Namespace) and before["class_path"] != value["class_path"]:
+        for name, default in _defaults(before["class_path"]).items():
+            if name in settings and _same(settings[name], default):
+                settings.pop(name)
+    _discard(parser, before, value)
+
+
+def _defaults(class_path: str) -> dict[str, Any]:
+    """Return the defaults of a class's arguments, those of its base classes among them."""
+    kind = import_object(class_path)
+    found: dict[str, Any] = {}
+    for each in reversed(kind.__mro__ if isinstance(kind, type) else ()):
+        for name, parameter in inspect.signature(each.__init__).parameters.items():
+            if parameter.default is not parameter.empty:
+                found[name] = parameter.default
+    return found
+
+
+def _same(value: Any, default: Any) -> bool:
+    if isinstance(value, list) and isinstance(default, tuple):
+        return value == list(default)
+    return type(value) is type(default) and value == default
+
+
 def _path(value: Any) -> Path:
     if not isinstance(value, str | Path) or not str(value).strip() or "\0" in str(value):
         raise ValueError(f"Expected a path. Got value: {value}")
@@ -78,6 +114,7 @@ def prepare() -> None:
     for kind in (Path, PosixPath):
         register_type(kind, str, _path, type_check=isinstance)
     _typehints.adapt_class_type = _adapt_nested
+    _typehints.discard_init_args_on_class_path_change = _discard_defaults
 
 
 _original = jsonargparse.get_loader("yaml")

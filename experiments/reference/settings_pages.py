@@ -68,7 +68,8 @@ VARIABLES = {
 INTRODUCTION = """Every setting of `python -m experiments.run` is a key of a YAML file and a flag of the command line:
 `name: test` in a file is `--name=test` as a flag. Files are read in their order, then flags; what comes later wins.
 A setting that takes a class is given by the bare name of the class, `--model.fusion=Combiner`. A class that takes the
-place of another keeps the values of all settings that both have, defaults too: look at them with `--print_config`.
+place of another keeps what was set before, where both have such a setting; what was a default becomes its own default.
+`--print_config` shows the outcome.
 
 - `python -m experiments.run fit --help` shows the settings that matter most, with their values.
 - `python -m experiments.run fit --config NAME --print_config` prints everything that a config comes to.

@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import WandbLogger
 from experiments.help import COMMANDS, PAGES, told, value_of
 from experiments.run import main, settings_parser
 from experiments.start import quiet, quiet_loggers
+from tests.helpers.paths import CONFIGS
 from tests.helpers.scenes_flags import configs
 
 pytestmark = pytest.mark.usefixtures("runs")
@@ -65,12 +66,21 @@ def test_every_key_of_the_pages_is_one_of_the_parser() -> None:
     assert {key: told(value_of(again, key)) for key in typed} == typed
 
 
-def test_a_class_keeps_what_the_one_before_it_was_given() -> None:
-    """As docs/settings.md says; it is how jsonargparse changes the class of a setting."""
-    fusion = (
-        settings_parser().parse_args(["fit", *configs("base", "scenes"), "--model.fusion=Combiner"]).fit.model.fusion
-    )
-    assert vars(fusion.init_args) == {"width": 640, "dropout": 0.0}  # the dropout of CrossAttentionFusion
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--model.fusion=Combiner"], {"width": 640, "dropout": 0.5}),  # that of CrossAttentionFusion is 0
+        (["--model.fusion=EditedImageFusion"], {"layers": 2, "heads": 8, "dropout": 0.0}),  # 4 layers there
+        (["--model.fusion.layers=3", "--model.fusion=EditedImageFusion"], {"layers": 3, "heads": 8, "dropout": 0.0}),
+        (["--model.fusion.layers=3", "--model.fusion=Combiner"], {"width": 640, "dropout": 0.5}),
+        ([f"--config={CONFIGS / 'overlays' / 'raw_combiner.yaml'}"], {"width": 640, "dropout": 0.5}),
+    ],
+)
+def test_a_class_keeps_what_was_set_and_not_what_the_one_before_it_had_by_default(
+    flags: list[str], expected: dict[str, object]
+) -> None:
+    fusion = settings_parser().parse_args(["fit", *configs("base", "scenes"), *flags]).fit.model.fusion
+    assert vars(fusion.init_args) == expected
 
 
 def test_the_program_has_a_page_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
