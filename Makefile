@@ -13,7 +13,7 @@ help:
 	@echo "make synth-demo  triplets from unlabelled scenes, and fits on them against fits on hand-made ones: half an hour"
 	@echo "make search-demo  the search page on drawn scenes, with the model of the newest make demo if there is one"
 	@echo "make sweep      what a sweep would run (FILE=experiments/sweeps/NAME.yaml)"
-	@echo "make test       the tests;  make test-slow: those over 30 s;  make test-all: both"
+	@echo "make test       the tests;  make test-slow: those over 7 s;  make test-all: both"
 	@echo "make test-slurm the tests of jobs, on a SLURM of one node that they start and stop (root installs it)"
 	@echo "make docs       the documentation as a site, in site/: static files; make docs SERVE=1 shows it while you write"
 	@echo "make dist       what a release publishes, in dist/: sdist and wheel, built and checked (CONTRIBUTING.md, Release)"

@@ -57,9 +57,11 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "runs"
 
 
-@pytest.fixture
-def one_figure(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw one query where six are asked for: figures are a third of a small run."""
+@pytest.fixture(autouse=True)
+def one_figure(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw one query where six are asked for: figures are a third of a small run. Their own tests are marked."""
+    if request.node.get_closest_marker("all_figures"):
+        return
     for callback in (AttentionFigures, RetrievalFigures):
 
         def draw(self: Any, *arguments: Any, of: Callable[..., None] = callback._draw) -> None:
@@ -70,7 +72,7 @@ def one_figure(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def small(clip_folder: Path, one_figure: None) -> list[str]:
+def small(clip_folder: Path) -> list[str]:
     """Flags that make any experiment small."""
     return [
         f"--model.backbone.model=local-dir:{clip_folder}",

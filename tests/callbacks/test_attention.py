@@ -20,6 +20,8 @@ from callbacks.figures import PhraseFigure, displayable, draw_query
 from callbacks.spans import owners, underlines, wrap
 from tests.helpers.toy_evaluation import NAN, QUERIES, ToyData, ToyModule, caption
 
+pytestmark = pytest.mark.all_figures
+
 # The first phrase is in all 7 captions and always on its object, the second in the 4 even ones and never on it.
 # A map is 1 at its peak and 0.1 on the 15 other patches.
 EXPECTED = {

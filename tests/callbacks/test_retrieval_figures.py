@@ -29,6 +29,8 @@ from tests.helpers.toy_evaluation import (
     text_embeddings,
 )
 
+pytestmark = pytest.mark.all_figures
+
 
 class Sheets:
     """Keeps what would be drawn."""

@@ -45,6 +45,7 @@ def panel(text: str) -> tuple[str, dict[str, str]]:
     return re.search(r"─ (.*?) ─", lines[begin])[1], rows
 
 
+@pytest.mark.slow
 def test_after_training_it_names_the_best_checkpoint_and_its_metrics(
     flags: list[str], runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -74,6 +74,7 @@ def test_every_overlay_runs_on_scenes(
         assert len(cli.model.fusion.blocks) == 1
 
 
+@pytest.mark.all_figures
 def test_a_run_leaves_checkpoints_config_metrics_tables_and_figures(on_scenes: list[str], runs: Path) -> None:
     cli = main(["fit", *on_scenes, "--trainer.max_epochs=1", "--trainer.log_every_n_steps=1"])
     folder = runs / "scenes" / "id1"

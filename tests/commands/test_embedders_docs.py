@@ -23,6 +23,7 @@ RUN, FILES = "python -m experiments.evaluate ", "python -m experiments.features 
 NAMES = sorted(file.stem for file in (CONFIGS / "embedders").glob("*.yaml"))
 
 
+@pytest.mark.slow
 def test_its_commands_run_on_scenes(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -71,6 +71,7 @@ def entries(folder: Path, phase: str = "validate") -> dict:
     return json.loads((folder / "metrics.json").read_text())[phase]
 
 
+@pytest.mark.slow
 def test_the_figures_are_those_of_a_run_with_the_sum_and_of_a_file(
     small: list[str], clip_folder: Path, runs: Path, tmp_path: Path
 ) -> None:

@@ -1,6 +1,6 @@
 """Every command on good inputs with mistakes in them: it ends with 0, or with one line that says what is wrong.
 
-CIR_FUZZ_SECONDS is the time for a command (8 by default, 120 for a whole search); CIR_FUZZ_SEED begins another search.
+CIR_FUZZ_SECONDS is the time for a command (5 by default, 120 for a whole search); CIR_FUZZ_SEED begins another search.
 """
 
 import io
@@ -27,7 +27,7 @@ from tests.helpers.mutations import worsened
 from tests.helpers.scenes_flags import SIZE, configs, draw, on
 from tests.helpers.synthesis_flags import CONFIG, PAIRS, write_pairs
 
-SECONDS = float(os.environ.get("CIR_FUZZ_SECONDS", 8))
+SECONDS = float(os.environ.get("CIR_FUZZ_SECONDS", 5))
 HANGS = 60  # seconds after which a command counts as hanging
 
 
@@ -283,7 +283,7 @@ def test_a_mistake_is_one_line(name: str, tmp_path: Path, monkeypatch: pytest.Mo
     kept: dict[str, str] = {}
 
     @settings(
-        max_examples=10**6 if SECONDS > 8 else 2000,
+        max_examples=10**6 if SECONDS > 5 else 2000,
         deadline=None,
         database=None,
         derandomize="CIR_FUZZ_SEED" not in os.environ,

@@ -33,7 +33,12 @@ UNLIKE_OVERLAYS = ("weighted_sum", "pic2word", "searle", "lincir", "composer")  
 
 
 @pytest.mark.parametrize(
-    "variant", [of for of in PLAN.variants if of.name in UNLIKE_OVERLAYS], ids=lambda variant: variant.name
+    "variant",
+    [
+        pytest.param(of, id=of.name, marks=[] if of.name == "composer" else pytest.mark.slow)
+        for of in PLAN.variants
+        if of.name in UNLIKE_OVERLAYS
+    ],
 )
 def test_a_row_of_the_leaderboard_runs(
     variant: Variant, scenes: Path, small: list[str], tmp_path: Path, runs: Path

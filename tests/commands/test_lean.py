@@ -20,6 +20,7 @@ def output(script: str, **environment: str) -> list[str]:
 SKIPPED = ("torch._dynamo", "torchvision", "transformers", "scipy", "matplotlib", "wandb", "timm")
 
 
+@pytest.mark.slow
 def test_what_only_is_installed_is_not_imported() -> None:
     script = f"import sys, experiments.lean, lightning.pytorch; print([m for m in {SKIPPED} if m in sys.modules])"
     assert output(script) == ["[]"]
@@ -31,6 +32,7 @@ def test_the_switch_imports_everything() -> None:
     assert output(script, CIR_LEAN_START="0") == ["True"]
 
 
+@pytest.mark.slow
 def test_everything_works_afterwards() -> None:
     script = """
 import experiments.lean

@@ -43,6 +43,7 @@ def failure(capfd: pytest.CaptureFixture[str], run: Any, *flags: str, **options:
     return text.strip().splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_left_alone_and_a_new_id_starts_anew(
     fit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -56,6 +57,7 @@ def test_a_finished_run_is_left_alone_and_a_new_id_starts_anew(
     assert len(steps(tmp_path)) == 2 * taken
 
 
+@pytest.mark.slow
 def test_a_damaged_newest_checkpoint_is_passed_over(fit: Any, tmp_path: Path) -> None:
     _, folder = fit()
     before = outcome(folder)
@@ -81,6 +83,7 @@ def test_a_start_from_another_run_is_made_once(fit: Any, tmp_path: Path, runs: P
     assert [entry[2] for entry in steps(tmp_path)] == [11, 12]
 
 
+@pytest.mark.slow
 def test_learning_rates_of_the_command_win(fit: Any, tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     constant = ["--model.optimizer.warmup_steps=0", "--model.optimizer.final_lr_scale=1"]
     _, one = fit(*constant, "--model.optimizer.backbone_lr=1e-3")

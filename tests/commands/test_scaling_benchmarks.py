@@ -73,6 +73,7 @@ def test_a_slow_loader_sets_the_pace() -> None:
     assert number(found["cores needed, per GPU"]) > 1
 
 
+@pytest.mark.slow
 def test_counts_are_those_of_torch_and_the_cache_adds_one_forward_pass(clip_folder: Path) -> None:
     found = count(f"local-dir:{clip_folder}", 2, (64, 48), 3)
     model, batch = new_model("Text-CC", GradientCache(BATCH), torch.float32), new_batch(BATCH, torch.float32)

@@ -113,7 +113,8 @@ def test_captions_and_phrases_have_the_lengths_they_are_said_to_have() -> None:
 
 # The targets: operations of a step with the loss over those of one without, at 4 phrases per caption.
 @pytest.mark.parametrize(
-    ("model", "most"), [("ViT-B-32", 1.14), ("ViT-B-16", 1.13), ("ViT-L-14", 1.07), ("ViT-H-14", 1.06)]
+    ("model", "most"),
+    [("ViT-B-32", 1.14), ("ViT-L-14", 1.07)],  # docs/step_cost.md has more of them
 )
 @pytest.mark.slow
 def test_the_loss_is_nearly_free(model: str, most: float) -> None:

@@ -151,6 +151,7 @@ def test_commands_are_checked_once_and_again_after_a_config_has_changed(tmp_path
     assert counts == [13, 13, 26]  # twelve trials, and the command without a trial's settings
 
 
+@pytest.mark.slow
 def test_what_is_kept_is_not_taken_for_another_command(
     tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

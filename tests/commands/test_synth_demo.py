@@ -1,6 +1,8 @@
 """The demo of synthetic triplets: manifests of equal size, fits on each and on both, and tables."""
 
 import json
+import shlex
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from experiments.synth_demo import (
     write_records,
 )
 from tests.commands.test_cli import BASE, SCENES
-from tests.helpers.paths import STUDIES
+from tests.helpers.paths import PROJECT, STUDIES
 
 SIZE = Size(train_references=6, references=2, shared_references=2)
 
@@ -125,6 +127,16 @@ def test_a_study_that_fails_ends_the_demo_with_one_line(
     assert count_records(tmp_path / "out" / "hand_made.jsonl") == 8
 
 
+def smoke_flags() -> list[str]:
+    """The flags of `make synth-demo-smoke`."""
+    shown = subprocess.run(
+        ["make", "--dry-run", "synth-demo-smoke"], cwd=PROJECT, capture_output=True, text=True, check=True
+    )
+    _, _, flags = shown.stdout.replace("\\\n", " ").partition("-m experiments.synth_demo ")
+    assert "--study=" in flags
+    return shlex.split(flags)
+
+
 @pytest.mark.slow  # two fits, each in a process of its own
 @pytest.mark.timeout(900)
 def test_the_demo_goes_from_images_to_tables(
@@ -137,8 +149,7 @@ def test_the_demo_goes_from_images_to_tables(
     sizes = [f"--size.{name}={value}" for name, value in vars(SIZE).items()]
     model = [f"--model.backbone.model=local-dir:{clip_folder}", "--model.backbone.trainable_text_blocks=1"]
     model += [f"--data.features={tmp_path / 'features'}", "--trainer.precision=32-true"]
-    study = f"--study={STUDIES / 'synthesis_smoke.yaml'}"
-    call = [*folders, *sizes, "--unlabelled_references=4", "--triplets=40", study, "--jobs=2", *model]
+    call = [*smoke_flags(), *folders, *sizes, "--unlabelled_references=4", "--triplets=40", "--jobs=2", *model]
     main([*call, f"--publish={tmp_path / 'docs'}"])
     text = (tmp_path / "docs" / "synthesis_smoke.md").read_text()
     assert "2 of 2 runs are done" in text and "| both - hand_made |" in text and "data.yaml" in text

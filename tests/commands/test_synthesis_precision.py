@@ -39,6 +39,7 @@ def precision(root: Path, folder: Path, *flags: str) -> dict[tuple[str, str], di
     return {(row["texts"], row["changes"]): row for row in json.loads((folder / "scores.json").read_text())}
 
 
+@pytest.mark.slow
 def test_the_exact_describer_is_always_right(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     scores = precision(root, tmp_path / "exact")
     for row in scores.values():

@@ -170,6 +170,7 @@ def test_fit_looks_at_validation_images_only_if_it_validates(tmp_path: Path) -> 
     assert isinstance(data, CompositionDataModule) and data.missing_images("val") == 0
 
 
+@pytest.mark.all_figures
 def test_figures_of_shown_queries_go_without_missing_images(tmp_path: Path) -> None:
     root = make_circo(tmp_path / "data")
     (root / "COCO2017_unlabeled" / "unlabeled2017" / f"{104:012d}.jpg").unlink()

@@ -97,7 +97,7 @@ class Results:
         return log, json.loads((folder / "metrics.json").read_text())["validate"], figures
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("ranks", [2, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("benchmark", [two_splits, one_query, two_images])
 def test_any_number_of_ranks_gives_the_same_figures(
     tmp_path: Path, benchmark: Callable[[Path], CompositionDataModule], ranks: int

@@ -162,6 +162,7 @@ def test_an_interrupted_table_is_completed(frozen: list[str], monkeypatch: pytes
         torch.testing.assert_close(found, expected, rtol=2**-10, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_damaged_row_and_a_changed_image_are_encoded_again(
     frozen: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

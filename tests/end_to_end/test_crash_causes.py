@@ -55,6 +55,7 @@ class BreakImages(Callback):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.slow
 def test_a_truncated_image_is_named_after_a_checkpoint_was_saved(
     workers: int, run: Any, runs: Path, tmp_path: Path
 ) -> None:
@@ -94,6 +95,7 @@ def test_a_loss_that_is_no_number_ends_the_run_before_it_is_saved(run: Any, runs
         assert all(value.isfinite().all() for value in torch.load(file, weights_only=True)["state_dict"].values())
 
 
+@pytest.mark.slow
 def test_weights_that_are_no_numbers_are_not_saved(run: Any, runs: Path) -> None:
     message = run(callback="BreakWeights", every_n_train_steps=1)
     expected = "error: weights are not finite after step 9; the last batch was epoch 1, batch 2: training records "
@@ -103,6 +105,7 @@ def test_weights_that_are_no_numbers_are_not_saved(run: Any, runs: Path) -> None
         assert all(value.isfinite().all() for value in torch.load(file, weights_only=True)["state_dict"].values())
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_ends_the_run_with_the_old_checkpoint(
     run: Any, runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,6 +134,7 @@ class AskToStop(Callback):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_asked_to_stop_saves_first(clip_folder: Path, scenes: Path, runs: Path, tmp_path: Path) -> None:
     trace = tmp_path / "trace.jsonl"
     asked = [{"class_path": "tests.end_to_end.test_crash_causes.AskToStop"}]
@@ -152,6 +156,7 @@ class BreakOneRank(Callback):
             batch.query.reference.fill_(float("nan"))
 
 
+@pytest.mark.slow
 def test_all_ranks_end_when_the_loss_of_one_is_no_number(
     clip_folder: Path, scenes: Path, runs: Path, tmp_path: Path
 ) -> None:

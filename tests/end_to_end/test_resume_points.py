@@ -47,10 +47,8 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-FAST = ("epochs",)
-
-
-@pytest.mark.parametrize("case", [pytest.param(case, marks=[] if case in FAST else pytest.mark.slow) for case in CASES])
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
 def test_every_checkpoint_leads_to_the_same_end(
     case: str, clip_folder: Path, scenes: Path, runs: Path, tmp_path: Path
 ) -> None:

@@ -71,6 +71,7 @@ def test_a_constant_for_the_map_alone_changes_the_direction(
 
 
 @pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.slow
 def test_alone_it_falls_and_neither_flattens_nor_drains_attention(
     loss: str, trained: ContextCIR, batches: list[TripletBatch]
 ) -> None:

@@ -272,7 +272,9 @@ index_folder(album, EmbeddedIndex(out, {"model": "a"}), ColourEncoder(), Loading
 """
 
 
-@pytest.mark.parametrize("after", [1, 9, 30])
+@pytest.mark.parametrize(
+    "after", [pytest.param(1, marks=pytest.mark.slow), 9, pytest.param(30, marks=pytest.mark.slow)]
+)
 def test_a_killed_indexing_goes_on(after: int, tmp_path: Path) -> None:
     album, out = tmp_path / "album", tmp_path / "photos.index"
     for number in range(40):

@@ -133,6 +133,7 @@ def told(capsys: pytest.CaptureFixture[str], *args: str) -> str:
     return text.strip().splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_weights_and_refuses_the_rest_in_one_line(
     flags: list[str], address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
