@@ -318,6 +318,7 @@ def one_writer(folder: Path, work: str, lease: str = ".lock", patience: float = 
 
     folder.mkdir(parents=True, exist_ok=True)
     marker = folder / lease
+    _drop_unwritten(marker)
     held = SoftFileLease(marker, lease_duration=LEASE)
     expired = marker.exists() and time.time() - marker.stat().st_mtime > LEASE
     try:
@@ -329,6 +330,18 @@ def one_writer(folder: Path, work: str, lease: str = ".lock", patience: float = 
         yield
     finally:
         held.release()
+
+
+def _drop_unwritten(marker: Path) -> None:
+    """Remove a lease that stays empty: its process was killed after it made the file, before it wrote its name."""
+    for _ in range(20):  # a living one needs microseconds
+        try:
+            if marker.stat().st_size:
+                return
+        except OSError:
+            return
+        time.sleep(0.05)
+    marker.unlink(missing_ok=True)
 
 
 def _owner(marker: Path) -> str:

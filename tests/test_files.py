@@ -169,3 +169,10 @@ def test_a_writer_on_another_machine_is_replaced_only_after_its_last_sign_of_lif
     threading.Timer(0.3, os.utime, [lock]).start()  # alive all the same: the disk's clock was wrong
     with files.one_writer(tmp_path, "collects"):
         assert time.monotonic() - start > 3.2
+
+
+def test_a_lease_without_a_name_is_that_of_a_process_that_was_killed_while_it_took_it(tmp_path: Path) -> None:
+    (tmp_path / ".lock").touch()
+    with files.one_writer(tmp_path, "writes"):
+        assert (tmp_path / ".lock").stat().st_size
+    assert not (tmp_path / ".lock").exists()
