@@ -23,8 +23,8 @@ WORKDIR /opt/contextcir
 
 # .dockerignore lets through what the project runs on, and nothing else.
 COPY --chown=${UID}:${GID} . .
-# Downloads are not kept: they would double the size of the image.
-RUN PIP_NO_CACHE_DIR=1 UV_NO_CACHE=1 make install ${TORCH:+TORCH="${TORCH}"}
+# Downloads are not kept: they would double the size of the image. Modules are compiled here once, not at each start.
+RUN PIP_NO_CACHE_DIR=1 UV_NO_CACHE=1 UV_COMPILE_BYTECODE=1 make install ${TORCH:+TORCH="${TORCH}"}
 
 ENV PATH=/opt/contextcir/.venv/bin:$PATH \
     CIR_DATA=/work/datasets \
