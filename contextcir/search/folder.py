@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from contextcir import checks
 from contextcir.errors import InputError
 from contextcir.files import in_shard
-from contextcir.processors import available_processors
+from contextcir.processors import available_processors, leave_interrupts_to_parent
 from contextcir.search.embedded import EmbeddedIndex
 from contextcir.search.index import Index, Photo
 from contextcir.search.listing import LeftOut, Listing, list_photos
@@ -311,15 +311,12 @@ def _read_all(reader: PhotoReader, paths: Sequence[str], loading: Loading) -> It
     files = cast("Dataset[ReadPhoto]", _Files(reader, paths))
     workers = loading.processes(len(paths))
     batch = min(loading.batch, 16)  # read at once by a process; small, so that the model is never without work for long
-    for some in DataLoader(files, batch, num_workers=workers, collate_fn=list, worker_init_fn=_outlast_interrupt):
+    for some in DataLoader(files, batch, num_workers=workers, collate_fn=list, worker_init_fn=_begin_worker):
         yield from some
 
 
-def _outlast_interrupt(worker: int) -> None:
-    """Leave Ctrl-C to the process that the others belong to: it ends them without their tracebacks."""
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _begin_worker(number: int) -> None:
+    leave_interrupts_to_parent()
 
 
 def merge(target: Index, shards: Iterable[Index], check: Callable[[Index], Any] = lambda shard: None) -> int:

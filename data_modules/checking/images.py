@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from contextcir.errors import InputError
+from contextcir.processors import leave_interrupts_to_parent
 from data_modules.loading.images import ImageStore
 
 Task = TypeVar("Task")
@@ -88,7 +89,7 @@ def _parallel(
         yield from map(work, tasks)
         return
     # fork: the workers need nothing but Pillow, and have the stores without copying them
-    with ProcessPoolExecutor(workers, get_context("fork"), _prepare, (stores,)) as pool:
+    with ProcessPoolExecutor(workers, get_context("fork"), _begin, (stores,)) as pool:
         try:
             yield from pool.map(work, tasks, chunksize=16)
         except BrokenProcessPool:
@@ -97,6 +98,11 @@ def _parallel(
 
 
 _stores: Mapping[str, ImageStore] = {}  # of this process, so that they need not be sent with every task
+
+
+def _begin(stores: Mapping[str, ImageStore] | None) -> None:
+    leave_interrupts_to_parent()
+    _prepare(stores)
 
 
 def _prepare(stores: Mapping[str, ImageStore] | None) -> None:

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from contextcir.checks import whole
 from contextcir.errors import InputError, shown
 from contextcir.files import read_json, write_text, writing
+from contextcir.processors import leave_interrupts_to_parent
 from data_modules.scenes import STATE, kinds_path
 from data_modules.scenes.records import Base, draw_base, draw_shared_base
 from data_modules.scenes.render import render
@@ -119,7 +120,8 @@ def _bases(
 ) -> Iterator[Drawn]:
     """Yield the bases in order, drawn by worker processes."""
     bar = progress.add_task(title, total=len(tasks))
-    with get_context("fork").Pool(workers) as pool:  # fork: the workers need nothing but numpy and Pillow
+    # fork: the workers need nothing but numpy and Pillow
+    with get_context("fork").Pool(workers, leave_interrupts_to_parent) as pool:
         for base in pool.imap(write, tasks, chunksize=8):
             progress.advance(bar)
             yield base

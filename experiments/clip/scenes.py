@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from contextcir.processors import leave_interrupts_to_parent
 from data_modules.scenes.edits import Edit, Refill, Reshape
 from data_modules.scenes.graph import Scene, pick, pick_other, random_scene
 from data_modules.scenes.groups import caption, draw_sets
@@ -98,7 +99,7 @@ def make_pool(
     images = np.empty((bases * each, SIDE, SIDE, 3), np.uint8)
     scenes: list[Scene] = []
     edits: list[tuple[Edit, ...] | None] = []
-    with get_context("fork").Pool(workers) as pool:
+    with get_context("fork").Pool(workers, leave_interrupts_to_parent) as pool:
         for drawn, changes, pixels in pool.imap(partial(draw, seed), range(first, first + bases), chunksize=64):
             images[len(scenes) : len(scenes) + len(drawn)] = pixels
             scenes += drawn

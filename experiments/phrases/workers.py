@@ -17,6 +17,7 @@ from contextcir.errors import InputError, shown
 from contextcir.files import one_writer, ordinary_file, writing
 from contextcir.phrases.clauses import RULES
 from contextcir.phrases.parser import Parse, ParserKey, PhraseParser, Span, clean
+from contextcir.processors import leave_interrupts_to_parent
 
 Parsed = dict[str, Parse]  # by caption
 BATCHES = "batches.jsonl"
@@ -173,6 +174,7 @@ _parser: PhraseParser | None = None
 
 
 def _begin(parser: PhraseParser) -> None:
+    leave_interrupts_to_parent()  # before what takes time: a worker that ends here leaves the parent waiting for ever
     import torch  # here, so that the command starts without it
 
     global _parser
