@@ -149,7 +149,7 @@ def choose(plan: Plan, root: Path) -> Choices | None:
 
 
 class Interval(NamedTuple):
-    """A mean over ``count`` values, and the half-width of its confidence interval; None for fewer than `FEWEST`."""
+    """A mean over ``count`` values, and the half-width of its confidence interval; None where `interval` gives none."""
 
     mean: float
     half: float | None
@@ -179,9 +179,12 @@ def student_quantile(degrees: int, level: float = LEVEL) -> float:
 
 
 def interval(values: Sequence[float]) -> Interval:
-    """Return mean and confidence interval (Student's t) of independent values, one a seed; `FEWEST` or no interval."""
+    """Return mean and confidence interval (Student's t) of independent values, one a seed.
+
+    There is none for fewer than `FEWEST`, nor for equal values: a figure that no seed changes has no spread to tell.
+    """
     count, centre = len(values), mean(values)
-    if count < FEWEST:
+    if count < FEWEST or math.isclose(min(values), max(values), rel_tol=1e-9, abs_tol=1e-9):
         return Interval(centre, None, count)
     variance = math.fsum((value - centre) ** 2 for value in values) / (count - 1)
     return Interval(centre, student_quantile(count - 1) * math.sqrt(variance / count), count)

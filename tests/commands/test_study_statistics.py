@@ -61,6 +61,12 @@ def test_the_interval_of_five_values_by_hand() -> None:
     assert found.excludes_zero and not Interval(1.0, 1.5, 5).excludes_zero
 
 
+def test_values_that_no_seed_changes_have_no_interval() -> None:
+    found = interval([1.5, 1.5, 1.5])
+    assert found == (1.5, None, 3) and found.text() == "1.50" and not found.excludes_zero
+    assert paired_difference([3.0, 4.0, 5.0], [2.0, 3.0, 4.0]).text(signed=True) == "+1.00"
+
+
 def test_one_or_two_values_have_no_interval() -> None:
     assert interval([3.0]) == Interval(3.0, None, 1) and interval([3.0, 5.0]) == Interval(4.0, None, 2)
     assert interval([3.0]).text() == "3.00" and not interval([3.0]).excludes_zero
