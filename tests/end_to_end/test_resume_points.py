@@ -10,7 +10,7 @@ from data_modules.scenes.writer import write_scenes
 from experiments.run import main
 from tests.helpers.resuming import EPOCHS, SIZE, assert_equal, back_to, command, outcome, read_trace, write_overlay
 
-RESUMED = 3  # checkpoints of each case
+RESUMED = 2  # checkpoints of each case
 EMA = {"class_path": "EMAWeightAveraging", "init_args": {"decay": 0.9}}
 CASES = {
     "epochs": ([*EPOCHS, "--trainer.max_epochs=2"], []),
